@@ -1,0 +1,3 @@
+//! Arguments, printing and exit codes; one file a command. The only module that prints.
+
+pub mod ui;

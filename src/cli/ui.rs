@@ -1,0 +1,46 @@
+//! What the terminal is and how to write to it: data on stdout, everything else on stderr.
+
+use std::io::{IsTerminal, Write};
+
+use crate::report::Format;
+
+/// How a command talks. Made once, from the global flags and the environment.
+#[derive(Debug, Clone, Copy)]
+pub struct Ui {
+    /// Format of tables.
+    pub format: Format,
+    /// Colour on stdout; off with `NO_COLOR` or when it is not a terminal.
+    pub color: bool,
+    /// Progress bars on stderr: only on a terminal and without `-q`.
+    pub progress: bool,
+    /// `-q`: no notes, only results and errors.
+    pub quiet: bool,
+}
+
+impl Ui {
+    /// Looks at the terminal once. `no_color` is whether `NO_COLOR` is set and not empty.
+    pub fn new(format: Format, quiet: bool, no_color: bool) -> Self {
+        Self {
+            format,
+            color: !no_color && std::io::stdout().is_terminal(),
+            progress: !quiet && std::io::stderr().is_terminal(),
+            quiet,
+        }
+    }
+
+    /// Writes a result to stdout. A closed pipe (`| head`) is not an error.
+    pub fn out(&self, text: &str) -> anyhow::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Writes a note to stderr unless `-q` was given. A closed stderr loses notes, never results.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            drop(writeln!(std::io::stderr().lock(), "{text}"));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Drives kernels and engines and samples the machine: the only layer that waits and times.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::{plan::Cell, record::Sink};
+
+pub mod clock;
+
+/// Something that can measure the cells of one block.
+pub trait Backend {
+    /// Measures a block, pushes its rows and declares its cells finished. A cell that cannot be measured becomes rows
+    /// with `err` and is finished too; `Err` means that the run itself cannot go on (disk full).
+    fn run(&mut self, block: &[&Cell], context: &mut Context<'_>) -> anyhow::Result<()>;
+}
+
+/// What a backend is handed for one block.
+pub struct Context<'a> {
+    /// Goes into every row.
+    pub run_id: &'a str,
+    /// Where rows go.
+    pub sink: &'a mut dyn Sink,
+    /// Who is told how far it is.
+    pub observer: &'a dyn Observer,
+    /// Raised by Ctrl-C.
+    pub stop: StopFlag,
+    /// The run's clock.
+    pub clock: clock::Clock,
+}
+
+/// Set once, by Ctrl-C or SIGTERM; long work looks at it between samples and requests.
+#[derive(Debug, Clone, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    /// Asks everyone to stop.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether to stop.
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Receives progress; `cli` draws it, tests ignore it.
+pub trait Observer: Sync {
+    /// A block began.
+    fn block_started(&self, _label: &str) {}
+    /// Progress inside the block, `done` of `total` units (samples or requests).
+    fn progress(&self, _done: u64, _total: u64) {}
+    /// A block ended; `failed` cells carry `err`.
+    fn block_finished(&self, _n_cells: usize, _failed: usize) {}
+    /// Something the user should know now.
+    fn notice(&self, _text: &str) {}
+}
+
+/// An observer that says nothing.
+pub struct Silent;
+
+impl Observer for Silent {}

@@ -1,0 +1,60 @@
+//! kvbench measures what KV-cache compression really does to LLM serving.
+//!
+//! It turns a scenario into rows, and rows into judgements, and never the other way:
+//!
+//! ```text
+//!  scenarios/*.toml      datasets/*         kernels/*.cu
+//!         |                  |                   |
+//!     scenario --> plan --> workload --> execute --> record ==> results/<run>/*.parquet + manifest.json
+//!    (validated)  (cells)  (requests,   (backend,   (rows)                |
+//!                           due times)    sink)                           v
+//!                                          report <-- analyse <-- rows (polars)
+//!                                     (tables, figures)
+//! ```
+//!
+//! `kvbench run` is the upper line; every other command is the lower line and needs only files.
+//!
+//! # Layers, low to high; equals never import each other (held by `tests/it/tidy.rs`)
+//!
+//! | layer | modules |
+//! |---|---|
+//! | 0 | [`units`], [`stats`] |
+//! | 1 | [`method`], [`record`] |
+//! | 2 | [`kernel`] |
+//! | 3 | [`scenario`] |
+//! | 4 | [`plan`] |
+//! | 5 | [`workload`] |
+//! | 6 | [`serve`], [`execute`], [`analyse`] |
+//! | 7 | [`report`] |
+//! | 8 | [`cli`] |
+//!
+//! # Invariants, written as absences
+//!
+//! - [`analyse`] does not know [`execute`]: what is judged is what was written to the file.
+//! - Only [`cli`] prints. Progress draws on an observer that `cli` hands down.
+//! - Only [`execute`] (and the server it is tested against, [`serve`]) reads a clock.
+//! - No row is derived: percentiles, rates and ratios are computed from rows, never stored in them.
+//! - An unknown quantity is `None` in a row and empty in a table; it is never zero.
+
+pub mod stats;
+pub mod units;
+
+pub mod method;
+pub mod record;
+
+pub mod kernel;
+
+pub mod scenario;
+
+pub mod plan;
+
+pub mod workload;
+
+pub mod execute;
+pub mod serve;
+
+pub mod analyse;
+
+pub mod report;
+
+pub mod cli;

@@ -1,0 +1,304 @@
+//! The TOML grammar of an experiment, and the domain type it becomes: if a [`Scenario`] exists, it is valid.
+
+use std::path::PathBuf;
+
+use crate::{kernel::Op, method::Method};
+
+/// A validated experiment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scenario {
+    /// Name, `[-a-z0-9]+`: first part of every cell id.
+    pub name: String,
+    /// The text it was parsed from, for the manifest.
+    pub text: String,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// How often each point is measured.
+    pub repeats: u32,
+    /// Name of the method that all others are compared with.
+    pub baseline: String,
+    /// Whether the baseline is measured a second time under the name `<baseline>-aa`: the noise floor.
+    pub aa_control: bool,
+    /// Limits within which an answer is on time, for goodput.
+    pub slo: Option<Slo>,
+    /// Where to measure, in file order.
+    pub targets: Vec<Target>,
+    /// What to compare, in file order.
+    pub methods: Vec<NamedMethod>,
+    /// What to send or launch, in file order.
+    pub workloads: Vec<NamedWorkload>,
+    /// How to send it, in file order. Kernel shape grids need none.
+    pub loads: Vec<NamedLoad>,
+    /// How kernels are timed.
+    pub timing: Timing,
+    /// Telemetry rate.
+    pub telemetry_hz: f64,
+}
+
+/// Service-level objective of one request; every limit given must hold.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Slo {
+    /// TTFT limit.
+    pub ttft_ms: Option<f64>,
+    /// TPOT limit.
+    pub tpot_ms: Option<f64>,
+    /// E2E latency limit.
+    pub e2e_ms: Option<f64>,
+}
+
+/// A name and a method.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedMethod {
+    /// Key in `[method]`.
+    pub name: String,
+    /// The method.
+    pub method: Method,
+}
+
+/// A name and where it points.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    /// Key in `[target]`.
+    pub name: String,
+    /// Kernel or engine.
+    pub kind: TargetKind,
+}
+
+/// Where to measure.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TargetKind {
+    /// Our own kernels: one attention layer at a model's head shape.
+    Kernel(KernelTarget),
+    /// An OpenAI-compatible server that is already running.
+    Engine(EngineTarget),
+}
+
+/// Our own kernels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KernelTarget {
+    /// Shape of the layer.
+    pub model: ModelShape,
+    /// Requested device.
+    pub device: Device,
+    /// Worker threads; `None` = all cores.
+    pub threads: Option<usize>,
+    /// Names of the methods to run; all of the scenario when the file names none.
+    pub methods: Vec<String>,
+}
+
+/// Which device runs kernels.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Device {
+    /// CUDA where a driver and our CUDA kernels are present, else CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first NVIDIA GPU.
+    Cuda,
+}
+
+/// A running server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineTarget {
+    /// Base URL without `/v1`.
+    pub url: String,
+    /// `/v1/completions` or `/v1/chat/completions`.
+    pub endpoint: Endpoint,
+    /// Model name to ask for; `None` = the only one that `/v1/models` lists.
+    pub model: Option<String>,
+    /// Name of the scenario's method which this server runs: a URL runs exactly one configuration.
+    pub method: String,
+    /// Longest silence on a stream before the request is given up.
+    pub idle_timeout_s: f64,
+    /// Longest duration of one request.
+    pub request_timeout_s: f64,
+    /// Requests sent before measuring, not recorded as rows.
+    pub warmup_requests: usize,
+    /// File with the API key (else the environment's `KVBENCH_API_KEY`).
+    pub api_key_file: Option<PathBuf>,
+    /// Sampling temperature, always sent.
+    pub temperature: f64,
+    /// Whether to ask the server to ignore EOS; hides every effect on answer length.
+    pub ignore_eos: bool,
+    /// Seconds to wait for running requests after the last was sent or Ctrl-C.
+    pub drain_s: f64,
+    /// Whether to ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
+    pub continuous_usage: bool,
+}
+
+/// Which API of the server.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Endpoint {
+    /// `/v1/completions`.
+    Completions,
+    /// `/v1/chat/completions`.
+    Chat,
+}
+
+/// Head shape of a model, from its published config.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelShape {
+    /// Preset or key in `[model]`.
+    pub name: String,
+    /// Layers; kernels measure one.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// KV heads.
+    pub num_kv_heads: usize,
+    /// Head dimension.
+    pub head_dim: usize,
+}
+
+/// A name and a workload.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedWorkload {
+    /// Key in `[workload]`.
+    pub name: String,
+    /// The workload.
+    pub kind: Workload,
+}
+
+/// What to send or launch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Workload {
+    /// A grid of kernel shapes.
+    Shapes {
+        /// Operations.
+        ops: Vec<Op>,
+        /// Batch sizes.
+        batch: Vec<usize>,
+        /// Cached tokens per sequence.
+        kv_len: Vec<usize>,
+    },
+    /// Prompts of a file.
+    Dataset {
+        /// The file, relative to the working directory.
+        path: PathBuf,
+        /// Its format.
+        format: DatasetFormat,
+        /// How many rows to draw (seeded, without replacement); `None` = all.
+        n_requests: Option<usize>,
+        /// `max_tokens` of each request.
+        max_tokens: u32,
+    },
+    /// Prompts made of words, with drawn lengths.
+    Synthetic {
+        /// Requests.
+        n_requests: usize,
+        /// Prompt length in tokens.
+        prompt_tokens: LengthDist,
+        /// Answer length in tokens (`max_tokens`).
+        output_tokens: LengthDist,
+    },
+}
+
+/// Distribution of a length in tokens.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum LengthDist {
+    /// Always this.
+    Fixed(u32),
+    /// Uniform on [min, max].
+    Uniform {
+        /// Shortest.
+        min: u32,
+        /// Longest.
+        max: u32,
+    },
+    /// Log-normal with this median and sigma of the logarithm, clamped to [1, max].
+    Lognormal {
+        /// Median.
+        median: f64,
+        /// Standard deviation of the logarithm.
+        sigma: f64,
+        /// Longest.
+        max: u32,
+    },
+}
+
+/// Format of a data set.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatasetFormat {
+    /// ShareGPT JSON: an array of `{id, conversations: [{from, value}]}`.
+    Sharegpt,
+    /// LongBench v1 JSONL: `{input, context, answers, length, dataset, language, all_classes, _id}` a line.
+    Longbench,
+}
+
+/// A name and a load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedLoad {
+    /// Key in `[load]`.
+    pub name: String,
+    /// The load.
+    pub kind: Load,
+}
+
+/// How requests arrive. Lists are swept: one cell a value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Load {
+    /// Closed loop with a fixed number of requests in flight. On kernel targets this is the batch size.
+    Closed {
+        /// Requests in flight.
+        concurrency: Vec<usize>,
+    },
+    /// Equal gaps.
+    Constant {
+        /// Requests per second.
+        rate: Vec<f64>,
+    },
+    /// Exponential gaps.
+    Poisson {
+        /// Requests per second.
+        rate: Vec<f64>,
+    },
+    /// Gamma gaps with shape = `burstiness` (1 = Poisson, smaller = burstier).
+    Gamma {
+        /// Requests per second.
+        rate: Vec<f64>,
+        /// Shape of the gamma distribution.
+        burstiness: f64,
+    },
+}
+
+/// How a kernel is timed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Timing {
+    /// Launches before the first sample.
+    pub warmup: usize,
+    /// Fewest samples.
+    pub min_samples: usize,
+    /// Most samples; equal to `min_samples` switches the stop rule off.
+    pub max_samples: usize,
+    /// Stop when the 95 % interval of the median is narrower than this part of it.
+    pub target_rel_ci: f64,
+    /// Stop a block (all methods at one shape) after this many seconds.
+    pub max_seconds: f64,
+    /// Distinct data cycled through, as a multiple of the last-level cache.
+    pub rotate_llc: f64,
+}

@@ -1,0 +1,1 @@
+//! A server of known timing to measure the client with.

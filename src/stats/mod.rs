@@ -1,0 +1,1 @@
+//! Quantiles, bootstrap intervals, tests. Pure: the random generator is an argument.
