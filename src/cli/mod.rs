@@ -1,3 +1,5 @@
 //! Arguments, printing and exit codes; one file a command. The only module that prints.
 
+pub mod progress;
+pub mod signals;
 pub mod ui;
