@@ -1,5 +1,5 @@
-//! Parses, runs, prints one error line, exits.
+//! Parses, runs, prints one error line, exits: see [`kvbench::cli`].
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    kvbench::cli::main()
 }

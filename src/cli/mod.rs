@@ -1,5 +1,127 @@
 //! Arguments, printing and exit codes; one file a command. The only module that prints.
 
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::report::Format;
+
+pub mod data;
+pub mod doctor;
+pub mod doctor_client;
+pub mod kernels;
+pub mod plan;
 pub mod progress;
+pub mod report;
+pub mod run;
+pub mod schema;
 pub mod signals;
 pub mod ui;
+
+const EXAMPLES: &str = "\
+Examples:
+  kvbench run scenarios/quickstart.toml              measure this machine, under two minutes
+  kvbench run scenarios/kivi.toml --filter decode    only the cells whose id matches
+  kvbench run --resume results/20261124T101500Z-kivi-1a2b3c
+  kvbench plan scenarios/cpu-kernels.toml            list the cells and what they may cost
+  kvbench report results/... --format csv            judge and draw a run again
+  kvbench doctor                                     what is here, and what to do about what is not
+
+Exit codes: 0 all cells good, 1 some cells failed, 2 bad input, 130 interrupted.";
+
+/// Measures what KV-cache compression really does to LLM serving.
+#[derive(Parser)]
+#[command(name = "kvbench", version, about, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    /// Print results and errors only.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print what happens inside; twice for more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Format of printed tables.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure a scenario, or go on with an interrupted run.
+    Run(run::RunArgs),
+    /// List the cells of a scenario and an estimate of their cost; run nothing.
+    Plan(plan::PlanArgs),
+    /// Judge and draw a run again from its rows.
+    Report(report::ReportArgs),
+    /// The kernels: list, verify, bench.
+    Kernels(kernels::KernelsArgs),
+    /// Data sets: inspect a file, make a small one.
+    Data(data::DataArgs),
+    /// What this machine has, with the remedy for what it lacks.
+    Doctor(doctor::DoctorArgs),
+    /// JSON Schema of the scenario file.
+    Schema(schema::SchemaArgs),
+    /// Shell completions.
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// The server of known timing, for `doctor --client`.
+    #[command(hide = true)]
+    ServeKnown(doctor_client::ServeKnownArgs),
+}
+
+/// Parses the command line, runs the command and maps every error to one message and exit code 2.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    diagnostics(cli.verbose, cli.quiet);
+    let ui = ui::Ui::new(cli.format, cli.quiet, no_color());
+    match dispatch(cli.command, &ui) {
+        Ok(code) => code,
+        Err(error) => {
+            ui::error(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run_command(&args, ui),
+        Command::Plan(args) => plan::run(&args, ui),
+        Command::Report(args) => report::run(&args, ui),
+        Command::Kernels(args) => kernels::run(&args, ui),
+        Command::Data(args) => data::run(&args, ui),
+        Command::Doctor(args) => doctor::run(&args, ui),
+        Command::Schema(args) => schema::run(&args, ui),
+        Command::Completions { shell } => completions(shell, ui),
+        Command::ServeKnown(args) => doctor_client::serve_known(&args),
+    }
+}
+
+fn completions(shell: clap_complete::Shell, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kvbench", &mut script);
+    ui.out(&String::from_utf8(script)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Diagnostics go to stderr and never carry results. `RUST_LOG` narrows them.
+fn diagnostics(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "kvbench=info,warn",
+        (false, _) => "kvbench=debug,info",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+#[expect(clippy::disallowed_methods, reason = "cli is where the environment is read")]
+fn no_color() -> bool {
+    std::env::var("NO_COLOR").is_ok_and(|value| !value.is_empty())
+}

@@ -44,3 +44,8 @@ impl Ui {
         }
     }
 }
+
+/// Writes the one error line of a failed command, its causes joined, to stderr.
+pub fn error(error: &anyhow::Error) {
+    drop(writeln!(std::io::stderr().lock(), "error: {error:#}"));
+}

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# End-to-end: what a user does, with the released binary. Usage: scripts/e2e.sh path/to/kvbench
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kvbench=$(realpath "$1")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+expect() { # expect CODE COMMAND...
+  local want=$1 got=0
+  shift
+  "$@" || got=$?
+  if [ "$got" != "$want" ]; then
+    echo "end-to-end: expected exit code $want, got $got: $*" >&2
+    exit 1
+  fi
+}
+
+echo "-- quickstart: under 120 s, every kernel row verified"
+start=$SECONDS
+expect 0 "$kvbench" run scenarios/quickstart.toml --out "$work/results"
+took=$((SECONDS - start))
+echo "quickstart took $took s"
+run=$(ls -d "$work"/results/*-quickstart-*)
+for file in manifest.json kernels.parquet telemetry.parquet summary.parquet report.md report.html; do
+  test -s "$run/$file" || { echo "end-to-end: $file is missing" >&2; exit 1; }
+done
+ls "$run"/plots/*.svg "$run"/plots/*.png >/dev/null
+expect 0 "$kvbench" report "$run" --format json >"$work/report.json"
+
+echo "-- every scenario plans, bad input exits 2"
+for scenario in scenarios/*.toml; do
+  expect 0 "$kvbench" plan "$scenario" --format json >/dev/null
+done
+printf 'name = "x"\nservic = 1\n' >"$work/bad.toml"
+expect 2 "$kvbench" run "$work/bad.toml" 2>"$work/err"
+grep -q "bad.toml:2:1" "$work/err" || { cat "$work/err" >&2; exit 1; }
+expect 2 "$kvbench" report "$work/nowhere" 2>/dev/null
+
+echo "-- kernels verify, data make, doctor"
+expect 0 "$kvbench" kernels verify >/dev/null
+expect 0 "$kvbench" data make longbench --rows 8 --seed 1 --out "$work/lb.jsonl" >/dev/null
+expect 0 "$kvbench" data inspect "$work/lb.jsonl" >/dev/null
+expect 0 "$kvbench" doctor >/dev/null
+
+echo "end-to-end: passed"

@@ -1,0 +1,328 @@
+//! `kvbench run`: the upper line, from scenario to rows, and then the lower line once, from rows to report.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+use super::{progress::Progress, report::write_report, signals, ui::Ui};
+use crate::{
+    execute::{
+        Observer, StopFlag,
+        clock::Clock,
+        engine::{ApiKey, EngineBackend},
+        kernel::KernelBackend,
+        run::{Backends, Outcome, Run, n_blocks, run},
+        telemetry::Telemetry,
+    },
+    plan::{self, Cell},
+    record::{
+        Manifest, Recorder, RunDir, SCHEMA_VERSION, Sink,
+        env::{self, Machine},
+        manifest::{CellFacts, Input, ScenarioFacts, SloFacts, Status},
+    },
+    scenario::{Device, Scenario, TargetKind, Workload},
+    workload,
+};
+
+/// Measure a scenario, or go on with an interrupted run.
+#[derive(clap::Args)]
+pub struct RunArgs {
+    /// Scenario file; with --resume it is taken from the run's own manifest.
+    #[arg(required_unless_present = "resume", conflicts_with = "resume")]
+    scenario: Option<PathBuf>,
+    /// Parent of the run folder.
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    out: PathBuf,
+    /// Measure only cells whose id matches.
+    #[arg(long, value_name = "REGEX")]
+    filter: Option<regex::Regex>,
+    /// Device of all kernel targets, instead of what the scenario says.
+    #[arg(long, value_enum)]
+    device: Option<Device>,
+    /// Go on with this run folder: finished cells are kept and not run again.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "filter", "device"])]
+    resume: Option<PathBuf>,
+}
+
+/// Everything decided before the first measurement.
+struct Prepared {
+    scenario: Scenario,
+    cells: Vec<Cell>,
+    recorder: Recorder,
+    manifest: Manifest,
+    clock: Clock,
+}
+
+/// Runs the command. 0: all cells good; 1: some cells failed; 130: interrupted.
+///
+/// # Errors
+/// Bad input, or a run that cannot go on (disk full); what was measured stays in the run folder.
+pub fn run_command(args: &RunArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let stop = StopFlag::default();
+    signals::watch(stop.clone())?;
+    let mut prepared = match (&args.resume, &args.scenario) {
+        (Some(dir), _) => resume(dir)?,
+        (None, Some(scenario)) => start(args, scenario)?,
+        (None, None) => bail!("expected a scenario file or `--resume DIR`"),
+    };
+    let dir = prepared.recorder.path().to_owned();
+    ui.note(&format!("{}: {} cells", dir.display(), prepared.cells.len()));
+    let measured = measure(&mut prepared, ui, &stop);
+    let outcome = conclude(&mut prepared, measured)?;
+    drop(prepared.recorder);
+    write_report(&dir, ui)?;
+    Ok(exit_code(&outcome, &dir, ui))
+}
+
+fn exit_code(outcome: &Outcome, dir: &Path, ui: &Ui) -> ExitCode {
+    if outcome.interrupted {
+        ui.note(&format!("interrupted; go on with: kvbench run --resume {}", dir.display()));
+        return ExitCode::from(signals::INTERRUPTED);
+    }
+    if outcome.failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    ui.note(&format!("{} cells failed, such as {}", outcome.failed.len(), outcome.failed.iter().next().map_or("", String::as_str)));
+    ExitCode::from(1)
+}
+
+fn start(args: &RunArgs, path: &Path) -> anyhow::Result<Prepared> {
+    let scenario = with_device(Scenario::load(path)?, args.device);
+    let cells = selected(plan::expand(&scenario), args.filter.as_ref())?;
+    let inputs = inputs(&scenario)?;
+    let origin = env::wall_clock()?;
+    let clock = Clock::start();
+    let stamp = env::stamp(origin);
+    let recorder = RunDir::create(&args.out, &scenario.name, &stamp, &short_id(&scenario, &env::rfc3339(origin)))?;
+    let manifest = Manifest {
+        schema_version: SCHEMA_VERSION,
+        run_id: recorder.dir().run_id(),
+        kvbench_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kvbench_git_revision: Some(env!("KVBENCH_GIT_REV").to_owned()).filter(|revision| !revision.is_empty()),
+        status: Status::Running,
+        verdict: None,
+        reasons: Vec::new(),
+        scenario: facts(&scenario, path, args.device),
+        cells: cells.iter().map(cell_facts).collect(),
+        origin: env::rfc3339(origin),
+        ended: None,
+        n_resumed: 0,
+        command_line: std::env::args().collect(),
+        machine: Machine::read(),
+        inputs,
+        engines: BTreeMap::new(),
+        telemetry: None,
+        client_health: None,
+        n_cells: cells.len(),
+        n_failed: 0,
+        notices: Vec::new(),
+    };
+    recorder.write_manifest(&manifest)?;
+    Ok(Prepared { scenario, cells, recorder, manifest, clock })
+}
+
+/// The scenario's text, device and cells come from the manifest: a file that was edited since changes nothing.
+fn resume(dir: &Path) -> anyhow::Result<Prepared> {
+    let mut manifest = Manifest::read(dir)?;
+    let origin = manifest.scenario.path.clone().unwrap_or_else(|| "manifest.json".to_owned());
+    let device = manifest.scenario.device.as_deref().map(device_from_name).transpose()?;
+    let scenario = with_device(Scenario::parse(&manifest.scenario.text, &origin)?, device);
+    let planned: HashSet<&str> = manifest.cells.iter().map(|cell| cell.id.as_str()).collect();
+    let cells: Vec<Cell> = plan::expand(&scenario).into_iter().filter(|cell| planned.contains(cell.id.as_str())).collect();
+    ensure!(
+        cells.len() == planned.len(),
+        "{}: expected {} cells in its scenario, got {}\n  hint: resume with kvbench {}, which started it",
+        dir.display(),
+        planned.len(),
+        cells.len(),
+        manifest.kvbench_version
+    );
+    same_inputs(&manifest, &inputs(&scenario)?)?;
+    let recorder = RunDir::resume(dir)?;
+    let clock = Clock::start_at(env::ns_since(&manifest.origin, env::wall_clock()?)?);
+    manifest.status = Status::Running;
+    manifest.n_resumed += 1;
+    recorder.write_manifest(&manifest)?;
+    Ok(Prepared { scenario, cells, recorder, manifest, clock })
+}
+
+fn same_inputs(manifest: &Manifest, now: &[Input]) -> anyhow::Result<()> {
+    for (then, now) in manifest.inputs.iter().zip(now) {
+        ensure!(
+            then.sha256 == now.sha256,
+            "{}: expected sha256 {} as when the run began, got {}\n  hint: put the old file back, or start a new run",
+            now.path,
+            then.sha256,
+            now.sha256
+        );
+    }
+    Ok(())
+}
+
+fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<Outcome> {
+    let finished: HashSet<String> = prepared.recorder.done().iter().cloned().collect();
+    let n_blocks = n_blocks(&prepared.cells, &finished);
+    if !finished.is_empty() {
+        ui.note(&format!("{} cells are finished already", finished.len()));
+    }
+    let watcher = Watcher { progress: Progress::new(*ui, n_blocks as u64), notices: Mutex::new(Vec::new()) };
+    let run_id = prepared.manifest.run_id.clone();
+    let mut kernel = KernelBackend::new(prepared.scenario.timing, prepared.scenario.seed);
+    let mut engine = EngineBackend::new(prepared.scenario.seed, api_key()?)?;
+    let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
+    let facts = Run { run_id: &run_id, observer: &watcher, stop: stop.clone(), clock: prepared.clock };
+    let mut telemetry = Telemetry::start(&run_id, prepared.scenario.telemetry_hz, prepared.clock)?;
+    let mut drain = |sink: &mut dyn Sink| telemetry.drain(sink);
+    let outcome = run(&prepared.cells, &finished, &mut backends, &facts, &mut prepared.recorder, &mut drain);
+    let overhead = telemetry.stop(&mut prepared.recorder)?;
+    watcher.progress.finish();
+    let manifest = &mut prepared.manifest;
+    manifest.telemetry = Some(serde_json::to_value(overhead)?);
+    manifest.engines.extend(engine.facts()?);
+    manifest.client_health = engine.health()?.or(manifest.client_health.take());
+    manifest.notices.extend(watcher.notices.into_inner().unwrap_or_else(PoisonError::into_inner));
+    outcome
+}
+
+/// Writes down how it ended, also when it ended badly: rows already flushed stay readable either way.
+fn conclude(prepared: &mut Prepared, measured: anyhow::Result<Outcome>) -> anyhow::Result<Outcome> {
+    let manifest = &mut prepared.manifest;
+    manifest.ended = Some(env::rfc3339(env::wall_clock()?));
+    manifest.status = match &measured {
+        Err(_) => Status::Failed,
+        Ok(outcome) if outcome.interrupted => Status::Interrupted,
+        Ok(_) => Status::Complete,
+    };
+    let written = match &measured {
+        Ok(outcome) if !outcome.interrupted => prepared.recorder.finalize(&manifest.cells),
+        _ => prepared.recorder.flush(),
+    };
+    // The error of the measurement is the cause; one of the clean-up after it would hide it.
+    let mut outcome = measured.with_context(|| format!("{}: the run ended early", prepared.recorder.path().display()))?;
+    written?;
+    outcome.failed.extend(failed_before(prepared)?);
+    prepared.manifest.n_failed = outcome.failed.len();
+    prepared.recorder.write_manifest(&prepared.manifest)?;
+    Ok(outcome)
+}
+
+/// Cells that failed in this or an earlier sitting, from the rows themselves.
+fn failed_before(prepared: &Prepared) -> anyhow::Result<Vec<String>> {
+    crate::analyse::failed_cells(prepared.recorder.path())
+}
+
+/// Draws progress and keeps notices for the manifest.
+struct Watcher {
+    progress: Progress,
+    notices: Mutex<Vec<String>>,
+}
+
+impl Observer for Watcher {
+    fn block_started(&self, label: &str) {
+        self.progress.block_started(label);
+    }
+
+    fn progress(&self, done: u64, total: u64) {
+        self.progress.progress(done, total);
+    }
+
+    fn block_finished(&self, n_cells: usize, failed: usize) {
+        self.progress.block_finished(n_cells, failed);
+    }
+
+    fn notice(&self, text: &str) {
+        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
+        if !notices.iter().any(|known| known == text) {
+            notices.push(text.to_owned());
+            self.progress.notice(text);
+        }
+    }
+}
+
+fn selected(cells: Vec<Cell>, filter: Option<&regex::Regex>) -> anyhow::Result<Vec<Cell>> {
+    let Some(filter) = filter else { return Ok(cells) };
+    let n_all = cells.len();
+    let chosen = plan::filter(&cells, filter);
+    ensure!(!chosen.is_empty(), "--filter {filter}: expected to match a cell, got none of {n_all}\n  hint: `kvbench plan` lists the ids");
+    Ok(chosen)
+}
+
+fn with_device(mut scenario: Scenario, device: Option<Device>) -> Scenario {
+    for target in &mut scenario.targets {
+        if let (TargetKind::Kernel(kernel), Some(device)) = (&mut target.kind, device) {
+            kernel.device = device;
+        }
+    }
+    scenario
+}
+
+fn device_from_name(name: &str) -> anyhow::Result<Device> {
+    clap::ValueEnum::from_str(name, false).map_err(|_| anyhow::anyhow!("manifest.json: expected a device, got `{name}`"))
+}
+
+fn device_name(device: Device) -> String {
+    match device {
+        Device::Auto => "auto",
+        Device::Cpu => "cpu",
+        Device::Cuda => "cuda",
+    }
+    .to_owned()
+}
+
+fn facts(scenario: &Scenario, path: &Path, device: Option<Device>) -> ScenarioFacts {
+    ScenarioFacts {
+        name: scenario.name.clone(),
+        path: Some(path.display().to_string()),
+        text: scenario.text.clone(),
+        seed: scenario.seed,
+        repeats: scenario.repeats,
+        baseline: scenario.baseline.clone(),
+        aa_control: scenario.aa_control,
+        slo: scenario.slo.map(|slo| SloFacts { ttft_ms: slo.ttft_ms, tpot_ms: slo.tpot_ms, e2e_ms: slo.e2e_ms }),
+        device: device.map(device_name),
+    }
+}
+
+fn cell_facts(cell: &Cell) -> CellFacts {
+    CellFacts {
+        id: cell.id.clone(),
+        target: cell.target.clone(),
+        method: cell.method.name.clone(),
+        workload: cell.workload.clone(),
+        load: cell.load.clone(),
+        repeat: cell.repeat,
+    }
+}
+
+fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
+    let mut inputs = Vec::new();
+    for workload in &scenario.workloads {
+        if let Workload::Dataset { path, .. } = &workload.kind {
+            let bytes = std::fs::metadata(path).with_context(|| format!("{}: cannot read the data set", path.display()))?.len();
+            inputs.push(Input { path: path.display().to_string(), sha256: workload::sha256_file(path)?, bytes });
+        }
+    }
+    Ok(inputs)
+}
+
+/// Six hex digits that two runs of one second do not share.
+fn short_id(scenario: &Scenario, origin: &str) -> String {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(format!("{}\n{origin}\n{}", scenario.text, std::process::id()));
+    digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "cli is where the environment is read")]
+fn api_key() -> anyhow::Result<Option<ApiKey>> {
+    match std::env::var("KVBENCH_API_KEY") {
+        Ok(key) if key.is_empty() => Ok(None),
+        Ok(key) => Ok(Some(ApiKey::new(key))),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => bail!("KVBENCH_API_KEY: expected UTF-8"),
+    }
+}
