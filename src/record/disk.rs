@@ -22,6 +22,8 @@ pub(crate) trait Files: Send + Sync {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Creates a folder and its parents.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty folder.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
 }
 
 /// The real one.
@@ -59,6 +61,10 @@ impl Files for RealFiles {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         fs::create_dir_all(path)?;
         sync_parent(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 }
 
@@ -166,6 +172,10 @@ pub(crate) mod faulty {
 
         fn create_dir(&self, path: &Path) -> io::Result<()> {
             self.step(|| RealFiles.create_dir(path), || ())
+        }
+
+        fn remove_dir(&self, path: &Path) -> io::Result<()> {
+            self.step(|| RealFiles.remove_dir(path), || ())
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Rows to Parquet and back, through polars. The order of a struct's fields is the order of its columns.
 
-use std::{fs::File, io::Cursor, path::Path};
+use std::{fs::File, path::Path};
 
 use anyhow::{Context as _, ensure};
 use polars::prelude::{
@@ -295,11 +295,6 @@ pub fn read_frame(path: &Path) -> anyhow::Result<DataFrame> {
         .with_context(|| format!("{}: expected a Parquet file written by kvbench", path.display()))
 }
 
-/// Reads a Parquet file from memory.
-pub(crate) fn from_bytes(bytes: Vec<u8>) -> anyhow::Result<DataFrame> {
-    Ok(ParquetReader::new(Cursor::new(bytes)).finish()?)
-}
-
 /// Writes rows to `dir/<table>.parquet`, aside and renamed; for tables that are made from rows, such as the summary.
 ///
 /// # Errors
@@ -332,6 +327,8 @@ pub(crate) fn check_columns(frame: &DataFrame, table: Table, path: &Path) -> any
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
@@ -381,6 +378,10 @@ mod tests {
                 ..TelemetryRow::default()
             },
         )
+    }
+
+    fn from_bytes(bytes: Vec<u8>) -> anyhow::Result<DataFrame> {
+        Ok(ParquetReader::new(Cursor::new(bytes)).finish()?)
     }
 
     fn through_parquet<R: TableRow>(rows: &[R]) -> Vec<R> {
