@@ -231,7 +231,8 @@ mod tests {
         let shared = Exp::new(1.0).unwrap();
         let pairs: Vec<(f64, f64)> =
             (0..50).map(|_| shared.sample(&mut rng)).map(|x: f64| (2.0 * x, x)).collect();
-        let (value, interval) = paired_ratio(&[pairs.clone()], &mut rng, mean_of).unwrap();
+        let (value, interval) =
+            paired_ratio(std::slice::from_ref(&pairs), &mut rng, mean_of).unwrap();
         let interval = interval.unwrap();
         assert!((value - 2.0).abs() < 1e-12 && (interval.high - interval.low) < 1e-9);
         let (above, below): (Vec<f64>, Vec<f64>) = pairs.into_iter().unzip();
