@@ -2,10 +2,12 @@
 
 pub mod figure;
 mod png;
+pub mod run;
 mod scale;
 pub mod svg;
 pub mod table;
 
 pub use figure::Figure;
+pub use run::{ReportFiles, Source, build, headline};
 pub use svg::{png, svg};
 pub use table::{Column, Format, Table, Value, render};

@@ -104,9 +104,11 @@ impl Ruler {
             .collect()
     }
 
-    /// 1-2-5 steps, 1-3 steps or decades, the finest that fits; linear steps when not even two of those are in sight.
+    /// Fine steps, 1-2-5 steps, 1-3 steps or decades, the finest that fits; linear steps when not even two of those are in sight.
     fn log10_ticks(&self, most: usize) -> Vec<Tick> {
-        for multiples in [&[1.0, 2.0, 5.0][..], &[1.0, 3.0], &[1.0]] {
+        for multiples in
+            [&[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0][..], &[1.0, 2.0, 5.0], &[1.0, 3.0], &[1.0]]
+        {
             let ticks = self.decade_ticks(multiples, 1);
             if ticks.len() < 3 {
                 break;

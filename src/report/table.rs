@@ -117,7 +117,7 @@ impl Value {
 
 impl Column {
     /// Name with unit: `ttft_p99 (ms)`.
-    fn header(&self) -> String {
+    pub(super) fn header(&self) -> String {
         if self.unit.is_empty() {
             self.name.clone()
         } else {
@@ -127,7 +127,7 @@ impl Column {
 }
 
 /// A column of words is flush left, a column with any number in it flush right.
-fn is_numeric(table: &Table, column: usize) -> bool {
+pub(super) fn is_numeric(table: &Table, column: usize) -> bool {
     let mut values = table.rows.iter().filter_map(|row| row.get(column));
     values.any(|value| !matches!(value, Value::Text(_) | Value::Missing))
 }

@@ -117,6 +117,7 @@ fn entries(figure: &Figure) -> Vec<Entry<'_>> {
             out.push(Entry::Series(series));
         }
     }
+    out.sort_by_key(|entry| matches!(entry, Entry::Series(Series { kind: Kind::Tick, .. })));
     let lines: Vec<&Reference> = figure.panels.iter().flat_map(|panel| &panel.references).collect();
     for line in &lines {
         if !line.label.is_empty() && !out.iter().any(|entry| entry.name() == line.label) {
