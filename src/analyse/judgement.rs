@@ -62,15 +62,16 @@ pub struct KernelPoint {
     pub err: Option<String>,
     /// Median wall time of one launch (hierarchical bootstrap over repeats, then launches).
     pub duration_ms: Option<Estimate>,
-    /// `batch / median` for decode, `batch * q_len / median` for prefill and compress: tokens of ONE attention layer.
+    /// `batch / median` for decode, `kv_tokens / median` for prefill and compress: tokens through ONE attention layer.
     pub tokens_per_s: Option<Estimate>,
     /// Bytes one launch must move; the median over rows (replayed batches are ragged).
     pub bytes_moved: Option<i64>,
     /// `bytes_moved / median duration`.
     pub gb_per_s: Option<f64>,
-    /// Read bandwidth measured in the same blocks (median over the `read` rows); `None` without a probe.
+    /// Read bandwidth measured in the same blocks (median over their probes); `None` without a probe.
     pub read_gb_per_s: Option<f64>,
-    /// `gb_per_s / read_gb_per_s`. Not a bound for compute-limited kernels such as prefill.
+    /// Median over launches of their GB/s divided by the probe median of their own repeat, so that a machine that drifts
+    /// between repeats does not distort it. Not a bound for compute-limited kernels such as prefill.
     pub bandwidth_fraction: Option<f64>,
     /// Operations per second of the attention itself, in units of 1e9.
     pub gflop_per_s: Option<f64>,
@@ -184,7 +185,7 @@ pub struct RequestFacts {
     pub e2e_due_ms: Option<f64>,
     /// `(last_token - first_token) / (output_tokens - 1)`; `None` when tokens are unknown or fewer than two.
     pub tpot_ms: Option<f64>,
-    /// Sum and number of the gaps between tokens, in ms, where each token's arrival is known.
+    /// Gaps between tokens, in ms, where each token's arrival is known; 0 between tokens of one chunk.
     pub itl_ms: Vec<f64>,
     /// Gaps between chunks, in ms, whatever they held.
     pub icl_ms: Vec<f64>,

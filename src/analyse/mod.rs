@@ -1,13 +1,56 @@
 //! Rows to summaries and comparisons, with polars. Pure functions of what was recorded.
+//!
+//! Definitions, so that a number can be compared with another tool's:
+//!
+//! - TTFT `first_token - sent`; E2E `last_token - sent` (usage and `[DONE]` come later and are not waited for);
+//!   TPOT `(last_token - first_token) / (output_tokens - 1)`; `*_due` the same from `due` instead of `sent`.
+//! - ITL: gaps between arrivals of consecutive tokens, 0 between tokens of one chunk, only where the server told which
+//!   chunk held how many; otherwise gaps between chunks go by their own name, ICL.
+//! - Rates divide by the time from the first request sent to the last one done, failed requests included.
+//! - Failed requests are counted and are in no latency and no rate.
+//! - Intervals are 95 % percentile bootstraps over repeats, then requests or launches: see [`crate::stats`].
 
+mod compare;
+mod data;
 pub mod judgement;
+mod kernels;
+mod requests;
+mod summary;
+mod suspicion;
+#[cfg(test)]
+mod tests;
 pub mod warning;
 
+pub use data::RunData;
 pub use judgement::{
     Better, Comparison, Estimate, Judgement, KernelPoint, Point, RequestFacts, RequestPoint,
     Verdict,
 };
+pub use requests::facts;
 pub use warning::Warning;
+
+/// Judges a run: everything a report says is in here.
+///
+/// # Errors
+/// A table lacks a column or holds a null where none is known.
+pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
+    let served = requests::Served::of(data)?;
+    let (kernels, mut summary) = kernels::points(data)?;
+    let (requests, served_summary) = requests::points(data, &served);
+    summary.extend(served_summary);
+    let comparisons = compare::comparisons(data, &served);
+    let warnings = suspicion::warnings(data, &served, (&kernels, &requests), &comparisons)?;
+    let verdict = warnings.iter().map(Warning::severity).max().unwrap_or(Verdict::Valid);
+    Ok(Judgement { summary, kernels, requests, comparisons, warnings, verdict })
+}
+
+/// Every request of a run with what follows from its times, for CDFs and histograms.
+///
+/// # Errors
+/// As [`judge`].
+pub fn request_facts(data: &RunData) -> anyhow::Result<Vec<RequestFacts>> {
+    Ok(requests::Served::of(data)?.facts)
+}
 
 /// One metric of one cell, or of one group of cells: a row of `summary.parquet`.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,1 +1,9 @@
 //! Quantiles, bootstrap intervals, tests. Pure: the random generator is an argument.
+
+mod bootstrap;
+mod sample;
+
+pub use bootstrap::{
+    Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, paired_ratio, seeded,
+};
+pub use sample::{Sample, SampleError, mean, median, quantile_sorted};

@@ -1,0 +1,72 @@
+//! What is judged: a run folder, finished or not.
+
+use std::{collections::BTreeSet, path::Path};
+
+use polars::prelude::DataFrame;
+
+use crate::record::{Manifest, RunDir, Table, manifest::CellFacts};
+
+use super::Point;
+
+/// A run as it lies on disk.
+#[derive(Debug, Clone)]
+pub struct RunData {
+    /// What was run.
+    pub manifest: Manifest,
+    /// `requests.parquet`, or the parts of it.
+    pub requests: DataFrame,
+    /// `kernels.parquet`, or the parts of it.
+    pub kernels: DataFrame,
+    /// `telemetry.parquet`, or the parts of it.
+    pub telemetry: DataFrame,
+    /// Cells the journal calls finished.
+    pub finished: BTreeSet<String>,
+}
+
+impl RunData {
+    /// Reads a run folder; one that is still being written, or was interrupted, yields the rows so far.
+    ///
+    /// # Errors
+    /// No manifest, another schema version, or I/O.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let dir = RunDir::open(path)?;
+        Ok(Self {
+            manifest: Manifest::read(path)?,
+            requests: dir.read_table(Table::Requests)?,
+            kernels: dir.read_table(Table::Kernels)?,
+            telemetry: dir.read_table(Table::Telemetry)?,
+            finished: dir.finished_cells()?,
+        })
+    }
+
+    /// Name of the A/A control's method.
+    pub fn aa_method(&self) -> String {
+        format!("{}-aa", self.manifest.scenario.baseline)
+    }
+
+    /// Position of a point's first cell in the plan.
+    pub(super) fn rank(&self, point: &Point) -> usize {
+        self.manifest.cells.iter().position(|cell| point.is_of(cell)).unwrap_or(usize::MAX)
+    }
+
+    /// Id under which all repeats of a point are summarised: the cell id with `*` for the repeat.
+    pub(super) fn pooled_id(&self, point: &Point) -> String {
+        let Point { target, workload, load, method } = point;
+        format!("{}/{target}/{method}/{workload}/{load}/*", self.manifest.scenario.name)
+    }
+}
+
+impl Point {
+    fn is_of(&self, cell: &CellFacts) -> bool {
+        self.target == cell.target
+            && self.workload == cell.workload
+            && self.load == cell.load
+            && self.method == cell.method
+    }
+}
+
+impl std::fmt::Display for Point {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}/{}", self.target, self.method, self.workload, self.load)
+    }
+}

@@ -1,0 +1,169 @@
+//! Looks for everything that speaks against a run's numbers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use polars::prelude::{IntoLazy as _, col};
+
+use super::{Comparison, KernelPoint, RequestPoint, RunData, Warning, kernels, requests::Served};
+use crate::record::PROBE_METHOD;
+
+/// A generator that is later than this makes requests wait that the server never saw.
+const LATE_MS: f64 = 5.0;
+/// Read bandwidth that moves by more than this within a run makes unpaired comparisons worthless.
+const DRIFT: f64 = 1.5;
+/// Smallest sample that holds a 99th percentile.
+const FOR_P99: usize = 100;
+
+/// All warnings, worst first.
+pub(super) fn warnings(
+    data: &RunData,
+    served: &Served,
+    points: (&[KernelPoint], &[RequestPoint]),
+    comparisons: &[Comparison],
+) -> anyhow::Result<Vec<Warning>> {
+    let (kernels, requests) = points;
+    let mut warnings = Vec::new();
+    warnings.extend(unverified(kernels));
+    warnings.extend(failed_cells(data)?);
+    warnings.extend(failed_requests(requests));
+    warnings.extend(interrupted(data));
+    warnings.extend(aa_outside(data, kernels, comparisons));
+    warnings.extend(machine(data, kernels)?);
+    warnings.extend(requests.iter().filter_map(late));
+    warnings.extend(tokens(requests, served));
+    warnings.extend(small(data, requests));
+    warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
+    Ok(warnings)
+}
+
+fn interrupted(data: &RunData) -> Option<Warning> {
+    let planned = data.manifest.cells.len();
+    let unfinished =
+        data.manifest.cells.iter().filter(|cell| !data.finished.contains(&cell.id)).count();
+    (unfinished > 0).then_some(Warning::Interrupted { unfinished, planned })
+}
+
+/// A kernel that was checked and failed; one that never got so far is a failed cell.
+fn unverified(kernels: &[KernelPoint]) -> Option<Warning> {
+    let failed = kernels
+        .iter()
+        .filter(|point| !point.verified && (point.max_rel_err.is_some() || point.n_samples > 0));
+    let points: Vec<String> = failed.map(|point| point.point.to_string()).collect();
+    (!points.is_empty()).then_some(Warning::Unverified { points })
+}
+
+/// Cells of which every row carries `err`.
+fn failed_cells(data: &RunData) -> anyhow::Result<Option<Warning>> {
+    let (mut cells, mut example) = (0, None);
+    for table in [&data.kernels, &data.requests] {
+        let failed = table
+            .clone()
+            .lazy()
+            .filter(col("method").neq(polars::prelude::lit(PROBE_METHOD)))
+            .group_by_stable([col("cell_id")])
+            .agg([
+                col("err").is_not_null().all(true).alias("all_failed"),
+                col("err").first().alias("first_err"),
+            ])
+            .filter(col("all_failed"))
+            .collect()?;
+        cells += failed.height();
+        let first = failed.column("first_err")?.str()?.iter().flatten().next().map(str::to_owned);
+        example = example.or(first);
+    }
+    Ok(example.map(|example| Warning::FailedCells { cells, example }))
+}
+
+fn failed_requests(requests: &[RequestPoint]) -> Option<Warning> {
+    let failed: usize = requests.iter().map(|point| point.n_failed).sum();
+    let total = requests.iter().map(|point| point.n_requests).sum();
+    let mut classes: BTreeMap<&str, usize> = BTreeMap::new();
+    for (class, n) in requests.iter().flat_map(|point| &point.failures) {
+        *classes.entry(class).or_default() += n;
+    }
+    let example = classes.into_iter().max_by_key(|(_, n)| *n)?.0.to_owned();
+    Some(Warning::FailedRequests { failed, total, example })
+}
+
+fn aa_outside(
+    data: &RunData,
+    kernels: &[KernelPoint],
+    comparisons: &[Comparison],
+) -> Option<Warning> {
+    let aa = data.aa_method();
+    let of_kernels =
+        kernels.iter().filter(|point| point.point.method == aa).filter_map(|point| point.speedup);
+    let of_requests =
+        comparisons.iter().filter(|ratio| ratio.point.method == aa).map(|ratio| ratio.ratio);
+    let controls: Vec<_> = of_kernels.chain(of_requests).collect();
+    let outside: Vec<_> = controls.iter().filter(|ratio| ratio.excludes_one()).collect();
+    let worst = outside.iter().map(|ratio| (ratio.value - 1.0).abs()).reduce(f64::max)?;
+    // One interval in twenty excludes the truth by construction.
+    (outside.len() * 20 > controls.len()).then_some(Warning::AaOutside {
+        points: outside.len(),
+        of: controls.len(),
+        worst,
+    })
+}
+
+fn machine(data: &RunData, points: &[KernelPoint]) -> anyhow::Result<Option<Warning>> {
+    if points.iter().all(|point| point.n_samples == 0) {
+        return Ok(None);
+    }
+    let mut targets: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+    for ((target, ..), read) in kernels::probes(&data.kernels)? {
+        let (low, high) = targets.entry(target).or_insert((read, read));
+        (*low, *high) = (low.min(read), high.max(read));
+    }
+    let Some(ratio) = targets.into_values().map(|(low, high)| high / low).reduce(f64::max) else {
+        return Ok(Some(Warning::NoProbe));
+    };
+    Ok((ratio > DRIFT).then_some(Warning::Drift { ratio }))
+}
+
+fn late(point: &RequestPoint) -> Option<Warning> {
+    let delay = point.metric("queue_delay")?;
+    // A sample too small for a p99 is judged by its p90, and a smaller one by its mean: both are lower.
+    let delay_ms = delay.p99.or(delay.p90).unwrap_or(delay.mean);
+    (delay_ms > LATE_MS)
+        .then(|| Warning::LateGenerator { point: point.point.to_string(), delay_ms })
+}
+
+fn tokens(requests: &[RequestPoint], served: &Served) -> Vec<Warning> {
+    let good: Vec<_> = served.rows.iter().filter(|row| row.err.is_none()).collect();
+    let unknown = good.iter().filter(|row| row.output_tokens.is_none()).count();
+    let truncated = requests.iter().map(|point| point.n_truncated).sum();
+    let cached: i64 = good.iter().filter_map(|row| row.cached_tokens).sum();
+    let prompts = good
+        .iter()
+        .filter(|row| row.cached_tokens.is_some())
+        .filter_map(|row| row.prompt_tokens)
+        .sum();
+    let mut warnings = Vec::new();
+    if unknown > 0 {
+        warnings.push(Warning::TokensUnknown { requests: unknown, of: good.len() });
+    }
+    if cached > 0 {
+        warnings.push(Warning::PrefixCache { cached, of: prompts });
+    }
+    if truncated > 0 {
+        warnings.push(Warning::Truncated { truncated, of: good.len() });
+    }
+    warnings
+}
+
+fn small(data: &RunData, requests: &[RequestPoint]) -> Vec<Warning> {
+    let sizes =
+        requests.iter().map(|point| point.n_requests - point.n_failed).filter(|n| *n < FOR_P99);
+    let (mut points, mut smallest) = (0, usize::MAX);
+    sizes.for_each(|n| (points, smallest) = (points + 1, smallest.min(n)));
+    let mut warnings = Vec::new();
+    if points > 0 {
+        warnings.push(Warning::FewSamples { points, smallest });
+    }
+    let repeats: BTreeSet<u32> = data.manifest.cells.iter().map(|cell| cell.repeat).collect();
+    if repeats.len() == 1 {
+        warnings.push(Warning::OneRepeat);
+    }
+    warnings
+}
