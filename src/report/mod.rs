@@ -8,6 +8,6 @@ pub mod svg;
 pub mod table;
 
 pub use figure::Figure;
-pub use run::{ReportFiles, Source, build, headline};
+pub use run::{ReportFiles, build, tables::headline};
 pub use svg::{png, svg};
 pub use table::{Column, Format, Table, Value, render};

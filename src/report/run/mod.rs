@@ -10,8 +10,8 @@ mod words;
 
 use super::{Figure, Table};
 use crate::{
-    analyse::{Judgement, Point, RequestFacts},
-    record::{Manifest, TelemetryRow},
+    analyse::{Judgement, Point, RequestFacts, RunData, request_facts},
+    record::{Manifest, TelemetryRow, parquet::TableRow as _},
 };
 
 /// Files of a report, by path relative to the run folder.
@@ -40,11 +40,26 @@ pub struct Plot {
     pub figure: Figure,
 }
 
+/// Renders the report of a run: see [`build_from`].
+///
+/// # Errors
+/// As [`build_from`], or a table of the run that does not hold what its name says.
+pub fn build(data: &RunData, judgement: &Judgement) -> anyhow::Result<ReportFiles> {
+    let facts = request_facts(data)?;
+    let telemetry = TelemetryRow::rows(&data.telemetry)?;
+    build_from(&Source {
+        manifest: &data.manifest,
+        judgement,
+        facts: &facts,
+        telemetry: &telemetry,
+    })
+}
+
 /// Renders everything: `report.md`, `report.html`, `plots/*.svg`, `plots/*.png`.
 ///
 /// # Errors
 /// A number that cannot be drawn (see [`Figure::check`]) or a template that does not render.
-pub fn build(source: &Source<'_>) -> anyhow::Result<ReportFiles> {
+pub fn build_from(source: &Source<'_>) -> anyhow::Result<ReportFiles> {
     let plots = plots(source);
     let pictures =
         plots.iter().map(|plot| super::svg(&plot.figure)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -65,11 +80,6 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     out.extend(served::plots(source, &looks));
     out.extend(telemetry::plots(source.telemetry));
     out
-}
-
-/// The tables of the report, the most important first; the first ones are what `kvbench report` prints.
-pub fn headline(source: &Source<'_>) -> Vec<Table> {
-    tables::headline(source.judgement)
 }
 
 /// Colours of methods: the baseline first, then in the order of the plan, the same in every figure.

@@ -82,9 +82,9 @@ impl<'a> Page<'a> {
             .add_template("report.html", TEMPLATE)
             .context("report.html: the template does not parse")?;
         let page = context! {
-            run_id => self.manifest.run_id,
+            run_id => self.manifest.run_id.as_str(),
             verdict => self.verdict.to_string(),
-            scenario => self.manifest.scenario.name,
+            scenario => self.manifest.scenario.name.as_str(),
             status => status(self.manifest.status),
             partial => partial(self.manifest.status),
             finding => Serde(&self.finding),
@@ -95,7 +95,7 @@ impl<'a> Page<'a> {
             columns => Serde(glossary::COLUMNS),
             methods => Serde(glossary::METHODS),
             provenance => Serde(&self.provenance),
-            scenario_text => self.manifest.scenario.text,
+            scenario_text => self.manifest.scenario.text.as_str(),
         };
         let template = templates.get_template("report.html").context("report.html: no template")?;
         template.render(page).context("report.html: the template does not render")

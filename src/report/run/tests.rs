@@ -257,7 +257,7 @@ fn the_report_is_whole_and_safe() {
     let (judgement, telemetry) = (kernels(), telemetry());
     let source =
         Source { manifest: &manifest, judgement: &judgement, facts: &[], telemetry: &telemetry };
-    let files = build(&source).unwrap().0;
+    let files = build_from(&source).unwrap().0;
     let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(
         paths[..4],
@@ -331,10 +331,12 @@ fn look() {
     let source =
         Source { manifest: &manifest, judgement: &both, facts: &facts, telemetry: &telemetry };
     std::fs::create_dir_all(dir.join("plots")).unwrap();
-    for (path, bytes) in build(&source).unwrap().0 {
+    for (path, bytes) in build_from(&source).unwrap().0 {
         std::fs::write(dir.join(path), bytes).unwrap();
     }
-    let tables: String =
-        headline(&source).iter().map(|table| render(table, Format::Text, false) + "\n").collect();
+    let tables: String = tables::headline(&both)
+        .iter()
+        .map(|table| render(table, Format::Text, false) + "\n")
+        .collect();
     std::fs::write(dir.join("tables.txt"), tables).unwrap();
 }
