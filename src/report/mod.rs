@@ -1,5 +1,13 @@
 //! Tables and figures as plain data, rendered last: text, Markdown, CSV, JSON, SVG, PNG, HTML. Returns bytes, writes nothing.
 
+pub mod figure;
+mod png;
+pub mod run;
+mod scale;
+pub mod svg;
 pub mod table;
 
-pub use table::{Column, Format, Table, Value};
+pub use figure::Figure;
+pub use run::{ReportFiles, build, tables::headline};
+pub use svg::{png, svg};
+pub use table::{Column, Format, Table, Value, render};

@@ -1,0 +1,228 @@
+//! `kvbench report`: judges a run folder, finished or not, and writes its report.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+
+use super::ui::Ui;
+use crate::{
+    analyse::{Judgement, RunData, Verdict, judge},
+    record::manifest::Status,
+    report::{Format, ReportFiles, Table, build, headline, render},
+};
+
+/// Arguments of `kvbench report`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ReportArgs {
+    /// Folder that `kvbench run` made.
+    pub run_dir: PathBuf,
+    /// Where to write the report; the run folder unless given.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Which parts to write, separated by commas; all unless given.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Part>,
+}
+
+/// A part of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// `report.md`.
+    Md,
+    /// `report.html`.
+    Html,
+    /// `plots/*.svg`.
+    Svg,
+    /// `plots/*.png`.
+    Png,
+    /// No file: only the table on stdout.
+    Table,
+}
+
+/// Writes the report and prints its tables. Exits with 1 where the verdict is INVALID.
+///
+/// # Errors
+/// No run folder, a damaged one, or a folder that cannot be written.
+pub fn run(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let (data, judgement) = judged(&args.run_dir)?;
+    let out = args.out.as_deref().unwrap_or(&args.run_dir);
+    if args.only != [Part::Table] {
+        let mut files = build(&data, &judgement)?;
+        files.0.retain(|(path, _)| args.only.is_empty() || args.only.contains(&part_of(path)));
+        write(out, &files)?;
+        ui.note(&format!("report: {} files in {}", files.0.len(), out.display()));
+    }
+    announce(&data, &judgement, ui);
+    ui.out(&printed(&headline(&judgement), ui))?;
+    Ok(if judgement.verdict == Verdict::Invalid { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// Judges a run and writes its report into its folder; what `kvbench run` does at its end.
+///
+/// # Errors
+/// As [`run`].
+pub fn write_report(run_dir: &Path, ui: &Ui) -> anyhow::Result<()> {
+    let (data, judgement) = judged(run_dir)?;
+    write(run_dir, &build(&data, &judgement)?)?;
+    announce(&data, &judgement, ui);
+    ui.out(&printed(&headline(&judgement), ui))
+}
+
+fn judged(run_dir: &Path) -> anyhow::Result<(RunData, Judgement)> {
+    let data = RunData::load(run_dir)?;
+    let judgement =
+        judge(&data).with_context(|| format!("{}: cannot be judged", run_dir.display()))?;
+    Ok((data, judgement))
+}
+
+/// Verdict and reasons on stderr, so that stdout holds nothing but the tables.
+fn announce(data: &RunData, judgement: &Judgement, ui: &Ui) {
+    if data.manifest.status != Status::Complete {
+        ui.note(&format!(
+            "partial: {} of {} cells are finished",
+            data.finished.len(),
+            data.manifest.n_cells
+        ));
+    }
+    ui.note(&judgement.verdict.to_string());
+    for warning in &judgement.warnings {
+        ui.note(&format!("  {}: {warning}", warning.severity()));
+    }
+}
+
+/// All tables for people; for programs the first, since one CSV or JSON document holds one table.
+fn printed(tables: &[Table], ui: &Ui) -> String {
+    let one = |table: &Table| render(table, ui.format, ui.color);
+    match ui.format {
+        Format::Text | Format::Md => tables.iter().map(one).collect::<Vec<_>>().join("\n"),
+        Format::Json | Format::Csv => {
+            tables.first().map(one).unwrap_or_else(|| one(&Table::new("", Vec::new())))
+        }
+    }
+}
+
+fn part_of(path: &str) -> Part {
+    match path.rsplit_once('.').map(|(_, extension)| extension) {
+        Some("md") => Part::Md,
+        Some("html") => Part::Html,
+        Some("svg") => Part::Svg,
+        _ => Part::Png,
+    }
+}
+
+/// Writes every file aside and renames it: a reader sees the old report or the new one.
+fn write(out: &Path, files: &ReportFiles) -> anyhow::Result<()> {
+    for (relative, bytes) in &files.0 {
+        let path = out.join(relative);
+        let aside = path.with_extension(format!("{}.part", std::process::id()));
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)
+                .with_context(|| format!("{}: cannot be made", parent.display()))?;
+        }
+        let written = std::fs::write(&aside, bytes).and_then(|()| std::fs::rename(&aside, &path));
+        if let Err(error) = written {
+            // Best effort: the error that matters is the one that is returned.
+            drop(std::fs::remove_file(&aside));
+            return Err(error).with_context(|| {
+                format!(
+                    "{}: cannot be written\n  hint: free some space, or choose a folder with --out",
+                    path.display()
+                )
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{manifest::example, parquet::write_rows, rows::KernelRow};
+
+    /// A run folder with one decode block under two methods.
+    fn run_folder(status: Status) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let cells = ["example/cpu/fp16/w/launch/0", "example/cpu/int8/w/launch/0"];
+        let mut manifest = example("r", &cells);
+        manifest.status = status;
+        manifest.write(dir.path()).unwrap();
+        let row = |method: &str, cell: &str, sample: i64, ns: i64| KernelRow {
+            run_id: "r".into(),
+            cell_id: cell.into(),
+            target: "cpu".into(),
+            method: method.into(),
+            workload: "w".into(),
+            load: "launch".into(),
+            device: "A CPU".into(),
+            backend: "cpu-avx2".into(),
+            op: "decode".into(),
+            model_shape: "llama-2-7b".into(),
+            batch: 1,
+            q_len: 1,
+            kv_len: 1024,
+            kv_tokens: 1024,
+            heads_q: 32,
+            heads_kv: 32,
+            head_dim: 128,
+            dtype: "f16".into(),
+            sample: Some(sample),
+            t_ns: Some(sample * 10_000_000),
+            duration_ns: Some(ns + sample * 1000),
+            bytes_moved: Some(1_000_000),
+            verified: true,
+            max_rel_err: Some(1e-5),
+            ..KernelRow::default()
+        };
+        let rows: Vec<KernelRow> = (0..20)
+            .flat_map(|n| {
+                [row("fp16", cells[0], n, 2_000_000), row("int8", cells[1], n, 1_000_000)]
+            })
+            .collect();
+        write_rows(dir.path(), &rows).unwrap();
+        dir
+    }
+
+    fn ui() -> Ui {
+        Ui { format: Format::Csv, color: false, progress: false, quiet: true }
+    }
+
+    #[test]
+    fn an_unfinished_run_gets_a_report_that_says_so() {
+        let dir = run_folder(Status::Interrupted);
+        write_report(dir.path(), &ui()).unwrap();
+        let page = std::fs::read_to_string(dir.path().join("report.md")).unwrap();
+        assert!(page.contains("**Partial:**") && page.contains("int8 decodes 2.0"), "{page}");
+        let plots = std::fs::read_dir(dir.path().join("plots")).unwrap();
+        let names: Vec<String> =
+            plots.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(names.contains(&"decode-speedup-cpu-llama-2-7b.png".to_owned()), "{names:?}");
+        assert!(names.iter().all(|name| !name.ends_with(".part")), "{names:?}");
+    }
+
+    #[test]
+    fn only_and_out_are_obeyed() {
+        let (dir, out) = (run_folder(Status::Complete), tempfile::tempdir().unwrap());
+        let args = ReportArgs {
+            run_dir: dir.path().into(),
+            out: Some(out.path().join("new")),
+            only: vec![Part::Html],
+        };
+        run(&args, &ui()).unwrap();
+        let names: Vec<_> = std::fs::read_dir(out.path().join("new"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["report.html"]);
+        assert!(!dir.path().join("report.html").exists());
+    }
+
+    #[test]
+    fn a_folder_that_is_no_run_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let err = format!("{:#}", write_report(dir.path(), &ui()).unwrap_err());
+        assert!(err.contains("hint"), "{err}");
+    }
+}

@@ -1,0 +1,53 @@
+//! What the methods and the columns mean, in a sentence each.
+
+/// `(term, meaning)`.
+pub(super) const METHODS: [(&str, &str); 8] = [
+    ("fp16", "Half precision, nothing removed: the usual baseline."),
+    ("int8", "Eight-bit codes with one fp16 scale and minimum per token and KV head."),
+    ("int4", "Four-bit codes with one fp16 scale and minimum per token and KV head."),
+    ("fp8", "Eight-bit floats (e4m3) without calibration."),
+    (
+        "kivi",
+        "Two or four bits; keys grouped along tokens per channel, values along channels per token; the newest tokens stay fp16 (arXiv 2402.02750).",
+    ),
+    (
+        "streaming",
+        "Keeps the first few tokens and a window of recent ones (StreamingLLM, arXiv 2309.17453).",
+    ),
+    (
+        "h2o",
+        "Keeps the tokens that drew most attention so far, and recent ones (arXiv 2306.14048).",
+    ),
+    (
+        "snapkv",
+        "Keeps the prompt tokens that the prompt's last queries look at (arXiv 2404.14469).",
+    ),
+];
+
+/// `(term, meaning)`.
+pub(super) const COLUMNS: [(&str, &str); 9] = [
+    (
+        "1.92 [1.88, 1.97]",
+        "An estimate with its 95 % bootstrap interval. Empty: nobody could measure it.",
+    ),
+    (
+        "-aa",
+        "The baseline measured a second time under another name. What differs from it by no more than it differs from itself is noise.",
+    ),
+    (
+        "speedup",
+        "Median time of the baseline over median time of the method, samples paired in time.",
+    ),
+    (
+        "ideal",
+        "Bytes the baseline must move over bytes the method must move: the speed-up if only bytes counted.",
+    ),
+    ("captured", "(speedup - 1) / (ideal - 1): the part of the ideal gain that was reached."),
+    ("of_bandwidth", "GB/s of the kernel over the read bandwidth measured in the same blocks."),
+    (
+        "ttft_due, e2e_due",
+        "Latency from when the request was due, so that waiting in the client counts.",
+    ),
+    ("tpot", "Time from the first to the last token over the tokens after the first."),
+    ("goodput", "Good requests within every limit of the scenario's SLO, per second."),
+];

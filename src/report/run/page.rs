@@ -1,0 +1,281 @@
+//! The page: one set of parts, written as Markdown and as HTML.
+
+use anyhow::Context as _;
+use minijinja::{Environment, context, value::Serde};
+use serde::Serialize;
+
+use super::{Plot, Source, glossary, tables, words};
+use crate::{
+    record::{
+        Manifest,
+        manifest::{Status, Verdict},
+    },
+    report::{
+        Format, Table, Value, render,
+        table::{escape_markdown, is_numeric},
+    },
+    units::human_bytes,
+};
+
+/// The page's layout; no script, no external resource.
+const TEMPLATE: &str = include_str!("../assets/report.html");
+
+/// Everything the page says.
+pub(super) struct Page<'a> {
+    manifest: &'a Manifest,
+    verdict: Verdict,
+    finding: Vec<String>,
+    notes: Vec<&'static str>,
+    warnings: Vec<Reason>,
+    figures: Vec<Picture<'a>>,
+    tables: Vec<Table>,
+    provenance: Vec<(String, String)>,
+}
+
+#[derive(Serialize)]
+struct Reason {
+    severity: String,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Picture<'a> {
+    name: &'a str,
+    title: &'a str,
+    svg: &'a str,
+}
+
+impl<'a> Page<'a> {
+    pub(super) fn new(source: &Source<'a>, plots: &'a [Plot], pictures: &'a [String]) -> Self {
+        let judgement = source.judgement;
+        let reason = |w: &crate::analyse::Warning| Reason {
+            severity: w.severity().to_string(),
+            text: w.to_string(),
+        };
+        let mut warnings: Vec<_> =
+            judgement.warnings.iter().map(|w| (w.severity(), reason(w))).collect();
+        warnings.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
+        let mut tables = tables::headline(judgement);
+        tables.push(tables::failures(judgement));
+        tables.retain(|table| !table.rows.is_empty());
+        let figures = plots.iter().zip(pictures).map(|(plot, svg)| Picture {
+            name: &plot.name,
+            title: &plot.figure.title,
+            svg,
+        });
+        Self {
+            manifest: source.manifest,
+            verdict: judgement.verdict,
+            finding: words::finding(judgement, &source.manifest.scenario.baseline),
+            notes: notes(source),
+            warnings: warnings.into_iter().map(|(_, reason)| reason).collect(),
+            figures: figures.collect(),
+            tables,
+            provenance: provenance(source.manifest),
+        }
+    }
+
+    /// `report.html`: names and errors come from outside, so the template escapes whatever it prints.
+    pub(super) fn html(&self) -> anyhow::Result<String> {
+        let mut templates = Environment::new();
+        templates
+            .add_template("report.html", TEMPLATE)
+            .context("report.html: the template does not parse")?;
+        let page = context! {
+            run_id => self.manifest.run_id.as_str(),
+            verdict => self.verdict.to_string(),
+            scenario => self.manifest.scenario.name.as_str(),
+            status => status(self.manifest.status),
+            partial => partial(self.manifest.status),
+            finding => Serde(&self.finding),
+            notes => Serde(&self.notes),
+            warnings => Serde(&self.warnings),
+            figures => Serde(&self.figures),
+            tables => Serde(self.tables.iter().map(Grid::new).collect::<Vec<_>>()),
+            columns => Serde(glossary::COLUMNS),
+            methods => Serde(glossary::METHODS),
+            provenance => Serde(&self.provenance),
+            scenario_text => self.manifest.scenario.text.as_str(),
+        };
+        let template = templates.get_template("report.html").context("report.html: no template")?;
+        template.render(page).context("report.html: the template does not render")
+    }
+
+    /// `report.md`.
+    pub(super) fn markdown(&self) -> String {
+        let mut out = format!("# {}\n\n", escape_markdown(&self.manifest.run_id));
+        let scenario = escape_markdown(&self.manifest.scenario.name);
+        out += &format!(
+            "**{}** (scenario {scenario}, {})\n\n",
+            self.verdict,
+            status(self.manifest.status)
+        );
+        if let Some(text) = partial(self.manifest.status) {
+            out += &format!("**Partial:** {text}\n\n");
+        }
+        self.finding.iter().for_each(|text| out += &format!("{}\n\n", escape_markdown(text)));
+        self.notes.iter().for_each(|text| out += &format!("> {text}\n\n"));
+        out += &format!("## Why {}\n\n", self.verdict);
+        if self.warnings.is_empty() {
+            out += "Nothing speaks against these numbers.\n";
+        }
+        self.warnings
+            .iter()
+            .for_each(|w| out += &format!("- **{}** {}\n", w.severity, escape_markdown(&w.text)));
+        if !self.figures.is_empty() {
+            out += "\n## Figures\n\n";
+        }
+        let image =
+            |f: &Picture<'_>| format!("![{}](plots/{}.png)\n\n", escape_markdown(f.title), f.name);
+        self.figures.iter().for_each(|figure| out += &image(figure));
+        out += "\n## Tables\n\n";
+        self.tables
+            .iter()
+            .for_each(|table| out += &format!("{}\n", render(table, Format::Md, false)));
+        out += &definitions("How to read it", &glossary::COLUMNS);
+        out += &definitions("Methods", &glossary::METHODS);
+        out += &definitions("Provenance", &self.provenance);
+        out + &format!("\n## Scenario\n\n{}\n", fenced(&self.manifest.scenario.text))
+    }
+}
+
+fn definitions<S: AsRef<str>>(title: &str, entries: &[(S, S)]) -> String {
+    let line = |(term, text): &(S, S)| {
+        format!("- **{}**: {}\n", escape_markdown(term.as_ref()), escape_markdown(text.as_ref()))
+    };
+    format!("\n## {title}\n\n{}", entries.iter().map(line).collect::<String>())
+}
+
+/// A fence longer than any run of backticks in the text, so that the text cannot close it.
+fn fenced(text: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    let fence = "`".repeat(longest.max(2) + 1);
+    format!("{fence}toml\n{}\n{fence}", text.trim_end())
+}
+
+fn notes(source: &Source<'_>) -> Vec<&'static str> {
+    let kernels = &source.judgement.kernels;
+    let mut out = Vec::new();
+    if !kernels.is_empty() {
+        out.push(words::ONE_LAYER);
+    }
+    if kernels.iter().any(|k| k.backend.starts_with("cpu")) {
+        out.push(words::CPU_ONLY);
+    }
+    out
+}
+
+fn status(status: Status) -> &'static str {
+    match status {
+        Status::Running => "running",
+        Status::Complete => "complete",
+        Status::Interrupted => "interrupted",
+        Status::Failed => "failed",
+    }
+}
+
+/// What an unfinished run's reader must know.
+pub(super) fn partial(status: Status) -> Option<&'static str> {
+    match status {
+        Status::Complete => None,
+        Status::Running => {
+            Some("the run goes on or was killed; this holds the cells finished so far.")
+        }
+        Status::Interrupted => {
+            Some("the run was stopped by its user; this holds the cells finished until then.")
+        }
+        Status::Failed => {
+            Some("the run was stopped by an error; this holds the cells finished until then.")
+        }
+    }
+}
+
+/// What ran, on what, from which inputs.
+fn provenance(m: &Manifest) -> Vec<(String, String)> {
+    let unknown = || "unknown".to_owned();
+    let machine = &m.machine;
+    let mut out = vec![
+        (
+            "kvbench",
+            format!(
+                "{}, git {}",
+                m.kvbench_version,
+                m.kvbench_git_revision.clone().unwrap_or_else(unknown)
+            ),
+        ),
+        ("Build", format!("{} {}", machine.profile, machine.platform)),
+        ("Seed", m.scenario.seed.to_string()),
+        ("Repeats", m.scenario.repeats.to_string()),
+        ("Baseline", m.scenario.baseline.clone()),
+        ("Command", m.command_line.join(" ")),
+        ("Began (ns 0 of every clock column)", m.origin.clone()),
+        ("Ended", m.ended.clone().unwrap_or_else(unknown)),
+        ("Times resumed", m.n_resumed.to_string()),
+        ("Cells", format!("{} planned, {} failed", m.n_cells, m.n_failed)),
+        ("Machine", machine.hostname.clone().unwrap_or_else(unknown)),
+        ("CPU", machine.cpu_model.clone().unwrap_or_else(unknown)),
+        ("CPUs", machine.cpus.map_or_else(unknown, |n| n.to_string())),
+        ("CPU features", machine.cpu_features.join(" ")),
+        ("Last-level cache", machine.llc_bytes.map_or_else(unknown, human_bytes)),
+        ("Memory", machine.memory_bytes.map_or_else(unknown, human_bytes)),
+        ("Kernel", machine.kernel.clone().unwrap_or_else(unknown)),
+    ];
+    out.extend(m.telemetry.as_ref().map(|value| ("Telemetry", value.to_string())));
+    out.extend(m.client_health.as_ref().map(|value| ("Client", value.to_string())));
+    out.extend(m.notices.iter().map(|notice| ("Notice", notice.clone())));
+    let mut out: Vec<(String, String)> =
+        out.into_iter().map(|(term, text)| (term.to_owned(), text)).collect();
+    out.extend(
+        m.engines.iter().map(|(target, value)| (format!("Engine {target}"), value.to_string())),
+    );
+    out.extend(
+        m.inputs.iter().map(|i| {
+            (format!("Input {}", i.path), format!("sha256 {}, {} bytes", i.sha256, i.bytes))
+        }),
+    );
+    out
+}
+
+/// A table as the template wants it.
+#[derive(Serialize)]
+struct Grid {
+    title: String,
+    columns: Vec<Head>,
+    rows: Vec<Vec<Cell>>,
+}
+
+#[derive(Serialize)]
+struct Head {
+    header: String,
+    numeric: bool,
+}
+
+#[derive(Serialize)]
+struct Cell {
+    text: String,
+    numeric: bool,
+    long: bool,
+}
+
+impl Grid {
+    fn new(table: &Table) -> Self {
+        let numeric: Vec<bool> =
+            (0..table.columns.len()).map(|index| is_numeric(table, index)).collect();
+        let heads = table.columns.iter().zip(&numeric);
+        let cell = |(value, numeric): (&Value, &bool)| {
+            let text = value.human();
+            Cell { numeric: *numeric, long: text.len() > 60, text }
+        };
+        Self {
+            title: table.title.clone(),
+            columns: heads
+                .map(|(column, numeric)| Head { header: column.header(), numeric: *numeric })
+                .collect(),
+            rows: table
+                .rows
+                .iter()
+                .map(|row| row.iter().zip(&numeric).map(cell).collect())
+                .collect(),
+        }
+    }
+}

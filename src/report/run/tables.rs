@@ -1,0 +1,222 @@
+//! Judged points as tables.
+
+use crate::{
+    analyse::{Comparison, Estimate, Judgement, KernelPoint, RequestPoint},
+    report::table::{Column, Table, Value},
+};
+
+/// Decode kernels, other kernels and served points: each only if there are any.
+pub fn headline(judgement: &Judgement) -> Vec<Table> {
+    let decode = kernels(
+        "Decode, one attention layer (not a model)",
+        judgement.kernels.iter().filter(|k| k.op == "decode"),
+    );
+    let other = kernels(
+        "Prefill and compression, one attention layer (not a model)",
+        judgement.kernels.iter().filter(|k| k.op != "decode"),
+    );
+    let tables = [decode, other, served(&judgement.requests), comparisons(&judgement.comparisons)];
+    tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
+}
+
+fn columns(names: &[(&str, &str)]) -> Vec<Column> {
+    names.iter().map(|(name, unit)| Column::new(name, unit)).collect()
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+fn estimate(estimate: Option<Estimate>) -> Value {
+    let interval = estimate.and_then(|e| e.interval);
+    Value::estimate(estimate.map(|e| e.value), interval.map(|i| i.0), interval.map(|i| i.1))
+}
+
+fn count(n: usize) -> Value {
+    i64::try_from(n).map_or(Value::Missing, Value::Int)
+}
+
+fn percent(share: Option<f64>) -> Value {
+    Value::maybe(share.map(|share| 100.0 * share))
+}
+
+fn kernels<'a>(title: &str, points: impl Iterator<Item = &'a KernelPoint>) -> Table {
+    let names = [
+        ("target", ""),
+        ("op", ""),
+        ("workload", ""),
+        ("load", ""),
+        ("method", ""),
+        ("batch", ""),
+        ("kv_len", ""),
+        ("n", ""),
+        ("duration", "ms"),
+        ("tokens_per_s", ""),
+        ("speedup", "x"),
+        ("ideal", "x"),
+        ("captured", "%"),
+        ("gb_per_s", ""),
+        ("of_bandwidth", "%"),
+        ("noise", ""),
+        ("verified", ""),
+    ];
+    let mut table = Table::new(title, columns(&names));
+    table.rows = points.map(kernel_row).collect();
+    table
+}
+
+fn kernel_row(k: &KernelPoint) -> Vec<Value> {
+    let noise = match k.within_noise {
+        Some(true) => text("within"),
+        Some(false) => text("beyond"),
+        None => Value::Missing,
+    };
+    vec![
+        text(&k.point.target),
+        text(&k.op),
+        text(&k.point.workload),
+        text(&k.point.load),
+        text(&k.point.method),
+        Value::Int(k.batch),
+        Value::Int(k.kv_len),
+        count(k.n_samples),
+        estimate(k.duration_ms),
+        estimate(k.tokens_per_s),
+        estimate(k.speedup),
+        Value::maybe(k.ideal_speedup),
+        percent(k.captured_fraction),
+        Value::maybe(k.gb_per_s),
+        percent(k.bandwidth_fraction),
+        noise,
+        text(if k.verified { "yes" } else { "NO" }),
+    ]
+}
+
+fn served(points: &[RequestPoint]) -> Table {
+    let names = [
+        ("target", ""),
+        ("workload", ""),
+        ("load", ""),
+        ("method", ""),
+        ("requests", ""),
+        ("failed", ""),
+        ("ttft_due_p50", "ms"),
+        ("ttft_due_p99", "ms"),
+        ("tpot_p50", "ms"),
+        ("e2e_due_p50", "ms"),
+        ("e2e_due_p99", "ms"),
+        ("output_tokens_mean", ""),
+        ("requests_per_s", ""),
+        ("output_tokens_per_s", ""),
+        ("goodput_per_s", ""),
+    ];
+    let mut table = Table::new("Served requests", columns(&names));
+    table.rows = points.iter().map(served_row).collect();
+    table
+}
+
+fn served_row(p: &RequestPoint) -> Vec<Value> {
+    let p50 = |name: &str| Value::maybe(p.metric(name).and_then(|row| row.p50));
+    let p99 = |name: &str| Value::maybe(p.metric(name).and_then(|row| row.p99));
+    let length = p.metric("output_tokens");
+    vec![
+        text(&p.point.target),
+        text(&p.point.workload),
+        text(&p.point.load),
+        text(&p.point.method),
+        count(p.n_requests),
+        count(p.n_failed),
+        p50("ttft_due"),
+        p99("ttft_due"),
+        p50("tpot"),
+        p50("e2e_due"),
+        p99("e2e_due"),
+        Value::estimate(
+            length.map(|l| l.mean),
+            length.and_then(|l| l.ci_low),
+            length.and_then(|l| l.ci_high),
+        ),
+        estimate(p.requests_per_s),
+        estimate(p.output_tokens_per_s),
+        estimate(p.goodput_per_s),
+    ]
+}
+
+fn comparisons(comparisons: &[Comparison]) -> Table {
+    let names = [
+        ("workload", ""),
+        ("load", ""),
+        ("method", ""),
+        ("baseline", ""),
+        ("metric", ""),
+        ("statistic", ""),
+        ("ratio", "x"),
+        ("n", ""),
+        ("paired", ""),
+        ("noise", ""),
+    ];
+    let mut table = Table::new("Served requests against the baseline", columns(&names));
+    table.rows = comparisons.iter().map(comparison_row).collect();
+    table
+}
+
+fn comparison_row(c: &Comparison) -> Vec<Value> {
+    let noise = match c.within_noise {
+        Some(within) => text(if within { "within" } else { "beyond" }),
+        None => Value::Missing,
+    };
+    vec![
+        text(&c.point.workload),
+        text(&c.point.load),
+        text(&c.point.method),
+        text(&c.baseline.method),
+        text(&c.metric),
+        text(c.statistic),
+        estimate(Some(c.ratio)),
+        count(c.ratio.n),
+        text(if c.paired { "yes" } else { "no" }),
+        noise,
+    ]
+}
+
+/// Points that could not be measured, and why.
+pub fn failures(judgement: &Judgement) -> Table {
+    let mut table = Table::new(
+        "What failed",
+        columns(&[
+            ("target", ""),
+            ("workload", ""),
+            ("load", ""),
+            ("method", ""),
+            ("count", ""),
+            ("error", ""),
+        ]),
+    );
+    for k in judgement.kernels.iter() {
+        if let Some(err) = &k.err {
+            let p = &k.point;
+            table.rows.push(vec![
+                text(&p.target),
+                text(&format!("{} {}", k.op, p.workload)),
+                text(&p.load),
+                text(&p.method),
+                Value::Missing,
+                text(err),
+            ]);
+        }
+    }
+    for r in &judgement.requests {
+        for (class, n) in &r.failures {
+            let p = &r.point;
+            table.rows.push(vec![
+                text(&p.target),
+                text(&p.workload),
+                text(&p.load),
+                text(&p.method),
+                count(*n),
+                text(class),
+            ]);
+        }
+    }
+    table
+}
