@@ -20,7 +20,7 @@ mod wire;
 mod workload;
 
 #[cfg(test)]
-mod fuzz;
+pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 
