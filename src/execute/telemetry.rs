@@ -75,8 +75,7 @@ impl Telemetry {
         let run_id = run_id.to_owned();
         let body = move || {
             let (mut probe, nvml_error) = open();
-            let mut overhead =
-                sample(probe.as_mut(), &run_id, rate_hz, clock, &shared, &stopped);
+            let mut overhead = sample(probe.as_mut(), &run_id, rate_hz, clock, &shared, &stopped);
             overhead.nvml_error = nvml_error;
             overhead
         };
@@ -94,8 +93,8 @@ impl Telemetry {
     /// # Errors
     /// The thread panicked.
     pub fn stop(self) -> anyhow::Result<(Vec<TelemetryRow>, Overhead)> {
-        // The receiver is gone only if the thread has ended already; joining then tells why.
-        drop(self.stop.send(()));
+        // A closed channel ends the thread as a message would, also when it has ended already.
+        drop(self.stop);
         let overhead =
             self.thread.join().map_err(|_| anyhow::anyhow!("telemetry: its thread panicked"))?;
         let rows = std::mem::take(&mut *locked(&self.rows));
@@ -127,8 +126,7 @@ fn sample(
     stopped: &mpsc::Receiver<()>,
 ) -> Overhead {
     let period = Duration::from_secs_f64((1.0 / rate_hz).clamp(1e-4, LONGEST_PERIOD_S));
-    let mut overhead =
-        Overhead { source: probe.name().to_owned(), rate_hz, ..Overhead::default() };
+    let mut overhead = Overhead { source: probe.name().to_owned(), rate_hz, ..Overhead::default() };
     let began = now();
     let mut reading = Duration::ZERO;
     let mut due = began + period;
@@ -282,7 +280,10 @@ mod tests {
         let mut probe = Counted { left: 1, stop: None };
         let rows = Mutex::new(Vec::new());
         let overhead = sample(&mut probe, "r", 1.0, Clock::start(), &rows, &stopped);
-        assert_eq!((overhead.samples, overhead.sample_ns_mean, overhead.core_share), (0, None, None));
+        assert_eq!(
+            (overhead.samples, overhead.sample_ns_mean, overhead.core_share),
+            (0, None, None)
+        );
     }
 
     #[test]

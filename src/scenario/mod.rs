@@ -191,6 +191,18 @@ pub struct ModelShape {
     pub head_dim: usize,
 }
 
+impl ModelShape {
+    /// The preset of that name, such as `llama-2-7b`.
+    pub fn preset(name: &str) -> Option<Self> {
+        preset::find(name)
+    }
+
+    /// Names of all presets.
+    pub fn preset_names() -> Vec<&'static str> {
+        preset::names().to_vec()
+    }
+}
+
 /// A name and a workload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedWorkload {

@@ -14,7 +14,7 @@ use crate::{
     execute::{Backend, Context},
     kernel::{Kernel, KernelSpec, Op},
     method::Method,
-    plan::Cell,
+    plan::{self, Cell},
     record::{KernelRow, Row},
     scenario::{Device, Timing},
 };
@@ -111,8 +111,8 @@ impl KernelBackend {
             Device::Cpu => {}
         }
         // Repeats see other data, methods of one repeat the same.
-        let seed = self.seed.wrapping_add(u64::from(first.repeat) << 32);
-        let (steps, notice) = step::steps(first, &self.lab, self.timing, self.seed)?;
+        let seed = plan::cell_seed(self.seed, first);
+        let (steps, notice) = step::steps(first, &self.lab, self.timing, seed)?;
         if let Some(notice) = notice {
             self.tell(context, format!("{}: {notice}", first.workload));
         }
@@ -147,7 +147,7 @@ impl KernelBackend {
         context: &mut Context<'_>,
     ) -> anyhow::Result<()> {
         for (index, cell) in cells.iter().enumerate() {
-            let known = step::steps(cell, &self.lab, self.timing, self.seed)
+            let known = step::steps(cell, &self.lab, self.timing, plan::cell_seed(self.seed, cell))
                 .ok()
                 .and_then(|(steps, _)| steps.into_iter().next());
             let template = match known {
