@@ -1,4 +1,5 @@
 //! Arguments, printing and exit codes; one file a command. The only module that prints.
 
 pub mod doctor;
+pub mod kernels;
 pub mod ui;

@@ -30,7 +30,6 @@ pub mod stop;
 mod tests;
 
 pub use lab::{Available, Lab, MakePool, Open, ReadLengths};
-pub use row::PROBE;
 pub use step::Lengths;
 
 use rounds::Entrant;

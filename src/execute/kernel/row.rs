@@ -6,11 +6,8 @@ use crate::{
     kernel::{Op, Shape},
     method::Method,
     plan::Cell,
-    record::KernelRow,
+    record::{KernelRow, PROBE_METHOD as PROBE},
 };
-
-/// Name of the read-bandwidth probe in the `method` column.
-pub const PROBE: &str = "probe";
 
 /// Everything about a cell's step that does not depend on what happens to it.
 pub(super) fn template(run_id: &str, lab: &Lab, cell: &Cell, step: &Step) -> KernelRow {

@@ -10,7 +10,7 @@ use crate::{
     execute::{Observer, StopFlag, clock::Clock},
     kernel::{Verification, Work},
     plan::Task,
-    record::Sink,
+    record::{PROBE_METHOD as PROBE, Sink},
     scenario::{KernelTarget, LengthDist, ModelShape, NamedMethod, Workload},
 };
 
