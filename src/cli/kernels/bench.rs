@@ -158,8 +158,8 @@ fn measure(args: &BenchArgs, lab: Lab, cells: &[Cell], ui: &Ui) -> anyhow::Resul
     Ok(rows.0)
 }
 
-/// Samples of one method by number. Samples with the same number come from the same round, or, where kernels were
-/// measured in turn, at least from the same place in the sequence.
+/// Samples of one method by number: the same number is the same round, or, where kernels do not fit into memory
+/// together, the same round of another group (a notice has said so).
 type Samples<'a> = BTreeMap<i64, &'a KernelRow>;
 
 fn samples<'a>(rows: &'a [KernelRow], method: &str) -> Samples<'a> {
@@ -198,11 +198,7 @@ fn line(name: &str, rows: &[KernelRow], baseline: &Samples<'_>, probe: &Samples<
         text(first.map(|row| row.dtype.clone())),
         estimate(own.values().filter_map(|row| ns(row)).map(|ns| ns / 1e3).collect()),
         estimate(own.values().filter_map(|row| bytes_per_ns(row)).collect()),
-        if is_probe {
-            Value::Missing
-        } else {
-            paired(&own, probe, |a, b| Some(bytes_per_ns(a)? / bytes_per_ns(b)?))
-        },
+        if is_probe { Value::Missing } else { of_bandwidth(&own, probe) },
         if is_probe {
             Value::Missing
         } else {
@@ -230,6 +226,18 @@ fn paired(
 ) -> Value {
     let pairs = own.iter().filter_map(|(number, row)| ratio(row, other.get(number)?));
     estimate(pairs.collect())
+}
+
+/// Each sample against the probe's sample nearest in time: a probe counts on over groups, numbers would not match.
+fn of_bandwidth(own: &Samples<'_>, probe: &Samples<'_>) -> Value {
+    let nearest = |row: &KernelRow| {
+        let at = row.t_ns?;
+        probe.values().min_by_key(|other| {
+            other.t_ns.map_or(i64::MAX, |t| i64::try_from(t.abs_diff(at)).unwrap_or(i64::MAX))
+        })
+    };
+    let part = |row: &KernelRow| Some(bytes_per_ns(row)? / bytes_per_ns(nearest(row)?)?);
+    estimate(own.values().filter_map(|row| part(row)).collect())
 }
 
 /// Median with its 95 % interval, as far as the number of values allows.

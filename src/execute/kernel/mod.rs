@@ -171,7 +171,7 @@ impl KernelBackend {
         let mut probe = self.open_probe(block, first, context)?;
         for step in steps {
             let specs = self.specs(block, step);
-            let needs: Vec<u64> = specs.iter().map(memory::need_bytes).collect();
+            let needs: Vec<_> = specs.iter().map(memory::need).collect();
             let seating = memory::seat(&needs, (self.lab.available)());
             if seating.groups.len() > 1 {
                 self.tell(context, turns_notice(block, step, seating.groups.len()));

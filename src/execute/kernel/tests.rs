@@ -314,7 +314,8 @@ fn kernels_that_do_not_fit_together_take_turns() {
         seed: 0,
         rotate_bytes: 2000,
     };
-    let room = memory::need_bytes(&spec) * 3 / 2;
+    let need = memory::need(&spec);
+    let room = need.kept * 3 / 2 + need.scratch;
     let outcome =
         Bench { available: Some(room * 10 / 8), ..decode }.run(&[Method::Fp16, Method::Int8]);
     assert!(outcome.notices[0].contains("2 groups"), "{:?}", outcome.notices);
@@ -361,4 +362,33 @@ fn the_probe_has_the_id_of_its_block() {
     let probe = of(&outcome.rows, PROBE)[0];
     assert_eq!(probe.cell_id, "s/t/probe/decode-b2-kv64/launch/r0");
     assert_eq!((probe.op.as_str(), probe.verified, probe.bytes_moved), ("read", true, Some(1000)));
+}
+
+#[test]
+fn shipped_scenarios_are_valid_and_the_quickstart_is_small() {
+    for name in ["quickstart", "cpu-kernels", "kivi"] {
+        let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let scenario = crate::scenario::Scenario::load(std::path::Path::new(&path)).unwrap();
+        let cells = plan::expand(&scenario);
+        assert!(scenario.name == name && cells.iter().all(|cell| step::target(cell).is_ok()));
+        if name == "quickstart" {
+            let llc = 32 << 20;
+            let blocks = cells.chunk_by(|a, b| a.block == b.block);
+            let largest = blocks.map(|block| block_bytes(block, &scenario.timing, llc)).max();
+            assert!(largest.unwrap() < 4 << 30, "{largest:?}");
+        }
+    }
+}
+
+/// Upper bound of the memory that a block of launches keeps.
+fn block_bytes(block: &[Cell], timing: &Timing, llc: u64) -> u64 {
+    let lab = Bench::default().lab(&Log::default(), &StopFlag::default());
+    let kept = |cell: &Cell| {
+        let (steps, _) = step::steps(cell, &lab, *timing, 0).unwrap();
+        let rotate_bytes = (llc as f64 * timing.rotate_llc) as u64;
+        let method = cell.method.method.clone();
+        let shape = steps[0].shape.clone();
+        memory::need(&KernelSpec { op: steps[0].op, method, shape, seed: 0, rotate_bytes }).kept
+    };
+    block.iter().map(kept).sum()
 }
