@@ -9,6 +9,9 @@ use crate::{plan::Cell, record::Sink};
 
 pub mod clock;
 pub mod run;
+pub mod kernel;
+pub mod probe;
+pub mod telemetry;
 
 /// Something that can measure the cells of one block.
 pub trait Backend {

@@ -1,8 +1,35 @@
 //! The TOML grammar of an experiment, and the domain type it becomes: if a [`Scenario`] exists, it is valid.
 
-use std::path::PathBuf;
+//!
+//! [`wire`] is the file's spelling, [`value`] the values that check themselves, [`check`] what they must agree on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 
 use crate::{kernel::Op, method::Method};
+
+mod check;
+mod error;
+mod limit;
+mod method;
+mod preset;
+mod target;
+mod value;
+mod wire;
+mod workload;
+
+#[cfg(test)]
+pub(crate) mod fuzz;
+#[cfg(test)]
+mod tests;
+
+pub use error::ScenarioError;
+
+/// Longest name.
+const NAME_MAX: usize = 64;
+/// What names are made of, as a regular expression.
+const NAME_PATTERN: &str = "^[-a-z0-9]+$";
 
 /// A validated experiment.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,6 +191,18 @@ pub struct ModelShape {
     pub head_dim: usize,
 }
 
+impl ModelShape {
+    /// The preset of that name, such as `llama-2-7b`.
+    pub fn preset(name: &str) -> Option<Self> {
+        preset::find(name)
+    }
+
+    /// Names of all presets.
+    pub fn preset_names() -> Vec<&'static str> {
+        preset::names().to_vec()
+    }
+}
+
 /// A name and a workload.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamedWorkload {
@@ -301,4 +340,53 @@ pub struct Timing {
     pub max_seconds: f64,
     /// Distinct data cycled through, as a multiple of the last-level cache.
     pub rotate_llc: f64,
+}
+
+impl Scenario {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or a [`ScenarioError`] with line, column and hint.
+    pub fn load(path: &Path) -> anyhow::Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| {
+            format!("{}: cannot read the scenario\n  hint: the path is relative to the working directory", path.display())
+        })?;
+        let text = String::from_utf8(bytes).with_context(|| {
+            format!("{}: expected UTF-8 text\n  hint: save the file as UTF-8", path.display())
+        })?;
+        Ok(Self::parse(&text, &path.display().to_string())?)
+    }
+
+    /// Checks a text; `origin` stands before the line number in errors. Never panics.
+    ///
+    /// # Errors
+    /// The first fault found, with its place and what to do about it.
+    pub fn parse(text: &str, origin: &str) -> Result<Self, ScenarioError> {
+        Self::checked(text).map_err(|fault| fault.locate(text, origin))
+    }
+
+    fn checked(text: &str) -> Result<Self, error::Fault> {
+        if text.len() > limit::TEXT_BYTES_MAX {
+            let message =
+                format!("expected at most {} bytes, got {}", limit::TEXT_BYTES_MAX, text.len());
+            return Err(error::Fault::new(0, message, "is this a scenario file?"));
+        }
+        let file: wire::File = toml::from_str(text).map_err(|error| error::translate(&error))?;
+        check::scenario(file, text)
+    }
+}
+
+/// JSON Schema of the file.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(wire::File).to_value()
+}
+
+impl LengthDist {
+    /// The longest length that can be drawn.
+    pub fn max(&self) -> u32 {
+        match *self {
+            LengthDist::Fixed(n) => n,
+            LengthDist::Uniform { max, .. } | LengthDist::Lognormal { max, .. } => max,
+        }
+    }
 }

@@ -1,5 +1,20 @@
 //! Data set and arrival process become requests with due times. All randomness ends here.
 
+use anyhow::bail;
+
+use crate::{
+    plan::Arrival,
+    scenario::{DatasetFormat, Workload},
+};
+
+mod arrival;
+pub mod dataset;
+mod draw;
+pub mod make;
+mod synthetic;
+
+pub use dataset::{DatasetReport, RowError, Sample, sha256_file};
+
 /// One request to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
@@ -29,3 +44,110 @@ pub enum Due {
     /// As soon as one of the cell's slots is free (closed loop).
     WhenFree,
 }
+
+/// Requests and what the data set's file was like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Built {
+    /// In the order in which they are due.
+    pub requests: Vec<Request>,
+    /// Rows, bad rows and sha256 of the file; `None` for synthetic workloads.
+    pub dataset: Option<DatasetReport>,
+}
+
+/// The requests of one cell, always the same for the same arguments. Use [`crate::plan::cell_seed`] as the seed, so that
+/// every method gets the same prompts in the same order at the same times.
+///
+/// # Errors
+/// The data set cannot be read or holds fewer usable rows than asked for; the workload is a grid of shapes.
+pub fn build(workload: &Workload, arrival: &Arrival, seed: u64) -> anyhow::Result<Vec<Request>> {
+    build_reporting(workload, arrival, seed).map(|built| built.requests)
+}
+
+/// Like [`build`], with the report on the file: bad rows belong into the run's notes, the hash into its manifest.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> anyhow::Result<Built> {
+    let (mut requests, dataset) = match workload {
+        Workload::Shapes { .. } => {
+            bail!("a grid of shapes has no requests: it is launched, not sent")
+        }
+        Workload::Dataset { path, format, n_requests, max_tokens } => {
+            let (samples, report) = dataset::read(path, *format)?;
+            (drawn(samples, &report, *n_requests, *max_tokens, seed)?, Some(report))
+        }
+        Workload::Synthetic { n_requests, prompt_tokens, output_tokens } => {
+            let drawn = synthetic::draw(*n_requests, prompt_tokens, output_tokens, seed);
+            (drawn.into_iter().enumerate().map(synthetic_request).collect(), None)
+        }
+    };
+    let due = arrival::due_times(arrival, requests.len(), seed)?;
+    for (request, due) in requests.iter_mut().zip(due) {
+        request.due = due;
+    }
+    Ok(Built { requests, dataset })
+}
+
+/// Four bytes a token: an estimate for kernel replay, never a result.
+pub fn tokens_est(text: &str) -> u32 {
+    u32::try_from(text.len().div_ceil(4)).unwrap_or(u32::MAX)
+}
+
+fn drawn(
+    mut samples: Vec<Sample>,
+    report: &DatasetReport,
+    n_requests: Option<usize>,
+    max_tokens: u32,
+    seed: u64,
+) -> anyhow::Result<Vec<Request>> {
+    let n = n_requests.unwrap_or(samples.len());
+    if n > samples.len() {
+        bail!(
+            "{}: expected at least `n_requests` = {n} usable rows, got {} ({} bad)\n  hint: lower `n_requests`, or leave it out to send every row once",
+            report.path.display(),
+            samples.len(),
+            report.n_bad
+        );
+    }
+    let mut rng = draw::stream(seed, draw::Stream::Sample);
+    let order = draw::sample(&mut rng, samples.len(), n);
+    let request = |(id, row): (usize, usize)| {
+        let sample = &mut samples[row];
+        Request {
+            id: id as u64,
+            prompt_tokens_est: tokens_est(&sample.prompt),
+            answer_tokens_est: sample.answer.as_deref().map(tokens_est),
+            sample_id: std::mem::take(&mut sample.id),
+            prompt: std::mem::take(&mut sample.prompt),
+            turn: 0,
+            due: Due::WhenFree,
+            max_tokens,
+        }
+    };
+    Ok(order.into_iter().enumerate().map(request).collect())
+}
+
+fn synthetic_request((id, drawn): (usize, synthetic::Drawn)) -> Request {
+    Request {
+        id: id as u64,
+        sample_id: format!("synthetic-{id}"),
+        turn: 0,
+        due: Due::WhenFree,
+        prompt: drawn.prompt,
+        prompt_tokens_est: drawn.prompt_tokens,
+        answer_tokens_est: Some(drawn.output_tokens),
+        max_tokens: drawn.output_tokens,
+    }
+}
+
+/// The format that a file's name suggests: `.jsonl` is LongBench, `.json` ShareGPT.
+pub fn format_of(path: &std::path::Path) -> Option<DatasetFormat> {
+    match path.extension()?.to_str()? {
+        "jsonl" => Some(DatasetFormat::Longbench),
+        "json" => Some(DatasetFormat::Sharegpt),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

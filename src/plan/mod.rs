@@ -1,9 +1,19 @@
 //! A scenario becomes an ordered list of cells with readable, stable ids. Pure.
 
+use regex::Regex;
+
 use crate::{
     kernel::Op,
-    scenario::{EngineTarget, KernelTarget, NamedMethod, Workload},
+    scenario::{EngineTarget, KernelTarget, NamedMethod, Scenario, Workload},
 };
+
+mod estimate;
+mod expand;
+
+#[cfg(test)]
+mod tests;
+
+pub use estimate::{ASSUMPTION, Estimate, block_seconds, estimate};
 
 /// One point of an experiment: `scenario/target/method/workload/load/repeat`.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,4 +96,43 @@ pub enum Arrival {
         /// Shape.
         burstiness: f64,
     },
+}
+
+impl Arrival {
+    /// The parameter as written in cell ids: `8`, `2.5`.
+    fn value(&self) -> String {
+        match self {
+            Arrival::Closed { concurrency } => concurrency.to_string(),
+            Arrival::Constant { rate }
+            | Arrival::Poisson { rate }
+            | Arrival::Gamma { rate, .. } => rate.to_string(),
+        }
+    }
+}
+
+/// All cells in the order in which they run: target, workload (of a grid: op, batch, kv_len), load, repeat, method; the
+/// A/A control of the baseline comes last in each kernel block. Ids are unique.
+///
+/// What a target cannot run is left out: kernel targets take shapes and, under closed loads, prompts; engine targets
+/// take prompts under every load. A valid scenario has work for each target.
+pub fn expand(scenario: &Scenario) -> Vec<Cell> {
+    expand::cells(scenario)
+}
+
+/// The cells whose id matches, in the same order and with the same blocks.
+pub fn filter(cells: &[Cell], pattern: &Regex) -> Vec<Cell> {
+    cells.iter().filter(|cell| pattern.is_match(&cell.id)).cloned().collect()
+}
+
+/// Seed of a cell's requests and data. It depends on the workload, the load and the repeat, and neither on the target
+/// nor on the method: every method gets the same prompts in the same order at the same times, while a repeat or another
+/// load gets others, so that a prefix cache warmed by one cell is no help to the next.
+pub fn cell_seed(scenario_seed: u64, cell: &Cell) -> u64 {
+    use sha2::Digest;
+    let mut hasher = sha2::Sha256::new();
+    hasher.update(scenario_seed.to_le_bytes());
+    // Names hold no slash, so the parts cannot run into each other.
+    hasher.update(format!("{}/{}/{}", cell.workload, cell.load, cell.repeat));
+    let digest = hasher.finalize();
+    u64::from_le_bytes(std::array::from_fn(|i| digest[i]))
 }

@@ -1,0 +1,133 @@
+//! `kvbench kernels`: what our own kernels are, whether they are right, and a quick look at how fast they are.
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::ui::Ui,
+    execute::kernel::Lab,
+    kernel::Op,
+    method::{Method, Pooling},
+    report::{Column, Table, Value, render},
+    scenario::{Device, ModelShape, NamedMethod},
+};
+
+mod bench;
+mod verify;
+
+pub use bench::BenchArgs;
+pub use verify::VerifyArgs;
+
+/// Operations that have a kernel for each method.
+const OPS: [Op; 3] = [Op::Prefill, Op::Decode, Op::Compress];
+
+/// List, verify or time the built-in kernels.
+#[derive(Debug, clap::Args)]
+pub struct KernelsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KernelsCommand,
+}
+
+/// Subcommands of `kvbench kernels`.
+#[derive(Debug, clap::Subcommand)]
+pub enum KernelsCommand {
+    /// Which kernels exist on this machine.
+    List,
+    /// Compares every kernel with f64 attention over what its cache stores; exit 1 if one is off.
+    Verify(VerifyArgs),
+    /// Times kernels at one shape, without a scenario and without files.
+    Bench(BenchArgs),
+}
+
+/// Runs a subcommand on `lab`.
+///
+/// # Errors
+/// An unknown model or method; CUDA is asked for; the result cannot be written.
+pub fn run_on(args: &KernelsArgs, ui: &Ui, lab: Lab) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        KernelsCommand::List => list(ui, &lab),
+        KernelsCommand::Verify(args) => verify::run(args, ui, &lab),
+        KernelsCommand::Bench(args) => bench::run(args, ui, lab),
+    }
+}
+
+fn list(ui: &Ui, lab: &Lab) -> anyhow::Result<ExitCode> {
+    let columns = ["op", "method", "backend", "device"].map(|name| Column::new(name, ""));
+    let mut table = Table::new("Kernels on this machine", columns.to_vec());
+    let row = |op: Op, method: &str| -> Vec<Value> {
+        let words = [op.name(), method, &lab.backend, &lab.device];
+        words.map(|word| Value::Text(word.to_owned())).to_vec()
+    };
+    for op in OPS {
+        table.rows.extend(catalogue().iter().map(|named| row(op, &named.name)));
+    }
+    table.rows.push(row(Op::Read, "any"));
+    ui.out(&render(&table, ui.format, ui.color))?;
+    if let Some(gpu) = &lab.idle_gpu {
+        ui.note(&format!("{gpu} is present; this version has no CUDA kernels"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Every method at the parameters of the shipped scenarios.
+fn catalogue() -> Vec<NamedMethod> {
+    let kivi = |bits| Method::Kivi { bits, group: 32, residual: 128 };
+    let snapkv = Method::Snapkv { window: 32, budget: 512, pooling: Pooling::Avg, pool_width: 5 };
+    let methods = [
+        ("fp16", Method::Fp16),
+        ("int8", Method::Int8),
+        ("int4", Method::Int4),
+        ("fp8", Method::Fp8),
+        ("kivi-4", kivi(4)),
+        ("kivi-2", kivi(2)),
+        ("streaming", Method::Streaming { sink: 4, window: 508 }),
+        ("h2o", Method::H2o { heavy: 256, recent: 256 }),
+        ("snapkv", snapkv),
+    ];
+    methods.map(|(name, method)| NamedMethod { name: name.to_owned(), method }).to_vec()
+}
+
+/// Those of the catalogue that are named, or all.
+fn chosen(names: &[String]) -> anyhow::Result<Vec<NamedMethod>> {
+    let all = catalogue();
+    if let Some(unknown) = names.iter().find(|name| all.iter().all(|known| known.name != **name)) {
+        let known: Vec<&str> = all.iter().map(|named| named.name.as_str()).collect();
+        anyhow::bail!("--method: expected one of {}, got `{unknown}`", known.join(", "));
+    }
+    let wanted = |named: &NamedMethod| names.is_empty() || names.contains(&named.name);
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+fn model(name: &str) -> anyhow::Result<ModelShape> {
+    ModelShape::preset(name).ok_or_else(|| {
+        let known = ModelShape::preset_names().join(", ");
+        anyhow::anyhow!("--model: expected one of {known}, got `{name}`")
+    })
+}
+
+fn check_device(device: Device, lab: &Lab) -> anyhow::Result<()> {
+    anyhow::ensure!(device != Device::Cuda, "{}", lab.cuda_missing);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_choose_in_the_order_of_the_catalogue() {
+        let names = ["kivi-2".to_owned(), "fp16".to_owned()];
+        let chosen: Vec<String> =
+            chosen(&names).unwrap().into_iter().map(|named| named.name).collect();
+        assert_eq!(chosen, ["fp16", "kivi-2"]);
+        assert_eq!(super::chosen(&[]).unwrap().len(), catalogue().len());
+        let error = super::chosen(&["kivi".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("kivi-4") && error.contains("`kivi`"));
+    }
+
+    #[test]
+    fn models_are_the_presets() {
+        assert_eq!(model("llama-3-8b").unwrap().num_kv_heads, 8);
+        assert!(model("llama").unwrap_err().to_string().contains("llama-2-7b"));
+    }
+}

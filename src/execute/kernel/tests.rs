@@ -1,0 +1,394 @@
+//! The backend against fakes: no number here depends on how fast anything ran.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::*;
+use crate::{
+    execute::{Observer, StopFlag, clock::Clock},
+    kernel::{Verification, Work},
+    plan::Task,
+    record::{PROBE_METHOD as PROBE, Sink},
+    scenario::{KernelTarget, LengthDist, ModelShape, NamedMethod, Workload},
+};
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+struct Fake {
+    name: String,
+    op: Op,
+    rel_err: f64,
+    log: Log,
+    stop_at: Option<(usize, StopFlag)>,
+    launched: Arc<AtomicUsize>,
+}
+
+impl Kernel for Fake {
+    fn op(&self) -> Op {
+        self.op
+    }
+    fn work(&self) -> Work {
+        Work { bytes_moved: 1000, flops: 10 }
+    }
+    fn verify(&mut self) -> Verification {
+        Verification { max_rel_err: self.rel_err, gate: 1e-3 }
+    }
+    fn copies(&self) -> usize {
+        3
+    }
+    fn launch(&mut self, copy: usize) {
+        // Long enough that a sample is one launch, whatever the machine: work, not time, is counted.
+        let began = crate::execute::clock::now();
+        while began.elapsed().as_micros() < 30 {
+            std::hint::spin_loop();
+        }
+        self.log.lock().unwrap().push(format!("{}#{}", self.name, copy % 3));
+        let launched = self.launched.fetch_add(1, Ordering::SeqCst) + 1;
+        if let Some((at, flag)) = &self.stop_at
+            && launched == *at
+        {
+            flag.raise();
+        }
+    }
+    fn resident_bytes(&self) -> u64 {
+        1000
+    }
+}
+
+#[derive(Default)]
+struct Memory {
+    rows: Vec<KernelRow>,
+    finished: Vec<String>,
+}
+
+impl Sink for Memory {
+    fn row(&mut self, row: Row) -> anyhow::Result<()> {
+        match row {
+            Row::Kernel(row) => self.rows.push(row),
+            other => panic!("expected a kernel row, got {other:?}"),
+        }
+        Ok(())
+    }
+    fn finished(&mut self, cell_ids: &[&str]) -> anyhow::Result<()> {
+        self.finished.extend(cell_ids.iter().map(|id| (*id).to_owned()));
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Notices(Mutex<Vec<String>>);
+
+impl Observer for Notices {
+    fn notice(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+struct Outcome {
+    rows: Vec<KernelRow>,
+    finished: Vec<String>,
+    notices: Vec<String>,
+    log: Vec<String>,
+}
+
+/// What a test can turn.
+struct Bench {
+    device: Device,
+    available: Option<u64>,
+    stop_at: Option<usize>,
+    timing: Timing,
+    idle_gpu: Option<String>,
+    task: fn(KernelTarget) -> Task,
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        let timing = Timing {
+            warmup: 1,
+            min_samples: 4,
+            max_samples: 4,
+            target_rel_ci: 0.1,
+            max_seconds: 60.0,
+            rotate_llc: 2.0,
+        };
+        Self {
+            device: Device::Auto,
+            available: None,
+            stop_at: None,
+            timing,
+            idle_gpu: None,
+            task: launch,
+        }
+    }
+}
+
+fn launch(target: KernelTarget) -> Task {
+    Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 64 }
+}
+
+fn replay(target: KernelTarget) -> Task {
+    let workload = Workload::Synthetic {
+        n_requests: 5,
+        prompt_tokens: LengthDist::Fixed(8),
+        output_tokens: LengthDist::Fixed(4),
+    };
+    Task::Replay { target, workload, batch: 2 }
+}
+
+fn model() -> ModelShape {
+    ModelShape { name: "tiny".into(), num_layers: 1, num_heads: 4, num_kv_heads: 2, head_dim: 8 }
+}
+
+fn name(spec: &KernelSpec) -> String {
+    match (spec.op, &spec.method) {
+        (Op::Read, _) => PROBE.to_owned(),
+        (_, method) => row::dtype(method),
+    }
+}
+
+impl Bench {
+    fn lab(&self, log: &Log, stop: &StopFlag) -> Lab {
+        let (log, launched) = (Arc::clone(log), Arc::new(AtomicUsize::new(0)));
+        let stop_at = self.stop_at.map(|at| (at, stop.clone()));
+        let available = self.available;
+        let open = move |spec: &KernelSpec| -> anyhow::Result<Box<dyn Kernel>> {
+            if spec.method == Method::Fp8 {
+                anyhow::bail!("no fp8 here");
+            }
+            Ok(Box::new(Fake {
+                name: name(spec),
+                op: spec.op,
+                rel_err: if spec.method == Method::Int4 { f64::NAN } else { 1e-4 },
+                log: Arc::clone(&log),
+                stop_at: stop_at.clone(),
+                launched: Arc::clone(&launched),
+            }))
+        };
+        Lab {
+            device: "fake cpu".into(),
+            backend: "cpu-fake".into(),
+            llc_bytes: 1000,
+            idle_gpu: self.idle_gpu.clone(),
+            cuda_missing: "no CUDA here\n  hint: device = \"cpu\"".into(),
+            open: Box::new(open),
+            pool: Box::new(|_| Ok(rayon::ThreadPoolBuilder::new().num_threads(2).build()?)),
+            available: Box::new(move || available),
+            lengths: Box::new(|_, _, _| {
+                Ok((1..=5).map(|i| Lengths { prompt: 8 * i, answer: 4 * i }).collect())
+            }),
+        }
+    }
+
+    fn run(&self, methods: &[Method]) -> Outcome {
+        let stop = StopFlag::default();
+        let log = Log::default();
+        let cells: Vec<Cell> = methods.iter().map(|method| self.cell(method)).collect();
+        let block: Vec<&Cell> = cells.iter().collect();
+        let (mut sink, notices) = (Memory::default(), Notices::default());
+        let mut context = Context {
+            run_id: "run",
+            sink: &mut sink,
+            observer: &notices,
+            stop: stop.clone(),
+            clock: Clock::start(),
+        };
+        let mut backend = KernelBackend::new(self.lab(&log, &stop), self.timing, 7);
+        backend.run(&block, &mut context).unwrap();
+        let log = log.lock().unwrap().clone();
+        Outcome {
+            rows: sink.rows,
+            finished: sink.finished,
+            notices: notices.0.into_inner().unwrap(),
+            log,
+        }
+    }
+
+    fn cell(&self, method: &Method) -> Cell {
+        let name = row::dtype(method);
+        let target =
+            KernelTarget { model: model(), device: self.device, threads: None, methods: vec![] };
+        Cell {
+            id: format!("s/t/{name}/decode-b2-kv64/launch/r0"),
+            block: 0,
+            target: "t".into(),
+            method: NamedMethod { name, method: method.clone() },
+            workload: "decode-b2-kv64".into(),
+            load: "launch".into(),
+            repeat: 0,
+            task: (self.task)(target),
+        }
+    }
+}
+
+fn of<'a>(rows: &'a [KernelRow], method: &str) -> Vec<&'a KernelRow> {
+    rows.iter().filter(|row| row.method == method).collect()
+}
+
+#[test]
+fn rounds_hold_one_sample_of_each_and_the_probe_in_alternating_order() {
+    let outcome = Bench::default().run(&[Method::Fp16, Method::Int8]);
+    let methods: Vec<&str> = outcome.rows.iter().map(|row| row.method.as_str()).collect();
+    let rounds = [
+        ["f16", "int8", PROBE],
+        [PROBE, "int8", "f16"],
+        ["int8", PROBE, "f16"],
+        ["f16", PROBE, "int8"],
+    ];
+    assert_eq!(methods, rounds.concat());
+    for method in ["f16", "int8", PROBE] {
+        let samples: Vec<_> = of(&outcome.rows, method).iter().map(|row| row.sample).collect();
+        assert_eq!(samples, [Some(0), Some(1), Some(2), Some(3)]);
+    }
+    assert_eq!(outcome.finished.len(), 2, "the probe is no planned cell");
+}
+
+#[test]
+fn copies_are_rotated_after_the_warm_up() {
+    let outcome = Bench::default().run(&[Method::Fp16]);
+    let copies: Vec<&str> =
+        outcome.log.iter().filter_map(|entry| entry.strip_prefix("f16#")).collect();
+    assert_eq!(copies, ["0", "1", "2", "0", "1"]);
+}
+
+#[test]
+fn rows_are_the_same_in_all_but_times() {
+    let strip = |mut row: KernelRow| {
+        assert!(row.duration_ns.take().is_some() && row.t_ns.take().is_some());
+        row.thread_cpu_ns = None;
+        row
+    };
+    let once = || -> Vec<KernelRow> {
+        Bench::default().run(&[Method::Fp16, Method::Int8]).rows.into_iter().map(strip).collect()
+    };
+    assert_eq!(once(), once());
+}
+
+#[test]
+fn a_kernel_that_fails_has_a_reason_and_no_time() {
+    let outcome = Bench::default().run(&[Method::Fp16, Method::Int4, Method::Fp8]);
+    let [wrong] = of(&outcome.rows, "int4")[..] else { panic!("expected one row") };
+    assert!(wrong.err.as_ref().unwrap().contains("verification failed"));
+    assert!(!wrong.verified && wrong.duration_ns.is_none() && wrong.max_rel_err.is_none());
+    let [absent] = of(&outcome.rows, "fp8-e4m3")[..] else { panic!("expected one row") };
+    assert_eq!(absent.err.as_deref(), Some("no fp8 here"));
+    assert!(absent.sample.is_none() && absent.bytes_moved.is_none());
+    assert_eq!(of(&outcome.rows, "f16").len(), 4, "the others go on");
+    assert_eq!(outcome.finished.len(), 3);
+    assert!(!outcome.log.iter().any(|entry| entry.starts_with("int4")), "never launched");
+}
+
+#[test]
+fn stopping_keeps_rows_but_finishes_nothing() {
+    // Warm-up is three launches; the fifth is the second sample of the first round.
+    let outcome = Bench { stop_at: Some(5), ..Bench::default() }.run(&[Method::Fp16, Method::Int8]);
+    assert_eq!(outcome.rows.len(), 2);
+    assert!(outcome.finished.is_empty());
+    assert_eq!(outcome.log.len(), 5);
+}
+
+#[test]
+fn stopping_during_warm_up_gives_no_rows() {
+    let outcome = Bench { stop_at: Some(1), ..Bench::default() }.run(&[Method::Fp16, Method::Int8]);
+    assert!(outcome.rows.is_empty() && outcome.finished.is_empty());
+    assert_eq!(outcome.log.len(), 1);
+}
+
+#[test]
+fn memory_is_asked_before_anything_is_opened() {
+    let outcome = Bench { available: Some(100), ..Bench::default() }.run(&[Method::Fp16]);
+    let [row] = &of(&outcome.rows, "f16")[..] else { panic!("expected one row") };
+    assert!(row.err.as_ref().unwrap().starts_with("memory: expected at most"));
+    assert!(outcome.log.is_empty());
+    assert_eq!(outcome.finished.len(), 1);
+}
+
+#[test]
+fn kernels_that_do_not_fit_together_take_turns() {
+    let decode = Bench::default();
+    let spec = KernelSpec {
+        op: Op::Decode,
+        method: Method::Fp16,
+        shape: crate::kernel::Shape { kv_lens: vec![64; 2], heads_q: 4, heads_kv: 2, head_dim: 8 },
+        seed: 0,
+        rotate_bytes: 2000,
+    };
+    let need = memory::need(&spec);
+    let room = need.kept * 3 / 2 + need.scratch;
+    let outcome =
+        Bench { available: Some(room * 10 / 8), ..decode }.run(&[Method::Fp16, Method::Int8]);
+    assert!(outcome.notices[0].contains("2 groups"), "{:?}", outcome.notices);
+    let last_f16 = outcome.rows.iter().rposition(|row| row.method == "f16");
+    let first_int8 = outcome.rows.iter().position(|row| row.method == "int8");
+    assert!(last_f16 < first_int8);
+    let probes: Vec<_> = of(&outcome.rows, PROBE).iter().map(|row| row.sample).collect();
+    assert_eq!(probes, (0..8).map(Some).collect::<Vec<_>>(), "numbered on over the groups");
+}
+
+#[test]
+fn cuda_is_refused_with_a_reason_and_auto_says_that_a_gpu_idles() {
+    let refused = Bench { device: Device::Cuda, ..Bench::default() }.run(&[Method::Fp16]);
+    assert!(refused.rows[0].err.as_ref().unwrap().contains("no CUDA here"));
+    assert_eq!(refused.rows[0].kv_tokens, 128);
+    assert_eq!(refused.finished.len(), 1);
+    let auto = Bench { idle_gpu: Some("H200".into()), ..Bench::default() }.run(&[Method::Fp16]);
+    assert!(auto.notices[0].contains("H200"));
+}
+
+#[test]
+fn replay_launches_ragged_batches_once() {
+    let outcome = Bench { task: replay, ..Bench::default() }.run(&[Method::Fp16]);
+    let rows = of(&outcome.rows, "f16");
+    // Five requests in batches of two: three batches of seven steps.
+    assert_eq!(rows.len(), 21);
+    let samples: Vec<i64> = rows.iter().filter_map(|row| row.sample).collect();
+    assert_eq!(samples, (0..21).collect::<Vec<_>>());
+    let first: Vec<_> =
+        rows[..7].iter().map(|row| (row.op.as_str(), row.kv_len, row.kv_tokens)).collect();
+    let decode = |longest, sum| ("decode", longest, sum);
+    assert_eq!(first[..2], [("prefill", 16, 24), ("compress", 16, 24)]);
+    assert_eq!(
+        first[2..],
+        [decode(16, 24), decode(18, 27), decode(20, 30), decode(22, 33), decode(24, 36)]
+    );
+    assert_eq!(rows[20].batch, 1, "the last batch is what is left");
+    assert_eq!(of(&outcome.rows, PROBE).len(), 21);
+}
+
+#[test]
+fn the_probe_has_the_id_of_its_block() {
+    let outcome = Bench::default().run(&[Method::Fp16]);
+    let probe = of(&outcome.rows, PROBE)[0];
+    assert_eq!(probe.cell_id, "s/t/probe/decode-b2-kv64/launch/r0");
+    assert_eq!((probe.op.as_str(), probe.verified, probe.bytes_moved), ("read", true, Some(1000)));
+}
+
+#[test]
+fn shipped_scenarios_are_valid_and_the_quickstart_is_small() {
+    for name in ["quickstart", "cpu-kernels", "kivi"] {
+        let path = format!("{}/scenarios/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let scenario = crate::scenario::Scenario::load(std::path::Path::new(&path)).unwrap();
+        let cells = plan::expand(&scenario);
+        assert!(scenario.name == name && cells.iter().all(|cell| step::target(cell).is_ok()));
+        if name == "quickstart" {
+            let llc = 32 << 20;
+            let blocks = cells.chunk_by(|a, b| a.block == b.block);
+            let largest = blocks.map(|block| block_bytes(block, &scenario.timing, llc)).max();
+            assert!(largest.unwrap() < 4 << 30, "{largest:?}");
+        }
+    }
+}
+
+/// Upper bound of the memory that a block of launches keeps.
+fn block_bytes(block: &[Cell], timing: &Timing, llc: u64) -> u64 {
+    let lab = Bench::default().lab(&Log::default(), &StopFlag::default());
+    let kept = |cell: &Cell| {
+        let (steps, _) = step::steps(cell, &lab, *timing, 0).unwrap();
+        let rotate_bytes = (llc as f64 * timing.rotate_llc) as u64;
+        let method = cell.method.method.clone();
+        let shape = steps[0].shape.clone();
+        memory::need(&KernelSpec { op: steps[0].op, method, shape, seed: 0, rotate_bytes }).kept
+    };
+    block.iter().map(kept).sum()
+}

@@ -1,0 +1,154 @@
+//! What a cell will roughly cost: an estimate to plan by, never a result.
+
+use super::{Arrival, Cell, Task};
+use crate::{
+    kernel::Op,
+    method::Method,
+    scenario::{KernelTarget, Timing, Workload},
+};
+
+/// Bandwidth assumed for kernels, bytes per second.
+const BYTES_PER_S: f64 = 10e9;
+/// Arithmetic assumed for prefill, floating-point operations per second.
+const FLOPS_PER_S: f64 = 50e9;
+/// Last-level cache assumed for the rotated copies.
+const LLC_BYTES: f64 = 32.0 * 1024.0 * 1024.0;
+
+/// What the estimates rest on, to be printed beside them.
+pub const ASSUMPTION: &str = "estimates, not measurements: kernels at 10 GB/s and 50 GFLOP/s with a 32 MiB last-level cache and \
+all samples taken, verification not counted; servers need at least the time over which requests arrive; empty = not known before the run";
+
+/// Cost of one cell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Seconds, before the block's time cap (see [`block_seconds`]); `None` where only the run can tell.
+    pub seconds: Option<f64>,
+    /// Memory on the device that runs our kernels; `None` for servers and for files not read yet.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Estimates one cell; [`ASSUMPTION`] belongs beside it.
+pub fn estimate(cell: &Cell, timing: &Timing) -> Estimate {
+    match &cell.task {
+        Task::Launch { target, op, batch, kv_len } => {
+            let layer = Layer {
+                target,
+                method: &cell.method.method,
+                tokens: (batch * kv_len) as f64,
+                kv_len: *kv_len as f64,
+            };
+            let launches = (timing.warmup + timing.max_samples) as f64;
+            Estimate {
+                seconds: Some(launches * layer.launch_s(*op)),
+                memory_bytes: Some(layer.memory(*op, timing)),
+            }
+        }
+        Task::Replay { target, workload, batch } => Estimate {
+            seconds: None,
+            memory_bytes: replay_memory(cell, target, workload, *batch, timing),
+        },
+        Task::Serve { workload, arrival, .. } => {
+            Estimate { seconds: arrival_s(workload, *arrival), memory_bytes: None }
+        }
+    }
+}
+
+/// Seconds of one block: the sum of its cells, held by `max_seconds` where kernels are timed.
+pub fn block_seconds(cells: &[&Cell], timing: &Timing) -> Option<f64> {
+    let sum: f64 = cells.iter().map(|cell| estimate(cell, timing).seconds).sum::<Option<f64>>()?;
+    let timed = cells.iter().any(|cell| matches!(cell.task, Task::Launch { .. }));
+    Some(if timed { sum.min(timing.max_seconds) } else { sum })
+}
+
+struct Layer<'a> {
+    target: &'a KernelTarget,
+    method: &'a Method,
+    /// Cached tokens of all sequences.
+    tokens: f64,
+    /// Cached tokens of one sequence.
+    kv_len: f64,
+}
+
+impl Layer<'_> {
+    fn fp16_bytes(&self) -> f64 {
+        4.0 * (self.target.model.num_kv_heads * self.target.model.head_dim) as f64 * self.tokens
+    }
+
+    fn stored_bytes(&self) -> f64 {
+        self.fp16_bytes() * stored_part(self.method, self.kv_len)
+    }
+
+    fn launch_s(&self, op: Op) -> f64 {
+        let bytes = match op {
+            Op::Decode => self.stored_bytes(),
+            Op::Compress => self.fp16_bytes() + self.stored_bytes(),
+            Op::Prefill | Op::Read => self.fp16_bytes(),
+        };
+        bytes / BYTES_PER_S
+            + if op == Op::Prefill { self.prefill_flops() / FLOPS_PER_S } else { 0.0 }
+    }
+
+    /// Causal: half of the square, two products of two operations per element.
+    fn prefill_flops(&self) -> f64 {
+        let width = (self.target.model.num_heads * self.target.model.head_dim) as f64;
+        2.0 * self.tokens * self.kv_len * width
+    }
+
+    fn memory(&self, op: Op, timing: &Timing) -> u64 {
+        let one = if op == Op::Decode {
+            self.stored_bytes()
+        } else {
+            self.fp16_bytes() + self.stored_bytes()
+        };
+        // The fp16 source is alive while the cache is made from it.
+        (self.fp16_bytes() + one.max(timing.rotate_llc * LLC_BYTES)) as u64
+    }
+}
+
+/// Rough size of the compressed cache as a part of the fp16 cache, scales included.
+fn stored_part(method: &Method, kv_len: f64) -> f64 {
+    let kept = |tokens: usize| (tokens as f64 / kv_len).min(1.0);
+    match *method {
+        Method::Fp16 => 1.0,
+        Method::Int8 => 0.5 + 1.0 / 64.0,
+        Method::Int4 => 0.25 + 1.0 / 64.0,
+        Method::Fp8 => 0.5,
+        Method::Kivi { bits, group, residual } => {
+            let fp16 = kept(residual);
+            fp16 + (1.0 - fp16) * (f64::from(bits) / 16.0 + 2.0 / group as f64)
+        }
+        Method::Streaming { sink, window } => kept(sink + window),
+        Method::H2o { heavy, recent } => kept(heavy + recent),
+        Method::Snapkv { budget, .. } => kept(budget),
+    }
+}
+
+/// An upper limit: every sequence of the batch as long as the workload allows.
+fn replay_memory(
+    cell: &Cell,
+    target: &KernelTarget,
+    workload: &Workload,
+    batch: usize,
+    timing: &Timing,
+) -> Option<u64> {
+    let Workload::Synthetic { prompt_tokens, output_tokens, .. } = workload else { return None };
+    let kv_len = f64::from(prompt_tokens.max()) + f64::from(output_tokens.max());
+    let layer =
+        Layer { target, method: &cell.method.method, tokens: batch as f64 * kv_len, kv_len };
+    Some(layer.memory(Op::Compress, timing))
+}
+
+/// Mean time from the start to the last arrival, where both number and rate are known.
+fn arrival_s(workload: &Workload, arrival: Arrival) -> Option<f64> {
+    let n_requests = match workload {
+        Workload::Synthetic { n_requests, .. } => Some(*n_requests),
+        Workload::Dataset { n_requests, .. } => *n_requests,
+        Workload::Shapes { .. } => None,
+    }? as f64;
+    match arrival {
+        Arrival::Closed { .. } => None,
+        Arrival::Constant { rate } | Arrival::Poisson { rate } | Arrival::Gamma { rate, .. } => {
+            Some(n_requests / rate)
+        }
+    }
+}

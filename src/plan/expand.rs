@@ -1,0 +1,168 @@
+//! The loops behind [`super::expand`].
+
+use super::{Arrival, Cell, Task};
+use crate::{
+    kernel::Op,
+    scenario::{
+        EngineTarget, KernelTarget, Load, NamedLoad, NamedMethod, NamedWorkload, Scenario, Target,
+        TargetKind, Workload,
+    },
+};
+
+/// A load with one value of its list.
+struct LoadPoint {
+    label: String,
+    arrival: Arrival,
+}
+
+/// What all cells of a block share but method and id.
+struct Block<'a> {
+    target: &'a str,
+    workload: String,
+    load: String,
+}
+
+struct Builder<'a> {
+    scenario: &'a Scenario,
+    loads: Vec<LoadPoint>,
+    cells: Vec<Cell>,
+    block: usize,
+}
+
+pub(super) fn cells(scenario: &Scenario) -> Vec<Cell> {
+    let loads = scenario.loads.iter().flat_map(load_points).collect();
+    let mut builder = Builder { scenario, loads, cells: Vec::new(), block: 0 };
+    for target in &scenario.targets {
+        for workload in &scenario.workloads {
+            builder.point(target, workload);
+        }
+    }
+    builder.cells
+}
+
+fn load_points(load: &NamedLoad) -> Vec<LoadPoint> {
+    let arrivals: Vec<Arrival> = match &load.kind {
+        Load::Closed { concurrency } => {
+            concurrency.iter().map(|&concurrency| Arrival::Closed { concurrency }).collect()
+        }
+        Load::Constant { rate } => rate.iter().map(|&rate| Arrival::Constant { rate }).collect(),
+        Load::Poisson { rate } => rate.iter().map(|&rate| Arrival::Poisson { rate }).collect(),
+        Load::Gamma { rate, burstiness } => {
+            let burstiness = *burstiness;
+            rate.iter().map(|&rate| Arrival::Gamma { rate, burstiness }).collect()
+        }
+    };
+    // The value holds no `-`, so `<name>-<value>` is unique among loads with unique names and values.
+    let point = |arrival: Arrival| LoadPoint {
+        label: format!("{}-{}", load.name, arrival.value()),
+        arrival,
+    };
+    arrivals.into_iter().map(point).collect()
+}
+
+impl Builder<'_> {
+    fn point(&mut self, target: &Target, workload: &NamedWorkload) {
+        match (&target.kind, &workload.kind) {
+            (TargetKind::Kernel(kernel), Workload::Shapes { ops, batch, kv_len }) => {
+                for &op in ops {
+                    for &batch in batch {
+                        for &kv_len in kv_len {
+                            self.launch(&target.name, kernel, &workload.name, (op, batch, kv_len));
+                        }
+                    }
+                }
+            }
+            (TargetKind::Kernel(kernel), _) => self.replay(&target.name, kernel, workload),
+            (TargetKind::Engine(_), Workload::Shapes { .. }) => {}
+            (TargetKind::Engine(engine), _) => self.serve(&target.name, engine, workload),
+        }
+    }
+
+    fn launch(
+        &mut self,
+        target: &str,
+        kernel: &KernelTarget,
+        workload: &str,
+        (op, batch, kv_len): (Op, usize, usize),
+    ) {
+        let task = Task::Launch { target: kernel.clone(), op, batch, kv_len };
+        let workload = format!("{workload}-{}-b{batch}-kv{kv_len}", op.name());
+        let block = Block { target, workload, load: "launch".to_owned() };
+        self.kernel_blocks(&block, kernel, &task);
+    }
+
+    fn replay(&mut self, target: &str, kernel: &KernelTarget, workload: &NamedWorkload) {
+        for (label, batch) in self.closed_loads() {
+            let task =
+                Task::Replay { target: kernel.clone(), workload: workload.kind.clone(), batch };
+            let block = Block { target, workload: workload.name.clone(), load: label };
+            self.kernel_blocks(&block, kernel, &task);
+        }
+    }
+
+    fn closed_loads(&self) -> Vec<(String, usize)> {
+        let closed = |point: &LoadPoint| match point.arrival {
+            Arrival::Closed { concurrency } => Some((point.label.clone(), concurrency)),
+            _ => None,
+        };
+        self.loads.iter().filter_map(closed).collect()
+    }
+
+    fn kernel_blocks(&mut self, block: &Block<'_>, kernel: &KernelTarget, task: &Task) {
+        let methods = self.kernel_methods(kernel);
+        for repeat in 0..self.scenario.repeats {
+            for method in &methods {
+                self.push(block, method.clone(), repeat, task.clone());
+            }
+            self.block += 1;
+        }
+    }
+
+    fn kernel_methods(&self, kernel: &KernelTarget) -> Vec<NamedMethod> {
+        let mut methods: Vec<_> =
+            kernel.methods.iter().filter_map(|name| self.method(name)).collect();
+        if self.scenario.aa_control
+            && let Some(baseline) =
+                methods.iter().find(|method| method.name == self.scenario.baseline)
+        {
+            let name = format!("{}-aa", baseline.name);
+            methods.push(NamedMethod { name, method: baseline.method.clone() });
+        }
+        methods
+    }
+
+    fn method(&self, name: &str) -> Option<NamedMethod> {
+        self.scenario.methods.iter().find(|method| method.name == name).cloned()
+    }
+
+    fn serve(&mut self, target: &str, engine: &EngineTarget, workload: &NamedWorkload) {
+        let Some(method) = self.method(&engine.method) else { return };
+        for i in 0..self.loads.len() {
+            let (label, arrival) = (self.loads[i].label.clone(), self.loads[i].arrival);
+            let task =
+                Task::Serve { target: engine.clone(), workload: workload.kind.clone(), arrival };
+            let block = Block { target, workload: workload.name.clone(), load: label };
+            for repeat in 0..self.scenario.repeats {
+                self.push(&block, method.clone(), repeat, task.clone());
+                self.block += 1;
+            }
+        }
+    }
+
+    fn push(&mut self, block: &Block<'_>, method: NamedMethod, repeat: u32, task: Task) {
+        let id = format!(
+            "{}/{}/{}/{}/{}/r{repeat}",
+            self.scenario.name, block.target, method.name, block.workload, block.load
+        );
+        self.cells.push(Cell {
+            id,
+            block: self.block,
+            target: block.target.to_owned(),
+            method,
+            workload: block.workload.clone(),
+            load: block.load.clone(),
+            repeat,
+            task,
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! Methods of the file, and whether they fit the heads they are to run on.
+
+use super::{NamedMethod, Scenario, TargetKind, error::Fault, value::Sp, wire};
+use crate::method::Method;
+
+/// Method name under which bandwidth probes are recorded.
+const PROBE: &str = "probe";
+
+/// One entry of `[method]`.
+pub(super) fn build(name: &Sp<String>, wire: &wire::Method) -> Result<NamedMethod, Fault> {
+    if name.value == PROBE {
+        let message =
+            "expected another name than `probe`, under which bandwidth probes are recorded";
+        return Err(Fault::new(name.at, message, "rename the method"));
+    }
+    Ok(NamedMethod { name: name.value.clone(), method: method(wire)? })
+}
+
+fn method(wire: &wire::Method) -> Result<Method, Fault> {
+    Ok(match wire {
+        wire::Method::Fp16(_) => Method::Fp16,
+        wire::Method::Int8(_) => Method::Int8,
+        wire::Method::Int4(_) => Method::Int4,
+        wire::Method::Fp8(_) => Method::Fp8,
+        wire::Method::Kivi(wire) => kivi(wire)?,
+        wire::Method::Streaming(wire) => {
+            Method::Streaming { sink: wire.sink.usize(), window: wire.window.usize() }
+        }
+        wire::Method::H2o(wire) => {
+            Method::H2o { heavy: wire.heavy.usize(), recent: wire.recent.usize() }
+        }
+        wire::Method::Snapkv(wire) => snapkv(wire)?,
+    })
+}
+
+fn kivi(wire: &wire::Kivi) -> Result<Method, Fault> {
+    let bits = wire.bits.value.u32();
+    let (group, residual) = (wire.group.value.usize(), wire.residual.value.usize());
+    if bits == 3 {
+        let message = "expected `bits` to be 2 or 4, got 3";
+        return Err(Fault::new(wire.bits.at, message, "KIVI packs 2-bit or 4-bit codes"));
+    }
+    if !residual.is_multiple_of(group) {
+        return Err(Fault::new(
+            wire.residual.at,
+            format!("expected `residual` to be a multiple of `group` ({group}), got {residual}"),
+            format!("try `residual = {}`", residual.next_multiple_of(group)),
+        ));
+    }
+    Ok(Method::Kivi { bits, group, residual })
+}
+
+fn snapkv(wire: &wire::Snapkv) -> Result<Method, Fault> {
+    let (window, budget) = (wire.window.usize(), wire.budget.value.usize());
+    let pool_width = wire.pool_width.value.usize();
+    if pool_width.is_multiple_of(2) {
+        return Err(Fault::new(
+            wire.pool_width.at,
+            format!("expected an odd `pool_width`, got {pool_width}"),
+            format!("try `pool_width = {}`", pool_width + 1),
+        ));
+    }
+    if budget <= window {
+        return Err(Fault::new(
+            wire.budget.at,
+            format!("expected `budget` above `window` ({window}), which it includes, got {budget}"),
+            "raise `budget`, or use `streaming` to keep a window only",
+        ));
+    }
+    Ok(Method::Snapkv { window, budget, pooling: wire.pooling, pool_width })
+}
+
+/// KIVI groups V along the head dimension, so the group must divide it at every kernel target that runs it.
+pub(super) fn fit_targets(scenario: &Scenario, file: &wire::File) -> Result<(), Fault> {
+    for target in &scenario.targets {
+        let TargetKind::Kernel(kernel) = &target.kind else { continue };
+        for ((_, wire), named) in file.method.0.iter().zip(&scenario.methods) {
+            let (wire::Method::Kivi(wire), Method::Kivi { group, .. }) = (wire, &named.method)
+            else {
+                continue;
+            };
+            let dim = kernel.model.head_dim;
+            if kernel.methods.contains(&named.name) && !dim.is_multiple_of(*group) {
+                return Err(Fault::new(
+                    wire.group.at,
+                    format!(
+                        "expected `group` to divide the head dimension {dim} of `{}`, got {group}",
+                        kernel.model.name
+                    ),
+                    "32, 64 and 128 fit the usual heads of 128",
+                ));
+            }
+        }
+    }
+    Ok(())
+}

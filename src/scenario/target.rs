@@ -1,0 +1,197 @@
+//! Targets and the references in them.
+
+use super::{
+    EngineTarget, KernelTarget, ModelShape, TargetKind,
+    error::{Fault, nearest},
+    preset,
+    value::{Ordered, Sp},
+    wire,
+};
+
+/// Longest URL or model name.
+const TEXT_MAX: usize = 2048;
+
+/// One entry of `[model]`.
+pub(super) fn model(name: &Sp<String>, wire: &wire::Model) -> Result<ModelShape, Fault> {
+    if preset::find(&name.value).is_some() {
+        let message = format!("expected another name than the preset `{}`", name.value);
+        return Err(Fault::new(
+            name.at,
+            message,
+            "a changed shape under a known name would mislead",
+        ));
+    }
+    let (heads, kv_heads) = (wire.num_heads.usize(), wire.num_kv_heads.value.usize());
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(Fault::new(
+            wire.num_kv_heads.at,
+            format!("expected `num_kv_heads` to divide `num_heads` ({heads}), got {kv_heads}"),
+            "each kv head serves the same number of query heads",
+        ));
+    }
+    let head_dim = wire.head_dim.value.usize();
+    if !head_dim.is_multiple_of(8) {
+        return Err(Fault::new(
+            wire.head_dim.at,
+            format!("expected `head_dim` to be a multiple of 8, got {head_dim}"),
+            "published models have 64, 80, 96, 128 or 256",
+        ));
+    }
+    Ok(ModelShape {
+        name: name.value.clone(),
+        num_layers: wire.num_layers.usize(),
+        num_heads: heads,
+        num_kv_heads: kv_heads,
+        head_dim,
+    })
+}
+
+/// A method's name must stand in `[method]`.
+pub(super) fn known_method(
+    name: &Sp<String>,
+    methods: &Ordered<wire::Method>,
+    key: &str,
+) -> Result<(), Fault> {
+    let names = || methods.0.iter().map(|(known, _)| known.value.as_str());
+    if names().any(|known| known == name.value) {
+        return Ok(());
+    }
+    Err(unknown(name, &format!("`{key}` to name a table in [method]"), names()))
+}
+
+fn unknown<'a>(
+    name: &Sp<String>,
+    wanted: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Fault {
+    let hint = match nearest(&name.value, known.clone()) {
+        Some(close) => format!("did you mean `{close}`?"),
+        None => format!("there are {}", listed(known)),
+    };
+    let got: String = name.value.chars().take(64).flat_map(char::escape_debug).collect();
+    Fault::new(name.at, format!("expected {wanted}, got `{got}`"), hint)
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// What names in a target may refer to.
+pub(super) struct Resolve<'a> {
+    pub(super) models: &'a [ModelShape],
+    pub(super) methods: &'a Ordered<wire::Method>,
+    pub(super) baseline: &'a str,
+}
+
+impl Resolve<'_> {
+    /// One entry of `[target]`.
+    pub(super) fn target(&self, wire: &wire::Target) -> Result<TargetKind, Fault> {
+        match wire {
+            wire::Target::Kernel(wire) => self.kernel(wire).map(TargetKind::Kernel),
+            wire::Target::Engine(wire) => self.engine(wire).map(TargetKind::Engine),
+        }
+    }
+
+    fn kernel(&self, wire: &wire::KernelTarget) -> Result<KernelTarget, Fault> {
+        Ok(KernelTarget {
+            model: self.model(&wire.model)?,
+            device: wire.device,
+            threads: wire.threads.map(|threads| threads.usize()),
+            methods: self.kernel_methods(wire)?,
+        })
+    }
+
+    fn model(&self, name: &Sp<String>) -> Result<ModelShape, Fault> {
+        let own = self.models.iter().find(|model| model.name == name.value).cloned();
+        own.or_else(|| preset::find(&name.value)).ok_or_else(|| {
+            let own = self.models.iter().map(|model| model.name.as_str());
+            let known: Vec<&str> = preset::names().into_iter().chain(own).collect();
+            let known = known.iter().copied();
+            unknown(name, "`model` to be a preset or a table in [model]", known)
+        })
+    }
+
+    fn kernel_methods(&self, wire: &wire::KernelTarget) -> Result<Vec<String>, Fault> {
+        let Some(list) = &wire.methods else {
+            return Ok(self.methods.0.iter().map(|(name, _)| name.value.clone()).collect());
+        };
+        for name in &list.0 {
+            known_method(name, self.methods, "methods")?;
+        }
+        if !list.0.iter().any(|name| name.value == self.baseline) {
+            let at = list.0.first().map_or(0, |name| name.at);
+            let message = format!("expected `methods` to hold the baseline `{}`", self.baseline);
+            return Err(Fault::new(
+                at,
+                message,
+                "every speed-up is a ratio to the baseline in the same block",
+            ));
+        }
+        Ok(list.0.iter().map(|name| name.value.clone()).collect())
+    }
+
+    fn engine(&self, wire: &wire::EngineTarget) -> Result<EngineTarget, Fault> {
+        known_method(&wire.method, self.methods, "method")?;
+        Ok(EngineTarget {
+            url: url(&wire.url)?,
+            endpoint: wire.endpoint,
+            model: wire.model.as_ref().map(model_name).transpose()?,
+            method: wire.method.value.clone(),
+            idle_timeout_s: wire.idle_timeout_s.0,
+            request_timeout_s: wire.request_timeout_s.0,
+            warmup_requests: wire.warmup_requests.usize(),
+            api_key_file: wire.api_key_file.clone(),
+            temperature: wire.temperature.0,
+            ignore_eos: wire.ignore_eos,
+            drain_s: wire.drain_s.0,
+            continuous_usage: wire.continuous_usage,
+        })
+    }
+}
+
+fn model_name(name: &Sp<String>) -> Result<String, Fault> {
+    if name.value.trim().is_empty() || name.value.len() > TEXT_MAX {
+        let message = format!("expected `model` to be a name of 1 to {TEXT_MAX} bytes");
+        return Err(Fault::new(
+            name.at,
+            message,
+            "leave the key out to take the server's only model",
+        ));
+    }
+    Ok(name.value.clone())
+}
+
+/// Cheap checks of a URL, so that a slip is found before a run; the client parses it in full.
+fn url(url: &Sp<String>) -> Result<String, Fault> {
+    let fault = |wanted: &str, hint: &str| {
+        Err(Fault::new(url.at, format!("expected `url` {wanted}"), hint))
+    };
+    let text = url.value.trim_end_matches('/');
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let Some(rest) = rest.filter(|rest| !rest.is_empty() && !rest.starts_with(['/', ':'])) else {
+        return fault(
+            "to start with `http://` or `https://` and a host",
+            "for example `url = \"http://127.0.0.1:8000\"`",
+        );
+    };
+    if text.len() > TEXT_MAX || rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return fault(
+            "without blanks and at most 2048 bytes long",
+            "quote it as the server prints it",
+        );
+    }
+    if rest.split('/').next().is_some_and(|host| host.contains('@')) {
+        return fault(
+            "without a user and password: they would be stored with the results",
+            "put the key into the environment's KVBENCH_API_KEY or into `api_key_file`",
+        );
+    }
+    if rest.contains(['?', '#']) || text.ends_with("/v1") {
+        return fault(
+            "to be the base, without `/v1`, `?` or `#`",
+            "`/v1/...` is added for each call",
+        );
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,248 @@
+use super::*;
+
+pub(super) const FULL: &str = r#"
+name = "full"
+seed = 7
+repeats = 2
+baseline = "fp16"
+telemetry_hz = 5
+
+[slo]
+ttft_ms = 500
+
+[timing]
+max_samples = 50
+
+[model.toy]
+num_layers = 2
+num_heads = 4
+num_kv_heads = 2
+head_dim = 64
+
+[target.zeta.kernel]
+model = "toy"
+device = "cpu"
+methods = ["fp16", "kivi4"]
+
+[target.alpha.engine]
+url = "http://127.0.0.1:8000/"
+endpoint = "completions"
+method = "fp16"
+
+[method.kivi4.kivi]
+bits = 4
+group = 32
+residual = 128
+
+[method.fp16.fp16]
+
+[method.h2o.h2o]
+heavy = 64
+recent = 64
+
+[method.snap.snapkv]
+window = 16
+budget = 256
+pooling = "max"
+pool_width = 7
+
+[method.stream.streaming]
+sink = 4
+window = 512
+
+[workload.grid.shapes]
+ops = ["decode", "prefill"]
+batch = [1, 4]
+kv_len = [1024]
+
+[workload.words.synthetic]
+n_requests = 20
+prompt_tokens = { lognormal = { median = 100, sigma = 0.5, max = 400 } }
+output_tokens = { fixed = 16 }
+
+[workload.chat.dataset]
+path = "datasets/tiny-sharegpt.json"
+format = "sharegpt"
+max_tokens = 64
+
+[load.steady.poisson]
+rate = [2.5, 5]
+
+[load.bursty.gamma]
+rate = [2.0]
+burstiness = 0.25
+
+[load.closed.closed]
+concurrency = [1, 8]
+"#;
+
+fn parse(text: &str) -> Result<Scenario, ScenarioError> {
+    Scenario::parse(text, "s.toml")
+}
+
+#[test]
+fn a_full_file_is_read_in_file_order_with_documented_defaults() {
+    let scenario = parse(FULL).expect("valid");
+    assert_eq!(scenario.seed, 7);
+    assert!(scenario.aa_control);
+    let names: Vec<_> = scenario.methods.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["kivi4", "fp16", "h2o", "snap", "stream"]);
+    let targets: Vec<_> = scenario.targets.iter().map(|t| t.name.as_str()).collect();
+    assert_eq!(targets, ["zeta", "alpha"]);
+    assert_eq!((scenario.timing.warmup, scenario.timing.max_samples), (2, 50));
+    let TargetKind::Engine(engine) = &scenario.targets[1].kind else { panic!("engine") };
+    assert_eq!(engine.url, "http://127.0.0.1:8000");
+    assert_eq!(scenario.slo.and_then(|slo| slo.ttft_ms), Some(500.0));
+    assert_eq!(scenario.loads[0].kind, Load::Poisson { rate: vec![2.5, 5.0] });
+}
+
+/// Replaces one line of [`FULL`] and checks the error's place and words.
+#[track_caller]
+fn broken(line: &str, by: &str, wanted: &[&str]) {
+    assert!(FULL.contains(line), "{line}");
+    let text = FULL.replacen(line, by, 1);
+    let error = parse(&text).expect_err("must be refused");
+    let offending = text.lines().nth(error.line - 1).expect("the line exists");
+    let shown = error.to_string();
+    for part in wanted {
+        assert!(shown.contains(part), "{part:?} not in {shown}");
+    }
+    assert!(by.contains(offending) || offending.is_empty(), "points at {offending:?}: {shown}");
+    assert!(shown.starts_with(&format!("s.toml:{}:{}: ", error.line, error.column)), "{shown}");
+    assert!(shown.contains("\n  hint: "), "{shown}");
+}
+
+#[test]
+fn unknown_keys_point_at_themselves() {
+    broken("group = 32", "grup = 32", &["unknown key `grup`", "did you mean `group`?"]);
+    broken("[slo]", "sed = 1\n[slo]", &["unknown key `sed`", "did you mean `seed`?"]);
+    broken("[target.zeta.kernel]", "[target.zeta.kernl]", &["unknown name `kernl`", "`kernel`"]);
+    broken("device = \"cpu\"", "device = \"cpus\"", &["did you mean `cpu`?"]);
+}
+
+#[test]
+fn missing_keys_and_wrong_types() {
+    broken("seed = 7", "seed = \"7\"", &["expected a whole number from 0", "string"]);
+    broken(
+        "repeats = 2",
+        "repeats = 0",
+        &["expected a whole number from 1 to 100, got integer `0`"],
+    );
+    broken("repeats = 2", "repeats = -1", &["got integer `-1`"]);
+    broken("telemetry_hz = 5", "telemetry_hz = nan", &["expected a number from 0.1 to 100"]);
+    broken("rate = [2.0]", "rate = [inf]", &["expected a number from 0.001 to 100000"]);
+    broken("rate = [2.0]", "rate = []", &["expected a list of 1 to 256 values"]);
+    broken("rate = [2.5, 5]", "rate = [5.0, 5]", &["expected every value once, got `5` twice"]);
+    broken("[method.fp16.fp16]", "[method.fp16]", &["hint: name one kind in the header"]);
+    broken("[method.fp16.fp16]", "[method.fp16.fp16]\nbits = 2", &["unknown key `bits`"]);
+    let error = parse("name = \"x\"").expect_err("incomplete");
+    assert!(error.message.contains("missing key `baseline`"), "{error}");
+}
+
+#[test]
+fn references_must_resolve() {
+    broken("baseline = \"fp16\"", "baseline = \"fp61\"", &["`baseline`", "did you mean `fp16`?"]);
+    broken("model = \"toy\"", "model = \"llama-2-7\"", &["did you mean `llama-2-7b`?"]);
+    broken("methods = [\"fp16\", \"kivi4\"]", "methods = [\"fp16\", \"kivi2\"]", &["`kivi4`?"]);
+    broken(
+        "methods = [\"fp16\", \"kivi4\"]",
+        "methods = [\"kivi4\"]",
+        &["hold the baseline `fp16`"],
+    );
+    broken("method = \"fp16\"", "method = \"nothing\"", &["hint: there are `kivi4`, `fp16`"]);
+}
+
+#[test]
+fn names_are_parts_of_ids() {
+    broken("name = \"full\"", "name = \"Full\"", &["1 to 64 characters of `a-z`"]);
+    broken("name = \"full\"", "name = \"\"", &["1 to 64 characters"]);
+    broken("[workload.words.synthetic]", "[workload.w-b1-kv2.synthetic]", &["look like a shape"]);
+    broken("[method.h2o.h2o]", "[method.probe.h2o]", &["`probe`"]);
+    broken("[method.h2o.h2o]", "[method.fp16-aa.h2o]", &["A/A control"]);
+    broken("[model.toy]", "[model.llama-3-8b]", &["preset"]);
+}
+
+#[test]
+fn parameters_must_agree() {
+    broken("residual = 128", "residual = 100", &["multiple of `group` (32)", "residual = 128"]);
+    broken("bits = 4", "bits = 3", &["2 or 4"]);
+    broken("group = 32", "group = 128", &["divide the head dimension 64"]);
+    broken("budget = 256", "budget = 16", &["above `window` (16)"]);
+    broken("pool_width = 7", "pool_width = 8", &["odd"]);
+    broken("num_kv_heads = 2", "num_kv_heads = 3", &["divide `num_heads` (4)"]);
+    broken("head_dim = 64", "head_dim = 65", &["multiple of 8"]);
+    broken(
+        "max_samples = 50",
+        "min_samples = 60\nmax_samples = 50",
+        &["at most `max_samples` (50)"],
+    );
+    broken(
+        "output_tokens = { fixed = 16 }",
+        "output_tokens = { uniform = { min = 9, max = 8 } }",
+        &["at most `max` (8)"],
+    );
+    broken("[slo]\nttft_ms = 500", "[slo]", &["at least one of `ttft_ms`"]);
+}
+
+#[test]
+fn urls_are_bases_without_secrets() {
+    let url = "url = \"http://127.0.0.1:8000/\"";
+    broken(url, "url = \"127.0.0.1:8000\"", &["start with `http://`"]);
+    broken(url, "url = \"http://127.0.0.1:8000/v1/\"", &["without `/v1`"]);
+    broken(url, "url = \"http://me:secret@host\"", &["KVBENCH_API_KEY"]);
+    broken(url, "url = \"http://ho st\"", &["without blanks"]);
+}
+
+#[test]
+fn products_are_limited() {
+    broken("kv_len = [1024]", "kv_len = [1048577]", &["expected a whole number from 1 to 1048576"]);
+    let huge = FULL
+        .replace("kv_len = [1024]", "kv_len = [1048576]")
+        .replace("batch = [1, 4]", "batch = [4096]");
+    let error = parse(&huge).expect_err("2 TiB");
+    assert!(error.message.contains("of fp16 cache per layer"), "{error}");
+    broken(
+        "[workload.words.synthetic]\nn_requests = 20",
+        "[workload.words.synthetic]\nn_requests = 1000000",
+        &["prompt tokens in all"],
+    );
+    let many = |n: usize| (1..=n).map(|i| i.to_string()).collect::<Vec<_>>().join(", ");
+    let grid = FULL
+        .replace("batch = [1, 4]", &format!("batch = [{}]", many(256)))
+        .replace("kv_len = [1024]", &format!("kv_len = [{}]", many(256)));
+    let error = parse(&grid).expect_err("too many cells");
+    assert!(error.message.contains("at most 100000 cells"), "{error}");
+}
+
+const KERNEL: &str = "name = \"k\"\nbaseline = \"fp16\"\n[method.fp16.fp16]\n[target.cpu.kernel]\nmodel = \"llama-3-8b\"\n";
+const ENGINE: &str = "name = \"e\"\nbaseline = \"fp16\"\n[method.fp16.fp16]\n[target.srv.engine]\nurl = \"http://h\"\nendpoint = \"chat\"\nmethod = \"fp16\"\n";
+const WORDS: &str = "[workload.w.synthetic]\nn_requests = 2\nprompt_tokens = { fixed = 8 }\noutput_tokens = { fixed = 8 }\n";
+const GRID: &str = "[workload.g.shapes]\nops = [\"decode\"]\nbatch = [1]\nkv_len = [64]\n";
+
+#[track_caller]
+fn refused(parts: &[&str], wanted: &str, line: usize) {
+    let error = parse(&parts.concat()).expect_err("must be refused");
+    assert!(error.message.contains(wanted), "{error}");
+    assert_eq!(error.line, line, "{error}");
+}
+
+#[test]
+fn impossible_combinations() {
+    let rates = "[load.r.poisson]\nrate = [1]\n";
+    refused(&[KERNEL, WORDS, rates], "got only rates", 4);
+    refused(&[KERNEL, WORDS], "`closed` load", 4);
+    refused(&[ENGINE, GRID], "a `dataset` or `synthetic` workload", 4);
+    refused(&[ENGINE, WORDS], "a load for the engine target", 4);
+    refused(&[ENGINE, WORDS, GRID, rates], "a kernel target for the shapes of `g`", 12);
+    refused(&[KERNEL, GRID, rates], "that use the load `r`", 10);
+    refused(&["aa_control = true\n", ENGINE, WORDS, rates], "a kernel target for `aa_control", 1);
+    assert!(parse(&[KERNEL, GRID].concat()).is_ok());
+    let engine = parse(&[ENGINE, WORDS, rates].concat()).expect("valid");
+    assert!(!engine.aa_control);
+}
+
+#[test]
+fn loading_names_the_file() {
+    let error = Scenario::load(Path::new("no/such.toml")).expect_err("missing");
+    assert!(format!("{error:#}").starts_with("no/such.toml: cannot read"), "{error:#}");
+}

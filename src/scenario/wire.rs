@@ -1,0 +1,417 @@
+//! The grammar as the file spells it. Each struct refuses unknown keys and each choice is a table of its own
+//! (`[target.x.kernel]`): with `untagged` or `flatten` the line of an error would be lost.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    DatasetFormat, Device, Endpoint,
+    value::{Int, List, Ordered, Real, Sp},
+};
+use crate::{kernel::Op, method::Pooling};
+
+/// Longest context that can be asked for.
+pub(super) const TOKENS_MAX: i64 = 1 << 20;
+
+type Tokens = Int<1, TOKENS_MAX>;
+type Batch = Int<1, 4096>;
+type Count = Int<1, 1_000_000>;
+type InFlight = Int<1, 65_536>;
+type Rate = Real<1, 100_000_000>;
+/// A list of requests per second.
+pub(super) type RateList = List<Rate>;
+type Seconds = Real<1, 604_800_000>;
+
+/// A kvbench scenario: what is measured, where, and how it is compared.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    /// Name of the experiment, `[-a-z0-9]+`: the first part of every cell id.
+    pub(super) name: Sp<String>,
+    /// Seed of everything random: prompts, arrivals, kernel data.
+    #[serde(default = "seed")]
+    pub(super) seed: Int<0, { i64::MAX }>,
+    /// How often each point is measured.
+    #[serde(default = "repeats")]
+    pub(super) repeats: Int<1, 100>,
+    /// Name of the method that all others are compared with.
+    pub(super) baseline: Sp<String>,
+    /// Measure the baseline a second time as `<baseline>-aa`, the noise floor. Default: true if there is a kernel target.
+    pub(super) aa_control: Option<Sp<bool>>,
+    /// Telemetry samples per second.
+    #[serde(default = "telemetry_hz")]
+    pub(super) telemetry_hz: Real<100, 100_000>,
+    /// Limits within which an answer is on time, for goodput; without it there is no goodput.
+    pub(super) slo: Option<Sp<Slo>>,
+    /// How kernels are timed.
+    #[serde(default)]
+    pub(super) timing: Timing,
+    /// Model shapes beside the presets.
+    #[serde(default)]
+    #[schemars(extend("default" = {}))]
+    pub(super) model: Ordered<Model>,
+    /// Where to measure.
+    pub(super) target: Ordered<Target>,
+    /// What to compare.
+    pub(super) method: Ordered<Method>,
+    /// What to send or launch.
+    pub(super) workload: Ordered<Workload>,
+    /// How to send it; a grid of shapes needs none.
+    #[serde(default)]
+    #[schemars(extend("default" = {}))]
+    pub(super) load: Ordered<Load>,
+}
+
+fn seed() -> Int<0, { i64::MAX }> {
+    Int(0)
+}
+
+fn repeats() -> Int<1, 100> {
+    Int(1)
+}
+
+fn telemetry_hz() -> Real<100, 100_000> {
+    Real(10.0)
+}
+
+/// Service-level objective of one request: every limit given must hold.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Slo {
+    /// Time to first token, milliseconds.
+    pub(super) ttft_ms: Option<Real<1, 86_400_000_000>>,
+    /// Time per output token after the first, milliseconds.
+    pub(super) tpot_ms: Option<Real<1, 86_400_000_000>>,
+    /// Whole request, milliseconds.
+    pub(super) e2e_ms: Option<Real<1, 86_400_000_000>>,
+}
+
+/// How a kernel is timed.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Timing {
+    /// Launches before the first sample.
+    pub(super) warmup: Int<0, 10_000>,
+    /// Fewest samples.
+    pub(super) min_samples: Sp<Int<1, 100_000>>,
+    /// Most samples; equal to `min_samples` switches the stop rule off.
+    pub(super) max_samples: Int<1, 100_000>,
+    /// Stop when the 95 % interval of the median is narrower than this part of it.
+    pub(super) target_rel_ci: Real<1, 1_000>,
+    /// Stop a block (all methods at one shape) after this many seconds.
+    pub(super) max_seconds: Real<1, 86_400_000>,
+    /// Distinct data cycled through, as a multiple of the last-level cache.
+    pub(super) rotate_llc: Real<0, 64_000>,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            warmup: Int(2),
+            min_samples: Sp { value: Int(10), at: 0 },
+            max_samples: Int(200),
+            target_rel_ci: Real(0.02),
+            max_seconds: Real(10.0),
+            rotate_llc: Real(2.0),
+        }
+    }
+}
+
+/// Head shape of a model, as in its published config.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Model {
+    /// Layers; kernels measure one.
+    pub(super) num_layers: Int<1, 1024>,
+    /// Query heads.
+    pub(super) num_heads: Int<1, 1024>,
+    /// KV heads; divides `num_heads`.
+    pub(super) num_kv_heads: Sp<Int<1, 1024>>,
+    /// Head dimension, a multiple of 8.
+    pub(super) head_dim: Sp<Int<8, 1024>>,
+}
+
+/// Where to measure.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Target {
+    /// Our own kernels: one attention layer at a model's head shape.
+    Kernel(KernelTarget),
+    /// An OpenAI-compatible server that is already running.
+    Engine(EngineTarget),
+}
+
+/// Our own kernels.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KernelTarget {
+    /// A preset or a name in `[model]`.
+    pub(super) model: Sp<String>,
+    /// Which device runs the kernels.
+    #[serde(default = "device")]
+    pub(super) device: Device,
+    /// Worker threads. Default: all cores.
+    pub(super) threads: Option<Int<1, 1024>>,
+    /// Names of the methods to run, the baseline among them. Default: all in `[method]`.
+    pub(super) methods: Option<List<Sp<String>>>,
+}
+
+fn device() -> Device {
+    Device::Auto
+}
+
+/// A running server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EngineTarget {
+    /// Base URL without `/v1`.
+    pub(super) url: Sp<String>,
+    /// Which API to call: `completions` or `chat`.
+    pub(super) endpoint: Endpoint,
+    /// Model name to ask for. Default: the only one the server lists.
+    pub(super) model: Option<Sp<String>>,
+    /// Name of the method in `[method]` that this server runs.
+    pub(super) method: Sp<String>,
+    /// Longest silence on a stream, seconds.
+    #[serde(default = "idle_timeout_s")]
+    pub(super) idle_timeout_s: Seconds,
+    /// Longest duration of one request, seconds.
+    #[serde(default = "request_timeout_s")]
+    pub(super) request_timeout_s: Seconds,
+    /// Requests sent before measuring and not recorded.
+    #[serde(default = "warmup_requests")]
+    pub(super) warmup_requests: Int<0, 10_000>,
+    /// File that holds the API key. Default: the environment's `KVBENCH_API_KEY`.
+    pub(super) api_key_file: Option<PathBuf>,
+    /// Sampling temperature, always sent.
+    #[serde(default = "temperature")]
+    pub(super) temperature: Real<0, 2_000>,
+    /// Ask the server to ignore EOS: hides every effect on answer length.
+    #[serde(default)]
+    pub(super) ignore_eos: bool,
+    /// Seconds to wait for running requests after the last was sent, or after Ctrl-C.
+    #[serde(default = "drain_s")]
+    pub(super) drain_s: Real<0, 86_400_000>,
+    /// Ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
+    #[serde(default)]
+    pub(super) continuous_usage: bool,
+}
+
+fn idle_timeout_s() -> Seconds {
+    Real(60.0)
+}
+
+fn request_timeout_s() -> Seconds {
+    Real(600.0)
+}
+
+fn warmup_requests() -> Int<0, 10_000> {
+    Int(2)
+}
+
+fn temperature() -> Real<0, 2_000> {
+    Real(0.0)
+}
+
+fn drain_s() -> Real<0, 86_400_000> {
+    Real(30.0)
+}
+
+/// A compression method; parameters have no defaults, they are the method.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Method {
+    /// Half precision, nothing removed.
+    Fp16(Empty),
+    /// 8 bits per token and head.
+    Int8(Empty),
+    /// 4 bits per token and head.
+    Int4(Empty),
+    /// e4m3, scale 1.
+    Fp8(Empty),
+    /// KIVI (arXiv 2402.02750).
+    Kivi(Kivi),
+    /// StreamingLLM (arXiv 2309.17453).
+    Streaming(Streaming),
+    /// H2O (arXiv 2306.14048).
+    H2o(H2o),
+    /// SnapKV (arXiv 2404.14469).
+    Snapkv(Snapkv),
+}
+
+/// A method without parameters.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Empty {}
+
+/// Parameters of KIVI.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kivi {
+    /// Code width, 2 or 4.
+    pub(super) bits: Sp<Int<2, 4>>,
+    /// Group size: tokens of one channel (K), channels of one token (V); divides the head dimension.
+    pub(super) group: Sp<Int<2, 1024>>,
+    /// Newest tokens kept in fp16; a multiple of `group`.
+    pub(super) residual: Sp<Tokens>,
+}
+
+/// Parameters of StreamingLLM.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Streaming {
+    /// First tokens kept.
+    pub(super) sink: Int<0, TOKENS_MAX>,
+    /// Last tokens kept.
+    pub(super) window: Tokens,
+}
+
+/// Parameters of H2O.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct H2o {
+    /// Heavy hitters kept per kv head.
+    pub(super) heavy: Tokens,
+    /// Last tokens kept.
+    pub(super) recent: Tokens,
+}
+
+/// Parameters of SnapKV.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Snapkv {
+    /// Last queries of the prompt that vote; always kept.
+    pub(super) window: Tokens,
+    /// Tokens kept of the prompt, window included.
+    pub(super) budget: Sp<Tokens>,
+    /// How votes are smoothed along tokens: `avg` or `max`.
+    pub(super) pooling: Pooling,
+    /// Width of the smoothing, odd.
+    pub(super) pool_width: Sp<Int<1, 1023>>,
+}
+
+/// What to send or launch.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Workload {
+    /// A grid of kernel shapes.
+    Shapes(Shapes),
+    /// Prompts of a file.
+    Dataset(Dataset),
+    /// Prompts made of words, with drawn lengths.
+    Synthetic(Synthetic),
+}
+
+/// A grid of kernel shapes; every combination is measured.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shapes {
+    /// Operations: `prefill`, `decode`, `compress`, `read`.
+    pub(super) ops: List<Op>,
+    /// Batch sizes.
+    pub(super) batch: List<Batch>,
+    /// Cached tokens per sequence.
+    pub(super) kv_len: List<Tokens>,
+}
+
+/// Prompts of a file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dataset {
+    /// The file, relative to the working directory.
+    pub(super) path: Sp<PathBuf>,
+    /// Its format: `sharegpt` or `longbench`.
+    pub(super) format: DatasetFormat,
+    /// How many rows to draw, seeded, without replacement. Default: all, in drawn order.
+    pub(super) n_requests: Option<Count>,
+    /// Longest answer asked for, tokens.
+    pub(super) max_tokens: Tokens,
+}
+
+/// Prompts made of words.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Synthetic {
+    /// Requests.
+    pub(super) n_requests: Count,
+    /// Prompt length, tokens (about one word each).
+    pub(super) prompt_tokens: Length,
+    /// Answer length asked for, tokens.
+    pub(super) output_tokens: Length,
+}
+
+/// Distribution of a length.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Length {
+    /// Always this.
+    Fixed(Tokens),
+    /// Uniform on `min` to `max`, both included.
+    Uniform(Uniform),
+    /// Log-normal, clamped to 1 to `max`.
+    Lognormal(Lognormal),
+}
+
+/// Bounds of a uniform length.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Uniform {
+    /// Shortest.
+    pub(super) min: Sp<Tokens>,
+    /// Longest.
+    pub(super) max: Tokens,
+}
+
+/// Parameters of a log-normal length.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lognormal {
+    /// Median.
+    pub(super) median: Sp<Real<1_000, { TOKENS_MAX * 1000 }>>,
+    /// Standard deviation of the logarithm.
+    pub(super) sigma: Real<0, 5_000>,
+    /// Longest.
+    pub(super) max: Tokens,
+}
+
+/// How requests arrive; lists are swept, one cell a value.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Load {
+    /// A fixed number in flight; the batch size on kernel targets.
+    Closed(Closed),
+    /// Equal gaps.
+    Constant(Rates),
+    /// Exponential gaps.
+    Poisson(Rates),
+    /// Gamma gaps.
+    Gamma(Gamma),
+}
+
+/// Closed loop.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Closed {
+    /// Requests in flight.
+    pub(super) concurrency: List<InFlight>,
+}
+
+/// Open loop with one parameter.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rates {
+    /// Requests per second.
+    pub(super) rate: RateList,
+}
+
+/// Open loop with bursts.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gamma {
+    /// Requests per second.
+    pub(super) rate: RateList,
+    /// Shape of the gamma distribution: 1 = Poisson, smaller = burstier.
+    pub(super) burstiness: Real<10, 1_000_000>,
+}

@@ -1,0 +1,96 @@
+//! Workloads of the file.
+
+use super::{LengthDist, Workload, error::Fault, limit, value::Sp, wire};
+
+/// A workload must not be called like a shape of a grid, or two cells could share an id.
+pub(super) fn check_name(name: &Sp<String>) -> Result<(), Fault> {
+    let mut parts = name.value.rsplit('-');
+    let numbered = |part: Option<&str>, prefix: &str| {
+        part.and_then(|part| part.strip_prefix(prefix))
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    if numbered(parts.next(), "kv") && numbered(parts.next(), "b") {
+        let message =
+            format!("expected a name that does not look like a shape, got `{}`", name.value);
+        return Err(Fault::new(
+            name.at,
+            message,
+            "leave out the ending `-b…-kv…`: shapes add it themselves",
+        ));
+    }
+    Ok(())
+}
+
+/// One entry of `[workload]`.
+pub(super) fn build(name: &Sp<String>, wire: &wire::Workload) -> Result<Workload, Fault> {
+    match wire {
+        wire::Workload::Shapes(wire) => Ok(Workload::Shapes {
+            ops: wire.ops.0.clone(),
+            batch: wire.batch.0.iter().map(|n| n.usize()).collect(),
+            kv_len: wire.kv_len.0.iter().map(|n| n.usize()).collect(),
+        }),
+        wire::Workload::Dataset(wire) => dataset(wire),
+        wire::Workload::Synthetic(wire) => synthetic(name, wire),
+    }
+}
+
+fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
+    if wire.path.value.as_os_str().is_empty() {
+        let message = "expected `path` to name a file, got an empty text";
+        return Err(Fault::new(wire.path.at, message, "for example `datasets/tiny-sharegpt.json`"));
+    }
+    Ok(Workload::Dataset {
+        path: wire.path.value.clone(),
+        format: wire.format,
+        n_requests: wire.n_requests.map(|n| n.usize()),
+        max_tokens: wire.max_tokens.u32(),
+    })
+}
+
+fn synthetic(name: &Sp<String>, wire: &wire::Synthetic) -> Result<Workload, Fault> {
+    let prompt_tokens = length(&wire.prompt_tokens)?;
+    let n_requests = wire.n_requests.usize();
+    let most = n_requests as u64 * u64::from(prompt_tokens.max());
+    if most > limit::PROMPT_TOKENS_MAX {
+        return Err(Fault::new(
+            name.at,
+            format!(
+                "expected at most {} prompt tokens in all (`n_requests` times the longest prompt), got up to {most}",
+                limit::PROMPT_TOKENS_MAX
+            ),
+            "the prompts are held in memory: lower `n_requests` or `max`",
+        ));
+    }
+    Ok(Workload::Synthetic {
+        n_requests,
+        prompt_tokens,
+        output_tokens: length(&wire.output_tokens)?,
+    })
+}
+
+fn length(wire: &wire::Length) -> Result<LengthDist, Fault> {
+    match wire {
+        wire::Length::Fixed(n) => Ok(LengthDist::Fixed(n.u32())),
+        wire::Length::Uniform(wire) => {
+            let (min, max) = (wire.min.value.u32(), wire.max.u32());
+            if min > max {
+                let message = format!("expected `min` to be at most `max` ({max}), got {min}");
+                return Err(Fault::new(wire.min.at, message, "swap them"));
+            }
+            Ok(LengthDist::Uniform { min, max })
+        }
+        wire::Length::Lognormal(wire) => {
+            let (median, max) = (wire.median.value.0, wire.max.u32());
+            if median > f64::from(max) {
+                let message =
+                    format!("expected `median` to be at most `max` ({max}), got {median}");
+                return Err(Fault::new(
+                    wire.median.at,
+                    message,
+                    "more than half of the lengths would be cut",
+                ));
+            }
+            Ok(LengthDist::Lognormal { median, sigma: wire.sigma.0, max })
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Readers of data set files. Rows are read one at a time; a bad row is counted and reported, never dropped in silence.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::scenario::DatasetFormat;
+
+mod longbench;
+mod rows;
+mod sharegpt;
+
+#[cfg(test)]
+mod tests;
+
+/// How many row errors a report keeps; all are counted.
+const ERRORS_KEPT: usize = 20;
+
+/// One usable row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// The row's own id, or `row-<n>` where it has none.
+    pub id: String,
+    /// Line on which the row starts, from 1.
+    pub line: u64,
+    /// What is sent.
+    pub prompt: String,
+    /// The answer in the file (LongBench: the first of several).
+    pub answer: Option<String>,
+    /// Language as the row says.
+    pub language: Option<String>,
+}
+
+/// A row that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowError {
+    /// Row from 0.
+    pub row: u64,
+    /// Line on which it starts, from 1.
+    pub line: u64,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// What was found in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatasetReport {
+    /// The file.
+    pub path: PathBuf,
+    /// How it was read.
+    pub format: DatasetFormat,
+    /// sha256 of the bytes as read, hex.
+    pub sha256: String,
+    /// Length of the file.
+    pub n_bytes: u64,
+    /// Rows, bad ones included; blank lines are no rows.
+    pub n_rows: u64,
+    /// Rows that could not be used.
+    pub n_bad: u64,
+    /// The first 20 of them.
+    pub errors: Vec<RowError>,
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// The file cannot be read, is not of this format as a whole (no array, cut off), or holds no usable row.
+pub fn read(path: &Path, format: DatasetFormat) -> anyhow::Result<(Vec<Sample>, DatasetReport)> {
+    let shown = path.display();
+    let file = File::open(path).with_context(|| {
+        format!("{shown}: cannot open the data set\n  hint: paths in a scenario are relative to the working directory")
+    })?;
+    let mut reader = BufReader::with_capacity(1 << 16, Hashed::new(file));
+    let found = read_rows(&mut reader, format).with_context(|| shown.to_string())?;
+    let (sha256, n_bytes) =
+        finish(reader).with_context(|| format!("{shown}: cannot read the rest"))?;
+    if found.samples.is_empty() {
+        bail!("{shown}: {}", nothing_usable(&found));
+    }
+    let report = DatasetReport {
+        path: path.to_owned(),
+        format,
+        sha256,
+        n_bytes,
+        n_rows: found.n_rows,
+        n_bad: found.n_bad,
+        errors: found.errors,
+    };
+    Ok((found.samples, report))
+}
+
+/// sha256 of a file, hex.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sha256_file(path: &Path) -> anyhow::Result<String> {
+    let file = File::open(path).with_context(|| format!("{}: cannot open", path.display()))?;
+    let reader = BufReader::with_capacity(1 << 16, Hashed::new(file));
+    let (sha256, _) = finish(reader).with_context(|| format!("{}: cannot read", path.display()))?;
+    Ok(sha256)
+}
+
+/// sha256 of bytes, hex.
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn nothing_usable(found: &Found) -> String {
+    let Some(first) = found.errors.first() else {
+        return "expected at least one row, got none".to_owned();
+    };
+    format!(
+        "expected at least one usable row, got {} bad ones; the first, line {}: {}\n  hint: is this the right format? `kvbench data inspect` lists the rows",
+        found.n_bad, first.line, first.message
+    )
+}
+
+/// Rows of a file before its path and hash are known.
+#[derive(Debug, Default)]
+struct Found {
+    samples: Vec<Sample>,
+    n_rows: u64,
+    n_bad: u64,
+    errors: Vec<RowError>,
+}
+
+impl Found {
+    fn push(&mut self, line: u64, parsed: Result<Sample, String>) {
+        let row = self.n_rows;
+        self.n_rows += 1;
+        match parsed {
+            Ok(mut sample) => {
+                sample.line = line;
+                if sample.id.is_empty() {
+                    sample.id = format!("row-{row}");
+                }
+                self.samples.push(sample);
+            }
+            Err(message) => {
+                self.n_bad += 1;
+                if self.errors.len() < ERRORS_KEPT {
+                    self.errors.push(RowError { row, line, message });
+                }
+            }
+        }
+    }
+}
+
+fn read_rows(reader: &mut impl BufRead, format: DatasetFormat) -> anyhow::Result<Found> {
+    let mut found = Found::default();
+    match format {
+        DatasetFormat::Sharegpt => {
+            let mut rows = rows::ArrayRows::new(reader);
+            while let Some(row) = rows.next()? {
+                found.push(row.line, row.json().and_then(|value| sharegpt::sample(&value)));
+            }
+        }
+        DatasetFormat::Longbench => {
+            let mut rows = rows::LineRows::new(reader);
+            while let Some(row) = rows.next()? {
+                found.push(row.line, row.json().and_then(|value| longbench::sample(&value)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Hashes what passes through.
+struct Hashed<R> {
+    inner: R,
+    hasher: Sha256,
+    n_bytes: u64,
+}
+
+impl<R> Hashed<R> {
+    fn new(inner: R) -> Self {
+        Self { inner, hasher: Sha256::new(), n_bytes: 0 }
+    }
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..n]);
+        self.n_bytes += n as u64;
+        Ok(n)
+    }
+}
+
+/// Reads to the end, so that the hash is that of the whole file.
+fn finish<R: Read>(mut reader: BufReader<Hashed<R>>) -> std::io::Result<(String, u64)> {
+    std::io::copy(&mut reader, &mut std::io::sink())?;
+    let hashed = reader.into_inner();
+    Ok((hex(&hashed.hasher.finalize()), hashed.n_bytes))
+}
+
+/// What a JSON value is, for messages.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// The object's text under `key`.
+fn text<'a>(row: &'a Value, key: &str) -> Result<&'a str, String> {
+    match row.get(key) {
+        Some(Value::String(text)) => Ok(text),
+        Some(other) => Err(format!("expected `{key}` to be a text, got {}", kind(other))),
+        None => Err(format!("expected the key `{key}`, got none")),
+    }
+}
+
+/// An id may be a text or a number; empty means none.
+fn id(row: &Value, key: &str) -> String {
+    match row.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,119 @@
+//! Prompts made of common words: no data set, no tokenizer, any length.
+
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use super::draw::{Stream, below, stream};
+use crate::scenario::LengthDist;
+
+/// 256 frequent words that usual tokenizers know as one token each with the blank before them.
+const WORDS: &str = "\
+able above after again air all along also animal answer any area arm ask away baby back ball bank base bear beat bed \
+before began behind best better big bird black blue board boat body bone book both box boy bread bring brown build busy \
+call came camp car card care carry case cat catch cause center chair chance change check child city class clean clear \
+climb close cloud coast cold color come cook cool copy corn cost cover cross crowd cut dance dark day deal dear deep \
+desk dinner door down draw dream dress drive drop dry dust each ear early earth east easy edge egg eight end engine \
+enough even event every eye face fact fair fall farm fast father feel feet field fight figure fill final find fine \
+finger fire first fish five floor flow flower fly follow food foot force forest form four free fresh friend front fruit \
+full game garden gave gift girl give glass goal gold good grass gray great green ground group grow guess guide hair \
+half hall hand happy hard head hear heart heat heavy help high hill hold hole home hope horse hot hour house human \
+idea inch iron island join jump keep key kind king knee know lady lake land large last late laugh law lead leaf learn \
+leave left leg less letter level life light line list listen live long look lost love low lunch machine main make map \
+mark market match matter meal mean meat mile milk mind mine minute miss money moon morning";
+
+/// One drawn prompt.
+pub(super) struct Drawn {
+    pub(super) prompt: String,
+    pub(super) prompt_tokens: u32,
+    pub(super) output_tokens: u32,
+}
+
+/// `n` prompts. Each starts with three words that spell its number, the fastest-changing first, so that no two prompts
+/// share a prefix for a cache to serve (a prompt of one or two words is too short to hold all numbers).
+pub(super) fn draw(n: usize, prompt: &LengthDist, output: &LengthDist, seed: u64) -> Vec<Drawn> {
+    let words: Vec<&str> = WORDS.split_whitespace().collect();
+    let mut lengths = stream(seed, Stream::Length);
+    let mut text = stream(seed, Stream::Text);
+    let offset = below(&mut text, words.len().pow(3));
+    let mut one = |id: usize| {
+        let prompt_tokens = length(prompt, &mut lengths);
+        let output_tokens = length(output, &mut lengths);
+        let prompt = sentence(&words, id + offset, prompt_tokens, &mut text);
+        Drawn { prompt, prompt_tokens, output_tokens }
+    };
+    (0..n).map(&mut one).collect()
+}
+
+fn sentence(words: &[&str], number: usize, n_words: u32, rng: &mut ChaCha8Rng) -> String {
+    let base = words.len();
+    let spelled = [number % base, number / base % base, number / base / base % base];
+    let mut text = String::with_capacity(n_words as usize * 6);
+    for i in 0..n_words as usize {
+        let index = spelled.get(i).copied().unwrap_or_else(|| below(rng, base));
+        if i > 0 {
+            text.push(' ');
+        }
+        text.push_str(words[index]);
+    }
+    text
+}
+
+fn length(dist: &LengthDist, rng: &mut ChaCha8Rng) -> u32 {
+    match *dist {
+        LengthDist::Fixed(n) => n,
+        LengthDist::Uniform { min, max } => {
+            min + below(rng, max.saturating_sub(min) as usize + 1) as u32
+        }
+        LengthDist::Lognormal { median, sigma, max } => {
+            let normal: f64 = StandardNormal.sample(rng);
+            // A cast from float saturates, so an overflow to infinity ends at `max` too.
+            ((median * (sigma * normal).exp()).round() as u32).clamp(1, max)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_word_list_has_no_twins() {
+        let words: Vec<_> = WORDS.split_whitespace().collect();
+        assert_eq!(words.iter().collect::<BTreeSet<_>>().len(), words.len());
+        assert_eq!(words.len(), 256);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn prompts_have_the_drawn_length_and_their_own_prefix(seed: u64, median in 3.0_f64..60.0, sigma in 0.0_f64..2.0) {
+            let dist = LengthDist::Lognormal { median, sigma, max: 100 };
+            let drawn = draw(300, &dist, &LengthDist::Uniform { min: 5, max: 9 }, seed);
+            for one in &drawn {
+                prop_assert_eq!(one.prompt.split(' ').count(), one.prompt_tokens as usize);
+                prop_assert!((1..=100).contains(&one.prompt_tokens) && (5..=9).contains(&one.output_tokens));
+            }
+            let prefixes: BTreeSet<_> = drawn
+                .iter()
+                .filter(|one| one.prompt_tokens >= 3)
+                .map(|one| one.prompt.split(' ').take(3).collect::<Vec<_>>())
+                .collect();
+            prop_assert_eq!(prefixes.len(), drawn.iter().filter(|one| one.prompt_tokens >= 3).count());
+        }
+    }
+
+    #[test]
+    fn the_median_is_the_median() {
+        let dist = LengthDist::Lognormal { median: 200.0, sigma: 0.8, max: 100_000 };
+        let drawn = draw(4001, &dist, &LengthDist::Fixed(1), 3);
+        let mut lengths: Vec<_> = drawn.iter().map(|one| one.prompt_tokens).collect();
+        lengths.sort_unstable();
+        // Standard error of the median here is about 2 %.
+        assert!((180..=220).contains(&lengths[2000]), "{}", lengths[2000]);
+    }
+}
