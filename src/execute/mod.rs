@@ -8,6 +8,7 @@ use std::sync::{
 use crate::{plan::Cell, record::Sink};
 
 pub mod clock;
+pub mod engine;
 
 /// Something that can measure the cells of one block.
 pub trait Backend {
