@@ -187,6 +187,9 @@ impl Stream {
     fn not_a_stream(&self, capture: &Capture) -> String {
         let kind = capture.content_type.as_deref().unwrap_or("no content-type");
         let got = openai::snippet(&capture.bytes);
+        if let (true, Some(bad)) = (self.done, &self.bad) {
+            return bad.clone();
+        }
         if self.done {
             return "no output: the stream held nothing but [DONE]".to_owned();
         }
