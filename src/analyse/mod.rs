@@ -1,5 +1,14 @@
 //! Rows to summaries and comparisons, with polars. Pure functions of what was recorded.
 
+pub mod judgement;
+pub mod warning;
+
+pub use judgement::{
+    Better, Comparison, Estimate, Judgement, KernelPoint, Point, RequestFacts, RequestPoint,
+    Verdict,
+};
+pub use warning::Warning;
+
 /// One metric of one cell, or of one group of cells: a row of `summary.parquet`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SummaryRow {

@@ -1,5 +1,17 @@
 //! Rows, Parquet, the manifest and the run directory. Layer 1: nothing here computes a result.
 
+mod disk;
+pub mod env;
+pub mod manifest;
+pub mod parquet;
+mod recorder;
 pub mod rows;
+mod run_dir;
+#[cfg(test)]
+mod tests;
 
+pub use manifest::{Manifest, SCHEMA_VERSION};
+pub use parquet::Table;
+pub use recorder::{PROBE_METHOD, Recorder};
 pub use rows::{KernelRow, RequestRow, Row, Sink, TelemetryRow};
+pub use run_dir::RunDir;

@@ -1,5 +1,11 @@
 //! Tables and figures as plain data, rendered last: text, Markdown, CSV, JSON, SVG, PNG, HTML. Returns bytes, writes nothing.
 
+pub mod figure;
+mod png;
+mod scale;
+pub mod svg;
 pub mod table;
 
-pub use table::{Column, Format, Table, Value};
+pub use figure::Figure;
+pub use svg::{png, svg};
+pub use table::{Column, Format, Table, Value, render};

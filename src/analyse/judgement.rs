@@ -1,0 +1,216 @@
+//! What judging a run yields, as plain data that `report` renders. Units are in the field names; `None` is unknown.
+
+use std::collections::BTreeMap;
+
+use super::{SummaryRow, warning::Warning};
+pub use crate::record::manifest::Verdict;
+
+/// A number with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Point estimate.
+    pub value: f64,
+    /// Ends of the 95 % bootstrap interval; `None` where there were too few observations for one.
+    pub interval: Option<(f64, f64)>,
+    /// Observations (launches or requests; for a paired ratio the pairs).
+    pub n: usize,
+}
+
+/// What was measured, whatever the repeat: rows with equal points are repeats of one another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Point {
+    /// Name of the target.
+    pub target: String,
+    /// Name of the workload, for a shape of a grid with the shape.
+    pub workload: String,
+    /// Load with its parameter.
+    pub load: String,
+    /// Name of the method, `<baseline>-aa` for the A/A control.
+    pub method: String,
+}
+
+/// One kernel at one point, all repeats together, and its comparison with the baseline there.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KernelPoint {
+    /// Which.
+    pub point: Point,
+    /// `prefill`, `decode` or `compress`.
+    pub op: String,
+    /// Model shape; one attention layer of it was measured.
+    pub model_shape: String,
+    /// Device as the machine names it.
+    pub device: String,
+    /// Implementation, such as `cpu-avx512`.
+    pub backend: String,
+    /// Sequences.
+    pub batch: i64,
+    /// Query tokens per sequence.
+    pub q_len: i64,
+    /// Cached tokens per sequence before compression.
+    pub kv_len: i64,
+    /// Cached tokens of all sequences.
+    pub kv_tokens: i64,
+    /// Timed launches.
+    pub n_samples: usize,
+    /// Repeats that hold at least one timed launch.
+    pub n_repeats: usize,
+    /// Whether every row passed its check against f64.
+    pub verified: bool,
+    /// The largest relative L2 error of the rows.
+    pub max_rel_err: Option<f64>,
+    /// The first error of the point; `None` when there was none.
+    pub err: Option<String>,
+    /// Median wall time of one launch (hierarchical bootstrap over repeats, then launches).
+    pub duration_ms: Option<Estimate>,
+    /// `batch / median` for decode, `batch * q_len / median` for prefill and compress: tokens of ONE attention layer.
+    pub tokens_per_s: Option<Estimate>,
+    /// Bytes one launch must move; the median over rows (replayed batches are ragged).
+    pub bytes_moved: Option<i64>,
+    /// `bytes_moved / median duration`.
+    pub gb_per_s: Option<f64>,
+    /// Read bandwidth measured in the same blocks (median over the `read` rows); `None` without a probe.
+    pub read_gb_per_s: Option<f64>,
+    /// `gb_per_s / read_gb_per_s`. Not a bound for compute-limited kernels such as prefill.
+    pub bandwidth_fraction: Option<f64>,
+    /// Operations per second of the attention itself, in units of 1e9.
+    pub gflop_per_s: Option<f64>,
+    /// Wall-time speed-up, baseline median / own median, paired over sample rounds; `None` on the baseline itself.
+    pub speedup: Option<Estimate>,
+    /// The same from the CPU time of the worker threads, which other guests of the machine do not inflate.
+    pub cpu_speedup: Option<Estimate>,
+    /// Bytes the baseline must move / bytes this method must move: what a purely bandwidth-bound kernel would gain.
+    pub ideal_speedup: Option<f64>,
+    /// `(speedup - 1) / (ideal_speedup - 1)`; decode only, and only where the ideal exceeds 1.05.
+    pub captured_fraction: Option<f64>,
+    /// Largest distance from 1 of the A/A ratio's interval at this point: differences below it are noise.
+    pub noise_floor: Option<f64>,
+    /// Whether the speed-up lies within the noise floor; `None` without an A/A control.
+    pub within_noise: Option<bool>,
+}
+
+/// One served workload under one load and method, all repeats together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestPoint {
+    /// Which.
+    pub point: Point,
+    /// Repeats seen.
+    pub n_repeats: usize,
+    /// Requests, failed ones included.
+    pub n_requests: usize,
+    /// Requests that failed; they are in no latency.
+    pub n_failed: usize,
+    /// Failed requests by class (text of `err` up to the first `:`).
+    pub failures: BTreeMap<String, usize>,
+    /// Requests answered only after another attempt.
+    pub n_retried: usize,
+    /// Answers cut at `max_tokens` (`finish_reason = length`).
+    pub n_truncated: usize,
+    /// Prompt tokens of the good requests; `None` when the server did not count for all of them.
+    pub prompt_tokens: Option<i64>,
+    /// Output tokens of the good requests; `None` when the server did not count for all of them.
+    pub output_tokens: Option<i64>,
+    /// First `sent_ns` to last `done_ns`, summed over repeats.
+    pub duration_s: Option<f64>,
+    /// Good requests / duration. The value is the mean over repeats, its interval comes from repeats alone.
+    pub requests_per_s: Option<Estimate>,
+    /// Output tokens of good requests / duration.
+    pub output_tokens_per_s: Option<Estimate>,
+    /// Good requests within the SLO / duration; `None` without an SLO.
+    pub goodput_per_s: Option<Estimate>,
+    /// Distributions, pooled over repeats: `ttft`, `ttft_due`, `e2e`, `e2e_due`, `tpot`, `itl`, `icl`, `queue_delay` in
+    /// ms, `prompt_tokens` and `output_tokens` in tokens. A metric nobody could measure is absent.
+    pub metrics: Vec<SummaryRow>,
+}
+
+impl RequestPoint {
+    /// The distribution of one metric.
+    pub fn metric(&self, name: &str) -> Option<&SummaryRow> {
+        self.metrics.iter().find(|row| row.metric == name)
+    }
+}
+
+/// Which direction is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Better {
+    /// Such as throughput.
+    Higher,
+    /// Such as latency.
+    Lower,
+    /// Neither: answer length.
+    Neither,
+}
+
+/// One metric of one served point against the baseline on the same target group, workload and load.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// Which (never the baseline).
+    pub point: Point,
+    /// The baseline's point; its target may differ, since one server runs one method.
+    pub baseline: Point,
+    /// Metric, such as `ttft`.
+    pub metric: String,
+    /// Statistic that is divided: `mean`, or `per_repeat` for rates.
+    pub statistic: &'static str,
+    /// Method / baseline.
+    pub ratio: Estimate,
+    /// Direction.
+    pub better: Better,
+    /// Whether the same prompts were paired.
+    pub paired: bool,
+    /// Whether the ratio lies within the A/A control's interval; `None` without one.
+    pub within_noise: Option<bool>,
+}
+
+/// One request with what follows from its times; the raw material of CDFs and histograms.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestFacts {
+    /// Its cell.
+    pub cell_id: String,
+    /// Which.
+    pub point: Point,
+    /// Repeat.
+    pub repeat: i64,
+    /// Position in the workload.
+    pub request_id: i64,
+    /// Whether it failed; a failed request has no latency.
+    pub failed: bool,
+    /// `first_token - sent`.
+    pub ttft_ms: Option<f64>,
+    /// `first_token - due`: what a user feels who came when the schedule said.
+    pub ttft_due_ms: Option<f64>,
+    /// `last_token - sent`.
+    pub e2e_ms: Option<f64>,
+    /// `last_token - due`.
+    pub e2e_due_ms: Option<f64>,
+    /// `(last_token - first_token) / (output_tokens - 1)`; `None` when tokens are unknown or fewer than two.
+    pub tpot_ms: Option<f64>,
+    /// Sum and number of the gaps between tokens, in ms, where each token's arrival is known.
+    pub itl_ms: Vec<f64>,
+    /// Gaps between chunks, in ms, whatever they held.
+    pub icl_ms: Vec<f64>,
+    /// `sent - due`.
+    pub queue_delay_ms: Option<f64>,
+    /// As the server counted.
+    pub prompt_tokens: Option<i64>,
+    /// As the server counted.
+    pub output_tokens: Option<i64>,
+    /// Whether every limit of the SLO held; `None` without an SLO. A limit on an unknown quantity does not hold.
+    pub within_slo: Option<bool>,
+}
+
+/// The judgement of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// Rows of `summary.parquet`: every metric per cell, and pooled over repeats under `…/*` in place of the repeat.
+    pub summary: Vec<SummaryRow>,
+    /// Kernels, in plan order of their first cell; the A/A control is among them.
+    pub kernels: Vec<KernelPoint>,
+    /// Served points, in plan order of their first cell.
+    pub requests: Vec<RequestPoint>,
+    /// Ratios of served points to the baseline.
+    pub comparisons: Vec<Comparison>,
+    /// What the reader must know.
+    pub warnings: Vec<Warning>,
+    /// Worst of the warnings.
+    pub verdict: Verdict,
+}

@@ -1,0 +1,171 @@
+//! What a reader must know before believing a number. Each says what is wrong and what to do about it.
+
+use std::fmt;
+
+use crate::record::manifest::Verdict;
+
+/// Something that speaks against a number.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Warning {
+    /// Cells of the plan without rows, or cut short.
+    Interrupted {
+        /// Planned cells that did not finish.
+        unfinished: usize,
+        /// Planned cells.
+        planned: usize,
+    },
+    /// Kernels that failed their check against f64.
+    Unverified {
+        /// Points, as `method at workload`.
+        points: Vec<String>,
+    },
+    /// Cells that carry only errors.
+    FailedCells {
+        /// Cells.
+        cells: usize,
+        /// The first error.
+        example: String,
+    },
+    /// Requests that failed.
+    FailedRequests {
+        /// Failed.
+        failed: usize,
+        /// Sent.
+        total: usize,
+        /// The most frequent class.
+        example: String,
+    },
+    /// Requests that were sent late: the generator, not the server, made them wait.
+    LateGenerator {
+        /// Point.
+        point: String,
+        /// 99th percentile (or maximum of a small sample) of `sent - due`.
+        delay_ms: f64,
+    },
+    /// No 99th percentile, since the sample cannot hold one.
+    FewSamples {
+        /// Points whose latency lacks it.
+        points: usize,
+        /// Smallest sample.
+        smallest: usize,
+    },
+    /// The machine's read bandwidth moved while the run went on.
+    Drift {
+        /// Fastest block median / slowest block median.
+        ratio: f64,
+    },
+    /// No read-bandwidth probe, so nothing tells how busy the machine was.
+    NoProbe,
+    /// The A/A control differs from the baseline it is a copy of.
+    AaOutside {
+        /// Points where its interval excludes 1.
+        points: usize,
+        /// Points with an A/A control.
+        of: usize,
+        /// Largest distance from 1.
+        worst: f64,
+    },
+    /// Only one repeat: the spread between runs is unknown.
+    OneRepeat,
+    /// Answers cut at `max_tokens`: their length, and every rate made of it, is a lower bound.
+    Truncated {
+        /// Cut.
+        truncated: usize,
+        /// Good answers.
+        of: usize,
+    },
+    /// Requests whose tokens nobody counted.
+    TokensUnknown {
+        /// Requests.
+        requests: usize,
+        /// Good requests.
+        of: usize,
+    },
+    /// Prompt tokens served from a prefix cache.
+    PrefixCache {
+        /// Tokens from the cache.
+        cached: i64,
+        /// Prompt tokens of the same requests.
+        of: i64,
+    },
+}
+
+impl Warning {
+    /// What the warning does to the verdict.
+    pub fn severity(&self) -> Verdict {
+        match self {
+            Warning::Unverified { .. } | Warning::FailedCells { .. } => Verdict::Invalid,
+            Warning::FewSamples { .. } | Warning::OneRepeat | Warning::Truncated { .. } => {
+                Verdict::Valid
+            }
+            Warning::FailedRequests { failed, total, .. } if failed == total => Verdict::Invalid,
+            _ => Verdict::Suspect,
+        }
+    }
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Warning::Interrupted { unfinished, planned } => write!(
+                f,
+                "{unfinished} of {planned} cells are unfinished; their points are missing or rest on fewer samples: \
+                 go on with `kvbench run --resume`"
+            ),
+            Warning::Unverified { points } => write!(
+                f,
+                "{} failed the check against f64 and must not be used: run `kvbench kernels verify` and report it",
+                points.join(", ")
+            ),
+            Warning::FailedCells { cells, example } => {
+                write!(f, "{cells} cells could not be measured (first: {example}): mend the cause and run them again")
+            }
+            Warning::FailedRequests { failed, total, example } => write!(
+                f,
+                "{failed} of {total} requests failed (most often: {example}); latencies hold the others only, which \
+                 flatters an overloaded server: lower the load or look into the server's log"
+            ),
+            Warning::LateGenerator { point, delay_ms } => write!(
+                f,
+                "{point}: requests left up to {delay_ms:.1} ms after they were due, so read `ttft_due`, not `ttft`: \
+                 give the client more CPU or lower the load"
+            ),
+            Warning::FewSamples { points, smallest } => write!(
+                f,
+                "{points} points have no p99 (smallest sample {smallest}, 100 needed): add requests or samples"
+            ),
+            Warning::Drift { ratio } => write!(
+                f,
+                "read bandwidth moved {ratio:.1}x within the run: other guests share this machine. Compare only within a \
+                 block (speed-ups are paired), or run again when it is quiet"
+            ),
+            Warning::NoProbe => f.write_str(
+                "no read-bandwidth probe was recorded, so GB/s cannot be judged: run with the current kvbench",
+            ),
+            Warning::AaOutside { points, of, worst } => write!(
+                f,
+                "the A/A control differs from its own baseline at {points} of {of} points (by up to {:.1} %): differences \
+                 below the noise floor mean nothing; add samples or repeats, or quieten the machine",
+                worst * 100.0
+            ),
+            Warning::OneRepeat => f.write_str(
+                "each point was measured once, so intervals do not hold the spread between runs: set `repeats = 3` or more",
+            ),
+            Warning::Truncated { truncated, of } => write!(
+                f,
+                "{truncated} of {of} answers were cut at `max_tokens`: their true length is unknown; raise `max_tokens` \
+                 to compare lengths"
+            ),
+            Warning::TokensUnknown { requests, of } => write!(
+                f,
+                "{requests} of {of} good requests have no token count from the server, so no token rate holds them: \
+                 use a server that sends `usage`"
+            ),
+            Warning::PrefixCache { cached, of } => write!(
+                f,
+                "{cached} of {of} prompt tokens came from a prefix cache, so TTFT is not that of a fresh prompt: switch \
+                 prefix caching off on the server"
+            ),
+        }
+    }
+}
