@@ -65,8 +65,11 @@ fn serve<F>(start: F) -> Server
 where
     F: Future<Output = std::io::Result<std::net::SocketAddr>>,
 {
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("test set-up");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("test set-up");
     let address = runtime.block_on(start).expect("test set-up");
     Server { _runtime: runtime, url: format!("http://{address}") }
 }

@@ -150,7 +150,9 @@ fn a_stream_that_is_none() {
             .contains("expected an event stream, got text/event-stream: \"<html>")
     );
     assert!(err("").contains("empty body"));
-    assert!(err("data: garbage\n\ndata: [DONE]\n\n").contains("expected a JSON chunk, got \"garbage\""));
+    assert!(
+        err("data: garbage\n\ndata: [DONE]\n\n").contains("expected a JSON chunk, got \"garbage\"")
+    );
     assert!(err(&format!("{TEXT}data: garbage\n\n{STOP}")).contains("garbage"));
     assert!(err(&format!("{STOP}data: [DONE]\n\n")).starts_with("no output"));
     assert!(err("data: [DONE]\n\n").starts_with("no output"));
