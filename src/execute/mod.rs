@@ -12,6 +12,7 @@ pub mod run;
 pub mod kernel;
 pub mod probe;
 pub mod telemetry;
+pub mod engine;
 
 /// Something that can measure the cells of one block.
 pub trait Backend {

@@ -1,1 +1,4 @@
-//! A server of known timing to measure the client with.
+//! Servers to measure and to try the client with: one of known timing, and one that misbehaves byte by byte.
+
+pub mod faults;
+pub mod known;

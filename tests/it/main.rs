@@ -2,3 +2,5 @@
 #![expect(clippy::unwrap_used, reason = "a test panics when it fails")]
 
 mod tidy;
+//! One integration binary.
+mod client;

@@ -1,0 +1,52 @@
+//! An API key that cannot be printed.
+
+use reqwest::header::HeaderValue;
+
+/// A secret. `Debug` shows three stars, there is no `Display`, and it goes nowhere but into one header.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// Takes the text of a file or a variable; white space around it is not part of a key. `None` if nothing is left.
+    pub fn new(text: &str) -> Option<Self> {
+        let trimmed = text.trim();
+        (!trimmed.is_empty()).then(|| Self(trimmed.to_owned()))
+    }
+
+    /// The `authorization` header, marked so that HTTP libraries do not log it.
+    pub(super) fn header(&self) -> anyhow::Result<HeaderValue> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", self.0)).map_err(|_| {
+            anyhow::anyhow!(
+                "api key: expected printable ASCII, got other bytes\n  hint: check the file or KVBENCH_API_KEY"
+            )
+        })?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
+    /// `text` with the key replaced by stars: a server may repeat it in an error.
+    pub(super) fn redact(&self, text: &str) -> String {
+        text.replace(&self.0, "***")
+    }
+}
+
+impl std::fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_shown() {
+        let key = ApiKey::new(" s3cret\n").unwrap();
+        assert_eq!(format!("{key:?} {:?}", key.header().unwrap()), "*** Sensitive");
+        assert_eq!(key.redact("bad key s3cret!"), "bad key ***!");
+        let error = ApiKey::new("s3cret\u{7}x").unwrap().header().unwrap_err();
+        assert!(!format!("{error:?}").contains("s3cret"));
+        assert_eq!(ApiKey::new("\n "), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! Rows of requests. `attempt` is 0 on a row that was never sent, whose `sent_ns` is `None`.
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    answer::{self, Answer, Capture},
+    drive::Outcome,
+    health::Tally,
+};
+use crate::{plan::Cell, record::RequestRow, workload::Request};
+
+/// The row of an outcome; `tally` learns what the client's health is judged by.
+pub(super) fn of(
+    run_id: &str,
+    cell: &Cell,
+    request: &Request,
+    outcome: Outcome,
+    tally: &mut Tally,
+) -> RequestRow {
+    let base = RequestRow {
+        request_id: i64::try_from(request.id).unwrap_or(i64::MAX),
+        sample_id: request.sample_id.clone(),
+        turn: i64::from(request.turn),
+        due_ns: outcome.due_ns,
+        max_tokens: i64::from(request.max_tokens),
+        prompt_sha256: hex(&Sha256::digest(request.prompt.as_bytes())),
+        ..of_cell(run_id, cell)
+    };
+    match outcome.result {
+        Ok(capture) => {
+            let answer = answer::read(&capture);
+            count(tally, outcome.due_ns, &capture, &answer);
+            sent(base, capture, answer)
+        }
+        Err(err) => {
+            tally.n_over_cap += u64::from(err.contains("in flight"));
+            RequestRow { err: Some(err), ..base }
+        }
+    }
+}
+
+/// The one row of a cell whose server could not be used: no request was made.
+pub(super) fn without_request(run_id: &str, cell: &Cell, now_ns: i64, err: String) -> RequestRow {
+    RequestRow { due_ns: now_ns, err: Some(err), ..of_cell(run_id, cell) }
+}
+
+fn of_cell(run_id: &str, cell: &Cell) -> RequestRow {
+    RequestRow {
+        run_id: run_id.to_owned(),
+        cell_id: cell.id.clone(),
+        target: cell.target.clone(),
+        method: cell.method.name.clone(),
+        workload: cell.workload.clone(),
+        load: cell.load.clone(),
+        repeat: i64::from(cell.repeat),
+        ..RequestRow::default()
+    }
+}
+
+fn sent(base: RequestRow, capture: Capture, answer: Answer) -> RequestRow {
+    RequestRow {
+        sent_ns: capture.sent_ns,
+        first_token_ns: answer.chunk_ns.first().copied(),
+        last_token_ns: answer.chunk_ns.last().copied(),
+        done_ns: capture.done_ns,
+        chunk_ns: answer.chunk_ns,
+        chunk_tokens: answer.chunk_tokens,
+        prompt_tokens: answer.prompt_tokens,
+        output_tokens: answer.output_tokens,
+        token_source: answer.token_source.map(str::to_owned),
+        cached_tokens: answer.cached_tokens,
+        finish_reason: answer.finish_reason,
+        http_status: capture.http_status,
+        err: answer.err,
+        attempt: capture.attempt,
+        output_text: answer.text,
+        ..base
+    }
+}
+
+fn count(tally: &mut Tally, due_ns: i64, capture: &Capture, answer: &Answer) {
+    tally.n_events += answer.n_events;
+    tally.wakeups += capture.wakeups;
+    if let Some(sent_ns) = capture.sent_ns {
+        tally.schedule.add(sent_ns - due_ns);
+    }
+    if let [first, .., last] = answer.chunk_ns.as_slice() {
+        tally.gap_sum_ns += last - first;
+        tally.n_gaps += answer.chunk_ns.len() as i64 - 1;
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
