@@ -6,6 +6,7 @@
 use crate::method::Method;
 
 pub mod cpu;
+pub mod roofline;
 
 /// What is timed.
 #[derive(

@@ -1,8 +1,17 @@
 //! KV-cache compression methods: what each keeps, at which precision, and what it costs in bytes.
 //!
-//! Pure: no clock, no file, no device. The kernels of [`crate::kernel`] are proven against this module.
+//! Pure: no clock, no file, no device. The kernels of [`crate::kernel`] are proven against this module: [`quant`]
+//! holds the published round trips in f64, [`select`] the published index sets.
+//!
+//! StreamingLLM caches K before the rotary embedding and rotates it at *cache* positions in every step. Positions are
+//! a matter of the model: the data of our kernels carry no rotary embedding for any method, so nothing is rotated for
+//! StreamingLLM either. What its decode kernel measures is the attention over `sink + window` tokens; the `2 D` or so
+//! operations per kept token that the rotation would add are not in its time and not in its count.
 
 use serde::{Deserialize, Serialize};
+
+pub mod quant;
+pub mod select;
 
 /// One method with its parameters. A value of this type is valid: see [`Method::check`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -61,3 +70,187 @@ pub enum Pooling {
     /// Maximum over the pooling kernel (upstream's LongBench setting).
     Max,
 }
+
+/// Bytes of one fp16 number.
+const HALF: u64 = 2;
+/// Bytes of H2O's accumulated score, f32, per kept token and kv head.
+const H2O_SCORE: u64 = 4;
+
+impl Method {
+    /// Whether the parameters make sense on their own; [`Method::check_head_dim`] adds what depends on the model.
+    ///
+    /// # Errors
+    /// The parameter, what was expected and what was given.
+    pub fn check(&self) -> Result<(), String> {
+        match *self {
+            Method::Fp16 | Method::Int8 | Method::Int4 | Method::Fp8 => Ok(()),
+            Method::Kivi { bits, group, residual } => check_kivi(bits, group, residual),
+            Method::Streaming { sink: _, window } => at_least_one("window", window),
+            Method::H2o { heavy, recent } => {
+                at_least_one("heavy", heavy)?;
+                at_least_one("recent", recent)
+            }
+            Method::Snapkv { window, budget, pooling: _, pool_width } => {
+                check_snapkv(window, budget, pool_width)
+            }
+        }
+    }
+
+    /// Whether the method can run at this head dimension: KIVI's value groups must tile it.
+    ///
+    /// # Errors
+    /// The parameter, what was expected and what was given.
+    pub fn check_head_dim(&self, head_dim: usize) -> Result<(), String> {
+        match *self {
+            Method::Kivi { group, .. } if !head_dim.is_multiple_of(group) => {
+                Err(format!("group: expected a divisor of head_dim {head_dim}, got {group}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Short name with the parameters that change the result: `kivi4-g32-r128`, `streaming-4-508`.
+    pub fn label(&self) -> String {
+        match self {
+            Method::Fp16 => "fp16".into(),
+            Method::Int8 => "int8".into(),
+            Method::Int4 => "int4".into(),
+            Method::Fp8 => "fp8".into(),
+            Method::Kivi { bits, group, residual } => format!("kivi{bits}-g{group}-r{residual}"),
+            Method::Streaming { sink, window } => format!("streaming-{sink}-{window}"),
+            Method::H2o { heavy, recent } => format!("h2o-{heavy}-{recent}"),
+            Method::Snapkv { window, budget, .. } => format!("snapkv-{budget}-w{window}"),
+        }
+    }
+
+    /// Family without parameters, as in a list of kernels.
+    pub fn family(&self) -> &'static str {
+        match self {
+            Method::Fp16 => "fp16",
+            Method::Int8 => "int8",
+            Method::Int4 => "int4",
+            Method::Fp8 => "fp8",
+            Method::Kivi { .. } => "kivi",
+            Method::Streaming { .. } => "streaming",
+            Method::H2o { .. } => "h2o",
+            Method::Snapkv { .. } => "snapkv",
+        }
+    }
+
+    /// Storage type of the cache: the `dtype` column. Methods that only remove tokens store `f16`.
+    pub fn dtype(&self) -> String {
+        match self {
+            Method::Int8 => "int8".into(),
+            Method::Int4 => "int4".into(),
+            Method::Fp8 => "fp8-e4m3".into(),
+            Method::Kivi { bits, group, .. } => format!("kivi{bits}-g{group}"),
+            Method::Fp16
+            | Method::Streaming { .. }
+            | Method::H2o { .. }
+            | Method::Snapkv { .. } => "f16".into(),
+        }
+    }
+
+    /// Whether stored values differ from the fp16 originals.
+    pub fn is_quantised(&self) -> bool {
+        matches!(self, Method::Int8 | Method::Int4 | Method::Fp8 | Method::Kivi { .. })
+    }
+
+    /// Bytes per *stored* token and kv head (K and V), scales included, without KIVI's residual: what a long sequence
+    /// tends to. H2O adds its f32 score. Multiply by [`Method::kept_tokens`], or use [`Method::cache_bytes`].
+    pub fn bytes_per_token_head(&self, head_dim: usize) -> f64 {
+        let d = head_dim as f64;
+        let fp16 = 2.0 * HALF as f64 * d;
+        match *self {
+            Method::Fp16 | Method::Streaming { .. } | Method::Snapkv { .. } => fp16,
+            Method::H2o { .. } => fp16 + H2O_SCORE as f64,
+            Method::Fp8 => 2.0 * d,
+            Method::Int8 => 2.0 * (d + 4.0),
+            Method::Int4 => 2.0 * (d / 2.0 + 4.0),
+            Method::Kivi { bits, group, .. } => {
+                2.0 * d * (f64::from(bits) / 8.0 + 4.0 / group as f64)
+            }
+        }
+    }
+
+    /// Tokens in the cache after a prompt of `kv_len` tokens.
+    pub fn kept_tokens(&self, kv_len: usize) -> usize {
+        match *self {
+            Method::Streaming { sink, window } => kv_len.min(sink + window),
+            Method::H2o { heavy, recent } => kv_len.min(heavy + recent),
+            Method::Snapkv { budget, .. } => kv_len.min(budget),
+            _ => kv_len,
+        }
+    }
+
+    /// Quantised tokens of (K, V) after `kv_len` tokens; the others are fp16. KIVI flushes K whole when its residual
+    /// reaches R, so K has `floor(L / R) * R` quantised tokens; V moves one token a step and has `L - R`.
+    pub fn quantised_tokens(&self, kv_len: usize) -> (usize, usize) {
+        match *self {
+            Method::Int8 | Method::Int4 | Method::Fp8 => (kv_len, kv_len),
+            Method::Kivi { residual, .. } => {
+                (kv_len / residual * residual, kv_len.saturating_sub(residual))
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// Exact bytes of one sequence's cache for one kv head: codes, scales and minima, fp16 residual, H2O's scores.
+    pub fn cache_bytes(&self, kv_len: usize, head_dim: usize) -> u64 {
+        let (d, kept) = (head_dim as u64, self.kept_tokens(kv_len) as u64);
+        match *self {
+            Method::Fp16 | Method::Streaming { .. } | Method::Snapkv { .. } => 2 * HALF * d * kept,
+            Method::H2o { .. } => (2 * HALF * d + H2O_SCORE) * kept,
+            Method::Fp8 => 2 * d * kept,
+            Method::Int8 => 2 * (d + 2 * HALF) * kept,
+            Method::Int4 => 2 * (d / 2 + 2 * HALF) * kept,
+            Method::Kivi { bits, group, .. } => {
+                self.kivi_bytes(kept, d, u64::from(bits), group as u64)
+            }
+        }
+    }
+
+    fn kivi_bytes(&self, len: u64, d: u64, bits: u64, group: u64) -> u64 {
+        let (k, v) = self.quantised_tokens(len as usize);
+        let quantised = (k + v) as u64;
+        let scales = quantised * d / group * 2 * HALF;
+        quantised * d * bits / 8 + scales + (2 * len - quantised) * d * HALF
+    }
+
+    /// fp16 bytes over this method's bytes: how much faster a decode step can be at best when only bytes count.
+    pub fn ideal_speedup(&self, kv_len: usize, head_dim: usize) -> f64 {
+        Method::Fp16.cache_bytes(kv_len, head_dim) as f64
+            / self.cache_bytes(kv_len, head_dim) as f64
+    }
+}
+
+fn at_least_one(name: &str, value: usize) -> Result<(), String> {
+    if value == 0 { Err(format!("{name}: expected at least 1, got 0")) } else { Ok(()) }
+}
+
+fn check_kivi(bits: u32, group: usize, residual: usize) -> Result<(), String> {
+    if bits != 2 && bits != 4 {
+        return Err(format!("bits: expected 2 or 4, got {bits}"));
+    }
+    if !group.is_power_of_two() || !(8..=128).contains(&group) {
+        return Err(format!("group: expected a power of two from 8 to 128, got {group}"));
+    }
+    if residual == 0 || !residual.is_multiple_of(group) {
+        return Err(format!("residual: expected a multiple of group {group}, got {residual}"));
+    }
+    Ok(())
+}
+
+fn check_snapkv(window: usize, budget: usize, pool_width: usize) -> Result<(), String> {
+    at_least_one("window", window)?;
+    if budget <= window {
+        return Err(format!("budget: expected more than window {window}, got {budget}"));
+    }
+    if pool_width % 2 == 0 {
+        return Err(format!("pool_width: expected an odd number, got {pool_width}"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

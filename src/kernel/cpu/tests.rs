@@ -1,0 +1,154 @@
+use super::*;
+use crate::method::{Method, Pooling};
+
+fn methods() -> Vec<Method> {
+    vec![
+        Method::Fp16,
+        Method::Int8,
+        Method::Int4,
+        Method::Fp8,
+        Method::Kivi { bits: 4, group: 32, residual: 128 },
+        Method::Kivi { bits: 2, group: 32, residual: 128 },
+        Method::Kivi { bits: 4, group: 64, residual: 64 },
+        Method::Kivi { bits: 2, group: 8, residual: 32 },
+        Method::Streaming { sink: 4, window: 60 },
+        Method::H2o { heavy: 33, recent: 40 },
+        Method::Snapkv { window: 16, budget: 100, pooling: Pooling::Avg, pool_width: 5 },
+        Method::Snapkv { window: 8, budget: 33, pooling: Pooling::Max, pool_width: 7 },
+    ]
+}
+
+fn spec(
+    op: Op,
+    method: Method,
+    kv_lens: &[usize],
+    group: usize,
+    heads_kv: usize,
+    head_dim: usize,
+) -> KernelSpec {
+    let shape = Shape { kv_lens: kv_lens.to_vec(), heads_q: group * heads_kv, heads_kv, head_dim };
+    KernelSpec { op, method, shape, seed: 7, rotate_bytes: 0 }
+}
+
+fn assert_passes(spec: &KernelSpec, isa: Isa) {
+    let verification = open_on(spec, isa).unwrap().verify();
+    assert!(verification.passed(), "{isa:?} {spec:?}: {verification:?}");
+}
+
+#[test]
+fn decode_is_right_at_every_length() {
+    for method in methods() {
+        for isa in Isa::available() {
+            for lens in [vec![1, 31, 32, 33], vec![127, 128, 129, 300], vec![1000]] {
+                assert_passes(&spec(Op::Decode, method.clone(), &lens, 1, 1, 128), isa);
+            }
+        }
+    }
+}
+
+#[test]
+fn decode_is_right_for_groups_and_head_dims() {
+    for method in methods() {
+        for isa in Isa::available() {
+            for group in [1, 4, 5, 8] {
+                assert_passes(&spec(Op::Decode, method.clone(), &[150, 40], group, 2, 64), isa);
+            }
+            assert_passes(&spec(Op::Decode, method.clone(), &[257], 2, 1, 256), isa);
+        }
+    }
+}
+
+#[test]
+fn head_dim_96() {
+    for method in methods().into_iter().filter(|m| m.check_head_dim(96).is_ok()) {
+        for isa in Isa::available() {
+            assert_passes(&spec(Op::Decode, method.clone(), &[200], 3, 1, 96), isa);
+            assert_passes(&spec(Op::Prefill, method.clone(), &[70], 3, 1, 96), isa);
+            assert_passes(&spec(Op::Compress, method.clone(), &[200], 3, 1, 96), isa);
+        }
+    }
+}
+
+#[test]
+fn compress_matches_the_reference_round_trip() {
+    for method in methods() {
+        for isa in Isa::available() {
+            for (lens, d) in [(vec![1, 31, 32, 33, 300], 64), (vec![127, 128, 129, 1000], 128)] {
+                assert_passes(&spec(Op::Compress, method.clone(), &lens, 1, 2, d), isa);
+            }
+        }
+    }
+}
+
+#[test]
+fn prefill_is_right() {
+    for method in methods() {
+        for isa in Isa::available() {
+            assert_passes(&spec(Op::Prefill, method.clone(), &[1, 15, 33, 129], 2, 1, 64), isa);
+            assert_passes(&spec(Op::Prefill, method.clone(), &[150], 5, 1, 128), isa);
+        }
+    }
+}
+
+#[test]
+fn read_sums_every_word() {
+    for isa in Isa::available() {
+        assert_passes(&spec(Op::Read, Method::Fp16, &[5000], 1, 2, 128), isa);
+    }
+}
+
+#[test]
+fn many_heads_are_sampled_first_and_last_included() {
+    let places = check::sample(&spec(Op::Decode, Method::Fp16, &[1; 4], 1, 32, 128));
+    assert_eq!(places.len(), check::MAX_HEADS);
+    assert_eq!((places[0].seq, places[0].head), (0, 0));
+    assert_eq!((places[7].seq, places[7].head), (3, 31));
+}
+
+#[test]
+fn copies_reach_the_rotation() {
+    let mut spec =
+        spec(Op::Decode, Method::Kivi { bits: 2, group: 32, residual: 32 }, &[64], 1, 1, 64);
+    spec.rotate_bytes = 20_000;
+    let mut kernel = open(&spec).unwrap();
+    assert!(kernel.copies() as u64 * kernel.work().bytes_moved >= 20_000);
+    for copy in 0..kernel.copies() + 1 {
+        kernel.launch(copy);
+    }
+    assert!(kernel.resident_bytes() >= 20_000);
+}
+
+#[test]
+fn work_counts_the_cache() {
+    let kernel = open(&spec(Op::Decode, Method::Fp16, &[100, 50], 4, 2, 64)).unwrap();
+    let work = kernel.work();
+    assert_eq!(work.bytes_moved, 150 * 2 * 64 * 4 + 2 * 2 * 2 * 8 * 64);
+    assert_eq!(work.flops, 4 * 64 * 150 * 8);
+}
+
+#[test]
+fn a_bad_spec_is_refused_with_its_key() {
+    let refused = |spec: KernelSpec| open(&spec).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(
+        refused(spec(Op::Decode, Method::Fp16, &[], 1, 1, 128)).starts_with("kv_lens: expected")
+    );
+    assert!(
+        refused(spec(Op::Decode, Method::Fp16, &[5], 1, 1, 100)).starts_with("head_dim: expected")
+    );
+    let kivi = Method::Kivi { bits: 3, group: 32, residual: 32 };
+    assert!(refused(spec(Op::Decode, kivi, &[5], 1, 1, 128)).starts_with("bits: expected"));
+    assert!(pool(Some(0)).is_err());
+}
+
+#[test]
+fn sizes_of_caches_parse() {
+    assert_eq!(parse_size("32768K"), Some(32 << 20));
+    assert_eq!(parse_size("1M"), Some(1 << 20));
+    assert_eq!(parse_size("12Q"), None);
+}
+
+#[test]
+fn registry_names_every_op_and_family() {
+    assert_eq!(registry().len(), 3 * 8 + 1);
+    assert!(registry().iter().all(|line| line.backends.contains(&"cpu-portable")));
+}
