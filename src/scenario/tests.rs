@@ -246,3 +246,64 @@ fn loading_names_the_file() {
     let error = Scenario::load(Path::new("no/such.toml")).expect_err("missing");
     assert!(format!("{error:#}").starts_with("no/such.toml: cannot read"), "{error:#}");
 }
+
+/// Every property and every variant of the schema, with its default where it has one.
+fn keys(schema: &serde_json::Value, found: &mut Vec<(String, Option<serde_json::Value>)>) {
+    match schema {
+        serde_json::Value::Object(object) => {
+            for (key, property) in
+                object.get("properties").and_then(|p| p.as_object()).into_iter().flatten()
+            {
+                found.push((key.clone(), property.get("default").cloned()));
+            }
+            object.values().for_each(|value| keys(value, found));
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn every_key_and_default_is_documented() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios/README.md");
+    let text = std::fs::read_to_string(readme).expect("scenarios/README.md");
+    let mut found = Vec::new();
+    keys(&schema(), &mut found);
+    assert!(found.len() > 60, "the walk found {} keys only", found.len());
+    for (key, default) in found {
+        let documented = |line: &&str| {
+            line.contains(&format!("`{key}`"))
+                || line.contains(&format!(".{key}]`"))
+                || line.contains(&format!("{{ {key} = "))
+        };
+        let inner = ["min", "max", "median", "sigma"].contains(&key.as_str())
+            && text.contains(&format!("{key} = "));
+        let lines: Vec<_> = text.lines().filter(documented).collect();
+        assert!(inner || !lines.is_empty(), "`{key}` is missing in scenarios/README.md");
+        let Some(default) = default.filter(|default| !default.is_object() && !default.is_null())
+        else {
+            continue;
+        };
+        let shown = default.as_str().map_or_else(|| default.to_string(), str::to_owned);
+        let shown = format!("| `{}` |", shown.strip_suffix(".0").unwrap_or(&shown));
+        assert!(
+            lines.iter().any(|line| line.contains(&shown)),
+            "default of `{key}`: expected {shown}"
+        );
+    }
+}
+
+#[test]
+fn every_committed_scenario_is_valid() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut n = 0;
+    for entry in std::fs::read_dir(folder).expect("scenarios/") {
+        let path = entry.expect("entry").path();
+        // `engines.toml` says how engines are started; it is no scenario.
+        if path.extension().is_some_and(|e| e == "toml") && !path.ends_with("engines.toml") {
+            Scenario::load(&path).unwrap_or_else(|error| panic!("{error:#}"));
+            n += 1;
+        }
+    }
+    assert!(n > 0);
+}
