@@ -11,7 +11,7 @@ use super::ui::Ui;
 use crate::{
     analyse::{Judgement, RunData, Verdict, judge},
     record::manifest::Status,
-    report::{Format, ReportFiles, Table, build, headline, render},
+    report::{Format, ReportFiles, Table, build, headline, narrow, render},
 };
 
 /// Arguments of `kvbench report`.
@@ -97,7 +97,10 @@ fn announce(data: &RunData, judgement: &Judgement, ui: &Ui) {
 fn printed(tables: &[Table], ui: &Ui) -> String {
     let one = |table: &Table| render(table, ui.format, ui.color);
     match ui.format {
-        Format::Text | Format::Md => tables.iter().map(one).collect::<Vec<_>>().join("\n"),
+        Format::Text => {
+            tables.iter().map(|table| one(&narrow(table))).collect::<Vec<_>>().join("\n")
+        }
+        Format::Md => tables.iter().map(one).collect::<Vec<_>>().join("\n"),
         Format::Json | Format::Csv => {
             tables.first().map(one).unwrap_or_else(|| one(&Table::new("", Vec::new())))
         }
@@ -194,7 +197,7 @@ mod tests {
         let dir = run_folder(Status::Interrupted);
         write_report(dir.path(), &ui()).unwrap();
         let page = std::fs::read_to_string(dir.path().join("report.md")).unwrap();
-        assert!(page.contains("**Partial:**") && page.contains("int8 decodes 2.0"), "{page}");
+        assert!(page.contains("**Partial:**") && page.contains("int8 decodes 1.99x"), "{page}");
         let plots = std::fs::read_dir(dir.path().join("plots")).unwrap();
         let names: Vec<String> =
             plots.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();

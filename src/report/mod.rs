@@ -8,6 +8,9 @@ pub mod svg;
 pub mod table;
 
 pub use figure::Figure;
-pub use run::{ReportFiles, build, tables::headline};
+pub use run::{
+    ReportFiles, build,
+    tables::{headline, narrow},
+};
 pub use svg::{png, svg};
 pub use table::{Column, Format, Table, Value, render};

@@ -8,7 +8,7 @@ pub mod tables;
 mod telemetry;
 mod words;
 
-use super::{Figure, Table};
+use super::Figure;
 use crate::{
     analyse::{Judgement, Point, RequestFacts, RunData, request_facts},
     record::{Manifest, TelemetryRow, parquet::TableRow as _},

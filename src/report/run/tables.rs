@@ -179,6 +179,41 @@ fn comparison_row(c: &Comparison) -> Vec<Value> {
     ]
 }
 
+/// Columns that other columns of the same table imply.
+const IMPLIED: [&str; 5] = ["batch", "kv_len", "n", "duration", "gb_per_s"];
+
+/// The table for a terminal: without implied and empty columns, and with words that every row shares in the title.
+pub fn narrow(table: &Table) -> Table {
+    let column = |index: usize| table.rows.iter().map(move |row| &row[index]);
+    let shared = |index: usize| match column(index).next() {
+        Some(Value::Text(first))
+            if table.rows.len() > 1 && column(index).all(|v| *v == text(first)) =>
+        {
+            Some(first)
+        }
+        _ => None,
+    };
+    let (mut folded, mut kept) = (Vec::new(), Vec::new());
+    for (index, head) in table.columns.iter().enumerate() {
+        if let Some(word) = shared(index) {
+            folded.push(format!("{} {word}", head.name));
+        } else if !IMPLIED.contains(&head.name.as_str())
+            && column(index).any(|v| *v != Value::Missing)
+        {
+            kept.push(index);
+        }
+    }
+    let all = if folded.is_empty() { String::new() } else { format!("; {}", folded.join(", ")) };
+    let mut out = Table::new(&format!("{}{all}", table.title), Vec::new());
+    out.columns = kept.iter().map(|index| table.columns[*index].clone()).collect();
+    out.rows = table
+        .rows
+        .iter()
+        .map(|row| kept.iter().map(|index| row[*index].clone()).collect())
+        .collect();
+    out
+}
+
 /// Points that could not be measured, and why.
 pub fn failures(judgement: &Judgement) -> Table {
     let mut table = Table::new(

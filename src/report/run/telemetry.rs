@@ -14,22 +14,37 @@ const POINTS_MAX: usize = 600;
 struct Quantity {
     name: &'static str,
     title: &'static str,
+    axis: &'static str,
     unit: &'static str,
     of: fn(&TelemetryRow) -> Option<f64>,
 }
 
 const QUANTITIES: [Quantity; 4] = [
-    Quantity { name: "power", title: "Board power", unit: "W", of: |t| t.power_w },
-    Quantity { name: "sm-util", title: "SM utilisation", unit: "%", of: |t| t.sm_util_pct },
+    Quantity {
+        name: "power",
+        title: "Board power",
+        axis: "board power",
+        unit: "W",
+        of: |t| t.power_w,
+    },
+    Quantity {
+        name: "sm-util",
+        title: "SM utilisation",
+        axis: "SM utilisation",
+        unit: "%",
+        of: |t| t.sm_util_pct,
+    },
     Quantity {
         name: "host-cpu",
         title: "CPU utilisation of the host",
+        axis: "CPU utilisation, all cores",
         unit: "%",
         of: |t| t.host_cpu_pct,
     },
     Quantity {
         name: "memory",
         title: "Memory in use",
+        axis: "memory in use",
         unit: "GiB",
         of: |t| t.mem_used_bytes.map(|b| b as f64 / f64::from(1 << 30)),
     },
@@ -47,7 +62,12 @@ impl Quantity {
             .map(|(slot, device)| {
                 let mine = rows.iter().filter(|row| row.device == device);
                 let all: Vec<Point> = mine
-                    .filter_map(|row| Some(Point::new(ns_to_s(row.t_ns), (self.of)(row)?)))
+                    .filter_map(|row| {
+                        Some(Point::new(
+                            ns_to_s(row.t_ns),
+                            (self.of)(row).filter(|v| v.is_finite())?,
+                        ))
+                    })
                     .collect();
                 let stride = all.len().div_ceil(POINTS_MAX).max(1);
                 Series {
@@ -68,13 +88,8 @@ impl Quantity {
         let x = Axis::new("time since the run began", "s", Scale::Linear);
         let panel = Panel { series, ..Panel::default() };
         let is_empty = panel.series.is_empty();
-        let figure = Figure::single(
-            self.title,
-            &caption,
-            x,
-            Axis::from_zero(&self.title.to_lowercase(), self.unit),
-            panel,
-        );
+        let figure =
+            Figure::single(self.title, &caption, x, Axis::from_zero(self.axis, self.unit), panel);
         (!is_empty).then(|| Plot { name: self.name.to_owned(), figure })
     }
 }
