@@ -141,7 +141,7 @@ unsafe fn sums_i32(v: [__m256i; 4]) -> [i32; 4] {
     out
 }
 
-/// Sixteen accumulators of 32 bytes: eight cache lines in flight a turn.
+/// Eight accumulators of 32 bytes; lines are asked for 2 KiB ahead.
 #[inline(always)]
 pub(super) unsafe fn sum_words(p: *const u32, n: usize) -> u32 {
     let mut lanes = [0_u32; 8];
@@ -197,27 +197,36 @@ pub(super) unsafe fn key_dots<const BITS: usize>(a: KeyDots) -> [i32; 4] {
         // SAFETY: the caller's promise.
         return unsafe { super::portable::key_dots::<BITS>(a) };
     }
+    // Loops, not closures: a closure that is not inlined loses the features and calls every intrinsic.
     // SAFETY: rows are `row_bytes` long and the query has `8 / BITS` times as many channels.
     unsafe {
-        sums_i32(a.rows.map(|row| {
-            let (mut hi, mut lo) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-            for i in (0..a.row_bytes).step_by(32) {
-                let x = _mm256_loadu_si256(row.add(i).cast());
-                for p in 0..8 / BITS {
-                    let codes = plane::<BITS>(x, p);
-                    let at = p * a.row_bytes + i;
-                    hi = _mm256_add_epi16(
-                        hi,
-                        _mm256_maddubs_epi16(codes, _mm256_loadu_si256(a.hi.add(at).cast())),
-                    );
-                    lo = _mm256_add_epi16(
-                        lo,
-                        _mm256_maddubs_epi16(codes, _mm256_loadu_si256(a.lo.add(at).cast())),
-                    );
-                }
+        let mut sums = [_mm256_setzero_si256(); 4];
+        for r in 0..4 {
+            sums[r] = key_row::<BITS>(a.rows[r], a);
+        }
+        sums_i32(sums)
+    }
+}
+
+#[inline(always)]
+unsafe fn key_row<const BITS: usize>(row: *const u8, a: KeyDots) -> __m256i {
+    // SAFETY: the callers' promise.
+    unsafe {
+        let (mut hi, mut lo) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        for i in (0..a.row_bytes).step_by(32) {
+            let x = _mm256_loadu_si256(row.add(i).cast());
+            for p in 0..8 / BITS {
+                let codes = plane::<BITS>(x, p);
+                let at = p * a.row_bytes + i;
+                let (qhi, qlo) = (
+                    _mm256_loadu_si256(a.hi.add(at).cast()),
+                    _mm256_loadu_si256(a.lo.add(at).cast()),
+                );
+                hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(codes, qhi));
+                lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(codes, qlo));
             }
-            join(hi, lo)
-        }))
+        }
+        join(hi, lo)
     }
 }
 
@@ -276,17 +285,15 @@ unsafe fn add_scaled(out: *mut f32, sums: __m256i, unit: f32) {
 pub(super) unsafe fn key_dots8(rows: [*const u8; 4], query: *const i16, n: usize) -> [i32; 4] {
     // SAFETY: rows and query hold `n` values, a multiple of 16.
     unsafe {
-        sums_i32(rows.map(|row| {
-            let mut sum = _mm256_setzero_si256();
-            for i in (0..n).step_by(16) {
-                let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(row.add(i).cast()));
-                sum = _mm256_add_epi32(
-                    sum,
-                    _mm256_madd_epi16(codes, _mm256_loadu_si256(query.add(i).cast())),
-                );
+        let mut sums = [_mm256_setzero_si256(); 4];
+        for i in (0..n).step_by(16) {
+            let q = _mm256_loadu_si256(query.add(i).cast());
+            for r in 0..4 {
+                let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(rows[r].add(i).cast()));
+                sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(codes, q));
             }
-            sum
-        }))
+        }
+        sums_i32(sums)
     }
 }
 

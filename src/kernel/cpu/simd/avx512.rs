@@ -67,9 +67,11 @@ impl Simd for Avx512 {
     fn sums(self, v: [__m512; 4]) -> [f32; 4] {
         // SAFETY: see `splat`; the halves are added, then summed as on AVX2.
         unsafe {
-            avx2::sums(
-                v.map(|x| _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x))),
-            )
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for (half, x) in halves.iter_mut().zip(v) {
+                *half = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+            }
+            avx2::sums(halves)
         }
     }
 
