@@ -39,6 +39,14 @@ pub enum KernelsCommand {
     Bench(BenchArgs),
 }
 
+/// Runs a subcommand on this machine's kernels.
+///
+/// # Errors
+/// As [`run_on`].
+pub fn run(args: &KernelsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    run_on(args, ui, Lab::cpu())
+}
+
 /// Runs a subcommand on `lab`.
 ///
 /// # Errors

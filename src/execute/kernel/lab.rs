@@ -5,9 +5,11 @@ use rayon::ThreadPool;
 use super::step::Lengths;
 use crate::{
     execute::probe,
-    kernel::{Kernel, KernelSpec},
+    kernel::{Kernel, KernelSpec, cpu},
     plan::Arrival,
+    record::env::Machine,
     scenario::Workload,
+    units::human_bytes,
     workload,
 };
 
@@ -40,9 +42,34 @@ pub struct Lab {
     pub available: Box<Available>,
     /// See [`ReadLengths`].
     pub lengths: Box<ReadLengths>,
+    /// What the user should know about this lab, said once a run.
+    pub notices: Vec<String>,
 }
 
+/// Assumed last-level cache where the system does not tell: larger than most, so that rotation errs on the cold side.
+const LLC_ASSUMED: u64 = 64 << 20;
+
 impl Lab {
+    /// This machine's CPU, its kernels on the fastest instruction set it has.
+    pub fn cpu() -> Self {
+        let device = Machine::read().cpu_model.unwrap_or_else(|| "unknown CPU".to_owned());
+        let llc_bytes = cpu::llc_bytes();
+        let mut lab = Self::here(
+            device,
+            cpu::isa().backend().to_owned(),
+            llc_bytes.unwrap_or(LLC_ASSUMED),
+            Box::new(cpu::open),
+            Box::new(cpu::pool),
+        );
+        lab.notices.extend(llc_bytes.is_none().then(|| {
+            format!(
+                "the size of the last-level cache is unknown; {} is assumed",
+                human_bytes(LLC_ASSUMED)
+            )
+        }));
+        lab
+    }
+
     /// This machine, with the CPU's kernels: `backend` names their implementation.
     pub fn here(
         device: String,
@@ -62,6 +89,7 @@ impl Lab {
             pool,
             available: Box::new(probe::available_memory),
             lengths: Box::new(lengths),
+            notices: Vec::new(),
         }
     }
 }

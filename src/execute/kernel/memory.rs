@@ -27,7 +27,8 @@ impl Need {
 ///
 /// Half-precision K and V are the largest form a cache takes: kept is one copy of them and of queries and outputs,
 /// rounded up to whole copies by the rotation; the originals that a method compresses from are there only while it is
-/// prepared. A bulk compression keeps both, as it reads one and writes the other.
+/// prepared. A bulk compression keeps both, as it reads one and writes the other. The probe streams over as many bytes
+/// as the half-precision cache has, or over the rotation if that is more.
 pub(super) fn need(spec: &KernelSpec) -> Need {
     let tokens: u64 = spec.shape.kv_lens.iter().map(|&len| len as u64).sum();
     let dim = spec.shape.head_dim as u64;
@@ -36,7 +37,7 @@ pub(super) fn need(spec: &KernelSpec) -> Need {
     // f16 query and f32 output of each query head
     let queries = rows * dim * spec.shape.heads_q as u64 * 6;
     match spec.op {
-        Op::Read => Need { kept: spec.rotate_bytes, scratch: 0 },
+        Op::Read => Need { kept: spec.rotate_bytes.max(half_kv), scratch: 0 },
         Op::Compress => Need { kept: spec.rotate_bytes + 2 * half_kv + queries, scratch: 0 },
         _ => Need { kept: spec.rotate_bytes + half_kv + queries, scratch: half_kv },
     }
@@ -128,6 +129,6 @@ mod tests {
         let queries = 2 * 4 * 8 * 6;
         assert_eq!(need(&spec), Need { kept: 1000 + kv + queries, scratch: kv });
         assert!(need(&KernelSpec { op: Op::Prefill, ..spec.clone() }).kept > 1000 + kv + queries);
-        assert_eq!(need(&KernelSpec { op: Op::Read, ..spec }), Need { kept: 1000, scratch: 0 });
+        assert_eq!(need(&KernelSpec { op: Op::Read, ..spec }), Need { kept: kv, scratch: 0 });
     }
 }

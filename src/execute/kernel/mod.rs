@@ -109,6 +109,9 @@ impl KernelBackend {
             Device::Auto => self.tell_idle_gpu(context),
             Device::Cpu => {}
         }
+        for notice in self.lab.notices.clone() {
+            self.tell(context, notice);
+        }
         // Repeats see other data, methods of one repeat the same.
         let seed = plan::cell_seed(self.seed, first);
         let (steps, notice) = step::steps(first, &self.lab, self.timing, seed)?;
@@ -277,7 +280,12 @@ impl KernelBackend {
     ) -> anyhow::Result<Option<Ready>> {
         let spec = self.spec(step, &Method::Fp16, Op::Read, block.seed);
         let template = row::probe_template(context.run_id, &self.lab, block.cells[0], step);
-        match self.open(&block.pool, &spec, template) {
+        let seating = memory::seat(&[memory::need(&spec)], (self.lab.available)());
+        let opened = match seating.refused.into_iter().next() {
+            Some((_, err)) => Err(Box::new(row::failure(template, err))),
+            None => self.open(&block.pool, &spec, template),
+        };
+        match opened {
             Ok((kernel, template)) => Ok(Some(Ready { cell: usize::MAX, kernel, template })),
             Err(failed) => {
                 let err = failed.err.as_deref().unwrap_or_default();

@@ -4,7 +4,6 @@ use super::step::Step;
 use crate::{
     execute::kernel::Lab,
     kernel::{Op, Shape},
-    method::Method,
     plan::Cell,
     record::{KernelRow, PROBE_METHOD as PROBE},
 };
@@ -39,7 +38,7 @@ pub(super) fn bare(run_id: &str, lab: &Lab, cell: &Cell) -> KernelRow {
         repeat: i64::from(cell.repeat),
         device: lab.device.clone(),
         backend: lab.backend.clone(),
-        dtype: dtype(&cell.method.method),
+        dtype: cell.method.method.dtype(),
         ..KernelRow::default()
     }
 }
@@ -76,19 +75,6 @@ pub(super) fn failure(template: KernelRow, err: String) -> KernelRow {
 fn probe_id(cell: &Cell) -> String {
     let scenario = cell.id.split('/').next().unwrap_or_default();
     format!("{scenario}/{}/{PROBE}/{}/{}/r{}", cell.target, cell.workload, cell.load, cell.repeat)
-}
-
-/// How the cache is stored. Methods that drop tokens keep the rest in half precision.
-pub(super) fn dtype(method: &Method) -> String {
-    match method {
-        Method::Fp16 | Method::Streaming { .. } | Method::H2o { .. } | Method::Snapkv { .. } => {
-            "f16".to_owned()
-        }
-        Method::Int8 => "int8".to_owned(),
-        Method::Int4 => "int4".to_owned(),
-        Method::Fp8 => "fp8-e4m3".to_owned(),
-        Method::Kivi { bits, group, .. } => format!("kivi{bits}-g{group}"),
-    }
 }
 
 fn longest(shape: &Shape) -> i64 {

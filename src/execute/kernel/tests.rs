@@ -144,7 +144,7 @@ fn model() -> ModelShape {
 fn name(spec: &KernelSpec) -> String {
     match (spec.op, &spec.method) {
         (Op::Read, _) => PROBE.to_owned(),
-        (_, method) => row::dtype(method),
+        (_, method) => method.dtype(),
     }
 }
 
@@ -178,12 +178,17 @@ impl Bench {
             lengths: Box::new(|_, _, _| {
                 Ok((1..=5).map(|i| Lengths { prompt: 8 * i, answer: 4 * i }).collect())
             }),
+            notices: vec![],
         }
     }
 
     fn run(&self, methods: &[Method]) -> Outcome {
-        let stop = StopFlag::default();
-        let log = Log::default();
+        let (stop, log) = (StopFlag::default(), Log::default());
+        let lab = self.lab(&log, &stop);
+        self.run_in(lab, methods, &log, stop)
+    }
+
+    fn run_in(&self, lab: Lab, methods: &[Method], log: &Log, stop: StopFlag) -> Outcome {
         let cells: Vec<Cell> = methods.iter().map(|method| self.cell(method)).collect();
         let block: Vec<&Cell> = cells.iter().collect();
         let (mut sink, notices) = (Memory::default(), Notices::default());
@@ -191,10 +196,10 @@ impl Bench {
             run_id: "run",
             sink: &mut sink,
             observer: &notices,
-            stop: stop.clone(),
+            stop,
             clock: Clock::start(),
         };
-        let mut backend = KernelBackend::new(self.lab(&log, &stop), self.timing, 7);
+        let mut backend = KernelBackend::new(lab, self.timing, 7);
         backend.run(&block, &mut context).unwrap();
         let log = log.lock().unwrap().clone();
         Outcome {
@@ -206,7 +211,7 @@ impl Bench {
     }
 
     fn cell(&self, method: &Method) -> Cell {
-        let name = row::dtype(method);
+        let name = method.dtype();
         let target =
             KernelTarget { model: model(), device: self.device, threads: None, methods: vec![] };
         Cell {
@@ -391,4 +396,29 @@ fn block_bytes(block: &[Cell], timing: &Timing, llc: u64) -> u64 {
         memory::need(&KernelSpec { op: steps[0].op, method, shape, seed: 0, rotate_bytes }).kept
     };
     block.iter().map(kept).sum()
+}
+
+#[test]
+fn the_real_cpu_kernels_go_through() {
+    let timing = Timing { rotate_llc: 0.0, ..Bench::default().timing };
+    let task = |target: KernelTarget| {
+        let model = ModelShape { head_dim: 32, ..target.model };
+        let target = KernelTarget { model, device: Device::Cpu, ..target };
+        Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 100 }
+    };
+    let bench = Bench { timing, task, ..Bench::default() };
+    let kivi = Method::Kivi { bits: 4, group: 32, residual: 32 };
+    let outcome =
+        bench.run_in(Lab::cpu(), &[Method::Fp16, kivi], &Log::default(), StopFlag::default());
+    assert_eq!(outcome.rows.len(), 12);
+    let good = |row: &KernelRow| row.verified && row.err.is_none() && row.max_rel_err.is_some();
+    assert!(outcome.rows.iter().all(good), "{:?}", outcome.rows);
+    assert!(
+        outcome
+            .rows
+            .iter()
+            .all(|row| row.backend.starts_with("cpu-") && row.thread_cpu_ns.is_some())
+    );
+    let bytes = |method: &str| of(&outcome.rows, method)[0].bytes_moved;
+    assert!(bytes("kivi4-g32") < bytes("f16"));
 }
