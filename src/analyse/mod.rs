@@ -27,6 +27,7 @@ pub use judgement::{
     Verdict,
 };
 pub use requests::facts;
+pub use suspicion::cells_with_errors;
 pub use warning::Warning;
 
 /// Judges a run: everything a report says is in here.

@@ -52,6 +52,26 @@ fn unverified(kernels: &[KernelPoint]) -> Option<Warning> {
     (!points.is_empty()).then_some(Warning::Unverified { points })
 }
 
+/// Ids of planned cells with at least one row that carries `err`.
+///
+/// # Errors
+/// A table without the columns of this version.
+pub fn cells_with_errors(data: &RunData) -> anyhow::Result<BTreeSet<String>> {
+    let mut ids = BTreeSet::new();
+    for table in [&data.kernels, &data.requests] {
+        let failed = table
+            .clone()
+            .lazy()
+            .filter(
+                col("err").is_not_null().and(col("method").neq(polars::prelude::lit(PROBE_METHOD))),
+            )
+            .select([col("cell_id")])
+            .collect()?;
+        ids.extend(failed.column("cell_id")?.str()?.iter().flatten().map(str::to_owned));
+    }
+    Ok(ids)
+}
+
 /// Cells of which every row carries `err`.
 fn failed_cells(data: &RunData) -> anyhow::Result<Option<Warning>> {
     let (mut cells, mut example) = (0, None);

@@ -30,6 +30,11 @@ pub struct DoctorArgs {
     /// Folder that results go to, for the space left on its disk.
     #[arg(long, value_name = "DIR", default_value = "results")]
     pub out: PathBuf,
+    /// Measure the load client instead: our own server of known timing in a second process tells how far to trust it.
+    #[arg(long)]
+    pub client: bool,
+    #[command(flatten)]
+    client_args: super::doctor_client::ClientArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +81,9 @@ impl Finding {
 /// # Errors
 /// The table cannot be written.
 pub fn run(args: &DoctorArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    if args.client {
+        return super::doctor_client::run(&args.client_args, ui);
+    }
     let findings = examine(&args.out, &std::env::var_os("PATH").unwrap_or_default());
     ui.out(&render(&table(&findings), ui.format, ui.color))?;
     let failed = findings.iter().any(|finding| finding.status == Status::Fail);

@@ -39,13 +39,13 @@ const START_OVER_S: f64 = 1.0;
 #[derive(Debug, Clone, clap::Args)]
 pub struct ClientArgs {
     /// Concurrent streams of 20 tokens per second; one row each.
-    #[arg(long, value_delimiter = ',', default_value = "16,100,500,1000")]
+    #[arg(long, value_delimiter = ',', default_value = "16,100,500,1000", requires = "client")]
     pub streams: Vec<usize>,
     /// Seconds that each stream lasts.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, requires = "client")]
     pub seconds: u32,
     /// How the server releases tokens; both if not given.
-    #[arg(long)]
+    #[arg(long, requires = "client")]
     pub mode: Option<Mode>,
 }
 

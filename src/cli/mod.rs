@@ -70,7 +70,7 @@ enum Command {
     },
     /// The server of known timing, for `doctor --client`.
     #[command(hide = true)]
-    ServeKnown(doctor_client::ServeKnownArgs),
+    ServeKnown(doctor_client::ServeArgs),
 }
 
 /// Parses the command line, runs the command and maps every error to one message and exit code 2.
@@ -97,7 +97,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Doctor(args) => doctor::run(&args, ui),
         Command::Schema(args) => schema::run(&args, ui),
         Command::Completions { shell } => completions(shell, ui),
-        Command::ServeKnown(args) => doctor_client::serve_known(&args),
+        Command::ServeKnown(args) => doctor_client::serve_known(&args, ui),
     }
 }
 
@@ -118,7 +118,11 @@ fn diagnostics(verbose: u8, quiet: bool) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 #[expect(clippy::disallowed_methods, reason = "cli is where the environment is read")]

@@ -60,15 +60,17 @@ pub fn run(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     Ok(if judgement.verdict == Verdict::Invalid { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-/// Judges a run and writes its report into its folder; what `kvbench run` does at its end.
+/// Writes the report of a judged run into its folder and prints its tables; what `kvbench run` does at its end.
 ///
 /// # Errors
 /// As [`run`].
-pub fn write_report(run_dir: &Path, ui: &Ui) -> anyhow::Result<()> {
-    let (data, judgement) = judged(run_dir)?;
-    write(run_dir, &build(&data, &judgement)?)?;
-    announce(&data, &judgement, ui);
-    ui.out(&printed(&headline(&judgement), ui))
+pub fn publish(dir: &Path, data: &RunData, judgement: &Judgement, ui: &Ui) -> anyhow::Result<()> {
+    let files = build(data, judgement)?;
+    write(dir, &files)?;
+    announce(data, judgement, ui);
+    ui.out(&printed(&headline(judgement), ui))?;
+    ui.note(&format!("report: {}", dir.join("report.html").display()));
+    Ok(())
 }
 
 fn judged(run_dir: &Path) -> anyhow::Result<(RunData, Judgement)> {
@@ -192,10 +194,15 @@ mod tests {
         Ui { format: Format::Csv, color: false, progress: false, quiet: true }
     }
 
+    fn published(dir: &Path) -> anyhow::Result<()> {
+        let (data, judgement) = judged(dir)?;
+        publish(dir, &data, &judgement, &ui())
+    }
+
     #[test]
     fn an_unfinished_run_gets_a_report_that_says_so() {
         let dir = run_folder(Status::Interrupted);
-        write_report(dir.path(), &ui()).unwrap();
+        published(dir.path()).unwrap();
         let page = std::fs::read_to_string(dir.path().join("report.md")).unwrap();
         assert!(page.contains("**Partial:**") && page.contains("int8 decodes 1.99x"), "{page}");
         let plots = std::fs::read_dir(dir.path().join("plots")).unwrap();
@@ -225,7 +232,7 @@ mod tests {
     #[test]
     fn a_folder_that_is_no_run_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let err = format!("{:#}", write_report(dir.path(), &ui()).unwrap_err());
+        let err = format!("{:#}", published(dir.path()).unwrap_err());
         assert!(err.contains("hint"), "{err}");
     }
 }

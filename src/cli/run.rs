@@ -1,7 +1,7 @@
 //! `kvbench run`: the upper line, from scenario to rows, and then the lower line once, from rows to report.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Mutex, PoisonError},
@@ -9,23 +9,25 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{progress::Progress, report::write_report, signals, ui::Ui};
+use super::{progress::Progress, report, signals, ui::Ui};
 use crate::{
+    analyse::{RunData, cells_with_errors, judge},
     execute::{
         Observer, StopFlag,
         clock::Clock,
         engine::{ApiKey, EngineBackend},
-        kernel::KernelBackend,
+        kernel::{KernelBackend, Lab},
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
     },
     plan::{self, Cell},
     record::{
-        Manifest, Recorder, RunDir, SCHEMA_VERSION, Sink,
+        Manifest, Recorder, Row, RunDir, SCHEMA_VERSION, Sink, TelemetryRow,
         env::{self, Machine},
         manifest::{CellFacts, Input, ScenarioFacts, SloFacts, Status},
+        parquet::write_rows,
     },
-    scenario::{Device, Scenario, TargetKind, Workload},
+    scenario::{Device, Scenario, Target, TargetKind, Workload},
     workload,
 };
 
@@ -73,22 +75,36 @@ pub fn run_command(args: &RunArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let dir = prepared.recorder.path().to_owned();
     ui.note(&format!("{}: {} cells", dir.display(), prepared.cells.len()));
     let measured = measure(&mut prepared, ui, &stop);
-    let outcome = conclude(&mut prepared, measured)?;
-    drop(prepared.recorder);
-    write_report(&dir, ui)?;
-    Ok(exit_code(&outcome, &dir, ui))
+    let interrupted = conclude(&mut prepared, measured)?.interrupted;
+    let failed = judge_run(&mut prepared, &dir, ui)?;
+    Ok(exit_code(interrupted, &failed, &dir, ui))
 }
 
-fn exit_code(outcome: &Outcome, dir: &Path, ui: &Ui) -> ExitCode {
-    if outcome.interrupted {
+fn exit_code(interrupted: bool, failed: &BTreeSet<String>, dir: &Path, ui: &Ui) -> ExitCode {
+    if interrupted {
         ui.note(&format!("interrupted; go on with: kvbench run --resume {}", dir.display()));
         return ExitCode::from(signals::INTERRUPTED);
     }
-    if outcome.failed.is_empty() {
-        return ExitCode::SUCCESS;
-    }
-    ui.note(&format!("{} cells failed, such as {}", outcome.failed.len(), outcome.failed.iter().next().map_or("", String::as_str)));
+    let Some(example) = failed.first() else { return ExitCode::SUCCESS };
+    ui.note(&format!("{} cells failed, such as {example}", failed.len()));
     ExitCode::from(1)
+}
+
+/// The lower line, once: rows to judgement, summary, verdict and report. Returns the cells with errors, also those of
+/// an earlier sitting.
+fn judge_run(prepared: &mut Prepared, dir: &Path, ui: &Ui) -> anyhow::Result<BTreeSet<String>> {
+    let mut data = RunData::load(dir)?;
+    let failed = cells_with_errors(&data)?;
+    let judgement = judge(&data).with_context(|| format!("{}: cannot be judged", dir.display()))?;
+    write_rows(dir, &judgement.summary)?;
+    let manifest = &mut prepared.manifest;
+    manifest.n_failed = failed.len();
+    manifest.verdict = Some(judgement.verdict);
+    manifest.reasons = judgement.warnings.iter().map(ToString::to_string).collect();
+    prepared.recorder.write_manifest(manifest)?;
+    data.manifest.clone_from(manifest);
+    report::publish(dir, &data, &judgement, ui)?;
+    Ok(failed)
 }
 
 fn start(args: &RunArgs, path: &Path) -> anyhow::Result<Prepared> {
@@ -98,12 +114,18 @@ fn start(args: &RunArgs, path: &Path) -> anyhow::Result<Prepared> {
     let origin = env::wall_clock()?;
     let clock = Clock::start();
     let stamp = env::stamp(origin);
-    let recorder = RunDir::create(&args.out, &scenario.name, &stamp, &short_id(&scenario, &env::rfc3339(origin)))?;
+    let recorder = RunDir::create(
+        &args.out,
+        &scenario.name,
+        &stamp,
+        &short_id(&scenario, &env::rfc3339(origin)),
+    )?;
     let manifest = Manifest {
         schema_version: SCHEMA_VERSION,
         run_id: recorder.dir().run_id(),
         kvbench_version: env!("CARGO_PKG_VERSION").to_owned(),
-        kvbench_git_revision: Some(env!("KVBENCH_GIT_REV").to_owned()).filter(|revision| !revision.is_empty()),
+        kvbench_git_revision: Some(env!("KVBENCH_GIT_REV").to_owned())
+            .filter(|revision| !revision.is_empty()),
         status: Status::Running,
         verdict: None,
         reasons: Vec::new(),
@@ -133,7 +155,10 @@ fn resume(dir: &Path) -> anyhow::Result<Prepared> {
     let device = manifest.scenario.device.as_deref().map(device_from_name).transpose()?;
     let scenario = with_device(Scenario::parse(&manifest.scenario.text, &origin)?, device);
     let planned: HashSet<&str> = manifest.cells.iter().map(|cell| cell.id.as_str()).collect();
-    let cells: Vec<Cell> = plan::expand(&scenario).into_iter().filter(|cell| planned.contains(cell.id.as_str())).collect();
+    let cells: Vec<Cell> = plan::expand(&scenario)
+        .into_iter()
+        .filter(|cell| planned.contains(cell.id.as_str()))
+        .collect();
     ensure!(
         cells.len() == planned.len(),
         "{}: expected {} cells in its scenario, got {}\n  hint: resume with kvbench {}, which started it",
@@ -166,27 +191,42 @@ fn same_inputs(manifest: &Manifest, now: &[Input]) -> anyhow::Result<()> {
 
 fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<Outcome> {
     let finished: HashSet<String> = prepared.recorder.done().iter().cloned().collect();
-    let n_blocks = n_blocks(&prepared.cells, &finished);
     if !finished.is_empty() {
         ui.note(&format!("{} cells are finished already", finished.len()));
     }
-    let watcher = Watcher { progress: Progress::new(*ui, n_blocks as u64), notices: Mutex::new(Vec::new()) };
-    let run_id = prepared.manifest.run_id.clone();
-    let mut kernel = KernelBackend::new(prepared.scenario.timing, prepared.scenario.seed);
-    let mut engine = EngineBackend::new(prepared.scenario.seed, api_key()?)?;
+    let n_blocks = n_blocks(&prepared.cells, &finished);
+    let watcher =
+        Watcher { progress: Progress::new(*ui, n_blocks as u64), notices: Mutex::new(Vec::new()) };
+    let scenario = &prepared.scenario;
+    let mut kernel = KernelBackend::new(Lab::cpu(), scenario.timing, scenario.seed);
+    let mut engine =
+        EngineBackend::new(scenario.seed, api_key(scenario)?, Box::new(workload::build))?;
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
-    let facts = Run { run_id: &run_id, observer: &watcher, stop: stop.clone(), clock: prepared.clock };
-    let mut telemetry = Telemetry::start(&run_id, prepared.scenario.telemetry_hz, prepared.clock)?;
-    let mut drain = |sink: &mut dyn Sink| telemetry.drain(sink);
-    let outcome = run(&prepared.cells, &finished, &mut backends, &facts, &mut prepared.recorder, &mut drain);
-    let overhead = telemetry.stop(&mut prepared.recorder)?;
+    let run_id = prepared.manifest.run_id.clone();
+    let facts =
+        Run { run_id: &run_id, observer: &watcher, stop: stop.clone(), clock: prepared.clock };
+    let telemetry = Telemetry::start(&run_id, scenario.telemetry_hz, prepared.clock)?;
+    let mut drain = |sink: &mut dyn Sink| record_telemetry(telemetry.drain(), sink);
+    let outcome =
+        run(&prepared.cells, &finished, &mut backends, &facts, &mut prepared.recorder, &mut drain);
+    let (rows, overhead) = telemetry.stop()?;
     watcher.progress.finish();
     let manifest = &mut prepared.manifest;
     manifest.telemetry = Some(serde_json::to_value(overhead)?);
-    manifest.engines.extend(engine.facts()?);
-    manifest.client_health = engine.health()?.or(manifest.client_health.take());
+    for facts in engine.facts() {
+        manifest.engines.insert(facts.url.clone(), serde_json::to_value(facts)?);
+    }
+    if !engine.health().is_empty() {
+        manifest.client_health = Some(serde_json::to_value(engine.health())?);
+    }
     manifest.notices.extend(watcher.notices.into_inner().unwrap_or_else(PoisonError::into_inner));
-    outcome
+    let outcome = outcome?;
+    record_telemetry(rows, &mut prepared.recorder)?;
+    Ok(outcome)
+}
+
+fn record_telemetry(rows: Vec<TelemetryRow>, sink: &mut dyn Sink) -> anyhow::Result<()> {
+    rows.into_iter().try_for_each(|row| sink.row(Row::Telemetry(row)))
 }
 
 /// Writes down how it ended, also when it ended badly: rows already flushed stay readable either way.
@@ -200,20 +240,18 @@ fn conclude(prepared: &mut Prepared, measured: anyhow::Result<Outcome>) -> anyho
     };
     let written = match &measured {
         Ok(outcome) if !outcome.interrupted => prepared.recorder.finalize(&manifest.cells),
-        _ => prepared.recorder.flush(),
+        Ok(_) => prepared.recorder.flush(),
+        Err(_) => Ok(()),
     };
+    let noted = prepared.recorder.write_manifest(&prepared.manifest);
     // The error of the measurement is the cause; one of the clean-up after it would hide it.
-    let mut outcome = measured.with_context(|| format!("{}: the run ended early", prepared.recorder.path().display()))?;
+    let outcome = measured.with_context(|| {
+        let dir = prepared.recorder.path().display();
+        format!("{dir}: the run ended early; what was flushed is readable and `kvbench run --resume {dir}` continues it")
+    })?;
     written?;
-    outcome.failed.extend(failed_before(prepared)?);
-    prepared.manifest.n_failed = outcome.failed.len();
-    prepared.recorder.write_manifest(&prepared.manifest)?;
+    noted?;
     Ok(outcome)
-}
-
-/// Cells that failed in this or an earlier sitting, from the rows themselves.
-fn failed_before(prepared: &Prepared) -> anyhow::Result<Vec<String>> {
-    crate::analyse::failed_cells(prepared.recorder.path())
 }
 
 /// Draws progress and keeps notices for the manifest.
@@ -248,7 +286,10 @@ fn selected(cells: Vec<Cell>, filter: Option<&regex::Regex>) -> anyhow::Result<V
     let Some(filter) = filter else { return Ok(cells) };
     let n_all = cells.len();
     let chosen = plan::filter(&cells, filter);
-    ensure!(!chosen.is_empty(), "--filter {filter}: expected to match a cell, got none of {n_all}\n  hint: `kvbench plan` lists the ids");
+    ensure!(
+        !chosen.is_empty(),
+        "--filter {filter}: expected to match a cell, got none of {n_all}\n  hint: `kvbench plan` lists the ids"
+    );
     Ok(chosen)
 }
 
@@ -262,7 +303,8 @@ fn with_device(mut scenario: Scenario, device: Option<Device>) -> Scenario {
 }
 
 fn device_from_name(name: &str) -> anyhow::Result<Device> {
-    clap::ValueEnum::from_str(name, false).map_err(|_| anyhow::anyhow!("manifest.json: expected a device, got `{name}`"))
+    clap::ValueEnum::from_str(name, false)
+        .map_err(|_| anyhow::anyhow!("manifest.json: expected a device, got `{name}`"))
 }
 
 fn device_name(device: Device) -> String {
@@ -283,7 +325,11 @@ fn facts(scenario: &Scenario, path: &Path, device: Option<Device>) -> ScenarioFa
         repeats: scenario.repeats,
         baseline: scenario.baseline.clone(),
         aa_control: scenario.aa_control,
-        slo: scenario.slo.map(|slo| SloFacts { ttft_ms: slo.ttft_ms, tpot_ms: slo.tpot_ms, e2e_ms: slo.e2e_ms }),
+        slo: scenario.slo.map(|slo| SloFacts {
+            ttft_ms: slo.ttft_ms,
+            tpot_ms: slo.tpot_ms,
+            e2e_ms: slo.e2e_ms,
+        }),
         device: device.map(device_name),
     }
 }
@@ -303,8 +349,14 @@ fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for workload in &scenario.workloads {
         if let Workload::Dataset { path, .. } = &workload.kind {
-            let bytes = std::fs::metadata(path).with_context(|| format!("{}: cannot read the data set", path.display()))?.len();
-            inputs.push(Input { path: path.display().to_string(), sha256: workload::sha256_file(path)?, bytes });
+            let bytes = std::fs::metadata(path)
+                .with_context(|| format!("{}: cannot read the data set", path.display()))?
+                .len();
+            inputs.push(Input {
+                path: path.display().to_string(),
+                sha256: workload::sha256_file(path)?,
+                bytes,
+            });
         }
     }
     Ok(inputs)
@@ -313,16 +365,35 @@ fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
 /// Six hex digits that two runs of one second do not share.
 fn short_id(scenario: &Scenario, origin: &str) -> String {
     use sha2::Digest as _;
-    let digest = sha2::Sha256::digest(format!("{}\n{origin}\n{}", scenario.text, std::process::id()));
+    let digest =
+        sha2::Sha256::digest(format!("{}\n{origin}\n{}", scenario.text, std::process::id()));
     digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The environment's key, else the file that the engine targets name.
 #[expect(clippy::disallowed_methods, reason = "cli is where the environment is read")]
-fn api_key() -> anyhow::Result<Option<ApiKey>> {
+fn api_key(scenario: &Scenario) -> anyhow::Result<Option<ApiKey>> {
     match std::env::var("KVBENCH_API_KEY") {
-        Ok(key) if key.is_empty() => Ok(None),
-        Ok(key) => Ok(Some(ApiKey::new(key))),
-        Err(std::env::VarError::NotPresent) => Ok(None),
+        Ok(key) => return Ok(ApiKey::new(&key)),
+        Err(std::env::VarError::NotPresent) => {}
         Err(std::env::VarError::NotUnicode(_)) => bail!("KVBENCH_API_KEY: expected UTF-8"),
+    }
+    let mut files: Vec<&PathBuf> = scenario.targets.iter().filter_map(key_file).collect();
+    files.dedup();
+    ensure!(
+        files.len() <= 1,
+        "api_key_file: expected one file for all targets of a run, got {}",
+        files.len()
+    );
+    let Some(file) = files.first() else { return Ok(None) };
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{}: cannot read the API key", file.display()))?;
+    Ok(ApiKey::new(&text))
+}
+
+fn key_file(target: &Target) -> Option<&PathBuf> {
+    match &target.kind {
+        TargetKind::Engine(engine) => engine.api_key_file.as_ref(),
+        TargetKind::Kernel(_) => None,
     }
 }

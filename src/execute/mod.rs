@@ -8,11 +8,11 @@ use std::sync::{
 use crate::{plan::Cell, record::Sink};
 
 pub mod clock;
-pub mod run;
+pub mod engine;
 pub mod kernel;
 pub mod probe;
+pub mod run;
 pub mod telemetry;
-pub mod engine;
 
 /// Something that can measure the cells of one block.
 pub trait Backend {

@@ -47,7 +47,7 @@ pub struct Manifest {
     pub machine: super::env::Machine,
     /// Files that went in.
     pub inputs: Vec<Input>,
-    /// What each engine said about itself, by target.
+    /// What each engine said about itself, by URL.
     pub engines: BTreeMap<String, serde_json::Value>,
     /// Source, rate and measured overhead of telemetry; `None` when there was none.
     pub telemetry: Option<serde_json::Value>,
@@ -117,6 +117,8 @@ pub struct ScenarioFacts {
     pub aa_control: bool,
     /// Limits for goodput.
     pub slo: Option<SloFacts>,
+    /// Device that the command line put in place of the scenario's; `None` when it named none.
+    pub device: Option<String>,
 }
 
 /// Service-level objective of one request; every limit given must hold.
@@ -236,6 +238,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
             baseline: "fp16".to_owned(),
             aa_control: false,
             slo: None,
+            device: None,
         },
         cells: cells.iter().map(facts).collect(),
         origin: "2026-11-24T01:30:00Z".to_owned(),

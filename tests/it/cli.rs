@@ -18,14 +18,19 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 #[test]
 fn help_has_examples_and_exit_codes() {
     kvbench().arg("--help").assert().success().stdout(
-        predicate::str::contains("kvbench run scenarios/quickstart.toml").and(predicate::str::contains("Exit codes")),
+        predicate::str::contains("kvbench run scenarios/quickstart.toml")
+            .and(predicate::str::contains("Exit codes")),
     );
 }
 
 #[test]
 fn every_command_has_help() {
     for command in ["run", "plan", "report", "kernels", "data", "doctor", "schema", "completions"] {
-        kvbench().args([command, "--help"]).assert().success().stdout(predicate::str::contains("Usage"));
+        kvbench()
+            .args([command, "--help"])
+            .assert()
+            .success()
+            .stdout(predicate::str::contains("Usage"));
     }
 }
 
@@ -51,15 +56,30 @@ fn a_bad_scenario_names_its_place_and_writes_nothing() {
 
 #[test]
 fn a_missing_file_is_named() {
-    kvbench().args(["run", "nowhere.toml"]).assert().code(2).stderr(predicate::str::contains("nowhere.toml"));
-    kvbench().args(["report", "nowhere"]).assert().code(2).stderr(predicate::str::contains("nowhere"));
+    kvbench()
+        .args(["run", "nowhere.toml"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("nowhere.toml"));
+    kvbench()
+        .args(["report", "nowhere"])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("nowhere"));
 }
 
 #[test]
 fn a_filter_that_matches_nothing_is_an_error() {
     let out = tempfile::tempdir().unwrap();
     kvbench()
-        .args(["run", "scenarios/quickstart.toml", "--filter", "no-such-cell", "--out", out.path().to_str().unwrap()])
+        .args([
+            "run",
+            "scenarios/quickstart.toml",
+            "--filter",
+            "no-such-cell",
+            "--out",
+            out.path().to_str().unwrap(),
+        ])
         .assert()
         .code(2)
         .stderr(predicate::str::contains("no-such-cell"));
@@ -70,8 +90,16 @@ fn every_scenario_plans() {
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|ext| ext == "toml") {
-            let output = kvbench().args(["plan", path.to_str().unwrap(), "--format", "json"]).output().unwrap();
-            assert!(output.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&output.stderr));
+            let output = kvbench()
+                .args(["plan", path.to_str().unwrap(), "--format", "json"])
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{}: {}",
+                path.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
             let cells: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
             assert!(!cells.is_empty(), "{}", path.display());
         }
@@ -80,7 +108,11 @@ fn every_scenario_plans() {
 
 #[test]
 fn plain_output_has_no_escape_sequences() {
-    let output = kvbench().env("NO_COLOR", "1").args(["plan", "scenarios/quickstart.toml"]).output().unwrap();
+    let output = kvbench()
+        .env("NO_COLOR", "1")
+        .args(["plan", "scenarios/quickstart.toml"])
+        .output()
+        .unwrap();
     assert!(output.status.success());
     assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b));
 }
@@ -88,7 +120,11 @@ fn plain_output_has_no_escape_sequences() {
 #[test]
 fn completions_are_written() {
     for shell in ["bash", "zsh", "fish"] {
-        kvbench().args(["completions", shell]).assert().success().stdout(predicate::str::contains("kvbench"));
+        kvbench()
+            .args(["completions", shell])
+            .assert()
+            .success()
+            .stdout(predicate::str::contains("kvbench"));
     }
 }
 

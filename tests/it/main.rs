@@ -1,6 +1,11 @@
 //! The one integration binary: what a user sees, from the outside, and the house rules.
 #![expect(clippy::unwrap_used, reason = "a test panics when it fails")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests are told by the environment and measure a run to kill it midway"
+)]
 
-mod tidy;
-//! One integration binary.
+mod cli;
 mod client;
+mod resume;
+mod tidy;

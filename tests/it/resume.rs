@@ -64,7 +64,13 @@ fn timeless(dir: &Path) -> Vec<KernelRow> {
     data.kernel_rows()
         .unwrap()
         .into_iter()
-        .map(|row| KernelRow { run_id: String::new(), t_ns: None, duration_ns: None, thread_cpu_ns: None, ..row })
+        .map(|row| KernelRow {
+            run_id: String::new(),
+            t_ns: None,
+            duration_ns: None,
+            thread_cpu_ns: None,
+            ..row
+        })
         .collect()
 }
 
@@ -83,7 +89,12 @@ fn a_killed_run_resumes_to_the_same_rows() {
     let scenario = scenario.to_str().unwrap();
     let whole_dir = work.path().join("whole");
     let started = std::time::SystemTime::now();
-    assert!(kvbench(&["run", scenario, "--out", whole_dir.to_str().unwrap()]).status().unwrap().success());
+    assert!(
+        kvbench(&["run", scenario, "--out", whole_dir.to_str().unwrap()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let whole_ms = started.elapsed().unwrap().as_millis() as u64;
     let whole = timeless(&only_folder(&whole_dir).unwrap());
     assert!(!whole.is_empty() && whole.iter().all(|row| row.verified && row.err.is_none()));
@@ -98,8 +109,13 @@ fn a_killed_run_resumes_to_the_same_rows() {
             println!("kill {kill}: after {wait_ms} ms there was no run yet");
             continue;
         };
-        assert!(kvbench(&["run", "--resume", dir.to_str().unwrap()]).status().unwrap().success(), "{wait_ms} ms");
+        assert!(
+            kvbench(&["run", "--resume", dir.to_str().unwrap()]).status().unwrap().success(),
+            "{wait_ms} ms"
+        );
         assert_eq!(timeless(&dir), whole, "killed after {wait_ms} ms");
-        println!("kill {kill}: after {wait_ms} of {whole_ms} ms, resumed, equal in everything but time");
+        println!(
+            "kill {kill}: after {wait_ms} of {whole_ms} ms, resumed, equal in everything but time"
+        );
     }
 }
