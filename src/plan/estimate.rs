@@ -31,12 +31,8 @@ pub struct Estimate {
 pub fn estimate(cell: &Cell, timing: &Timing) -> Estimate {
     match &cell.task {
         Task::Launch { target, op, batch, kv_len } => {
-            let layer = Layer {
-                target,
-                method: &cell.method.method,
-                tokens: (batch * kv_len) as f64,
-                kv_len: *kv_len as f64,
-            };
+            let layer =
+                Layer { target, method: &cell.method.method, batch: *batch, kv_len: *kv_len };
             let launches = (timing.warmup + timing.max_samples) as f64;
             Estimate {
                 seconds: Some(launches * layer.launch_s(*op)),
@@ -63,19 +59,26 @@ pub fn block_seconds(cells: &[&Cell], timing: &Timing) -> Option<f64> {
 struct Layer<'a> {
     target: &'a KernelTarget,
     method: &'a Method,
-    /// Cached tokens of all sequences.
-    tokens: f64,
+    /// Sequences.
+    batch: usize,
     /// Cached tokens of one sequence.
-    kv_len: f64,
+    kv_len: usize,
 }
 
 impl Layer<'_> {
+    /// Cached tokens of all sequences.
+    fn tokens(&self) -> f64 {
+        (self.batch * self.kv_len) as f64
+    }
+
     fn fp16_bytes(&self) -> f64 {
-        4.0 * (self.target.model.num_kv_heads * self.target.model.head_dim) as f64 * self.tokens
+        4.0 * (self.target.model.num_kv_heads * self.target.model.head_dim) as f64 * self.tokens()
     }
 
     fn stored_bytes(&self) -> f64 {
-        self.fp16_bytes() * stored_part(self.method, self.kv_len)
+        let model = &self.target.model;
+        let per_head = self.method.cache_bytes(self.kv_len, model.head_dim) as f64;
+        per_head * (self.batch * model.num_kv_heads) as f64
     }
 
     fn launch_s(&self, op: Op) -> f64 {
@@ -91,7 +94,7 @@ impl Layer<'_> {
     /// Causal: half of the square, two products of two operations per element.
     fn prefill_flops(&self) -> f64 {
         let width = (self.target.model.num_heads * self.target.model.head_dim) as f64;
-        2.0 * self.tokens * self.kv_len * width
+        2.0 * self.tokens() * self.kv_len as f64 * width
     }
 
     fn memory(&self, op: Op, timing: &Timing) -> u64 {
@@ -105,24 +108,6 @@ impl Layer<'_> {
     }
 }
 
-/// Rough size of the compressed cache as a part of the fp16 cache, scales included.
-fn stored_part(method: &Method, kv_len: f64) -> f64 {
-    let kept = |tokens: usize| (tokens as f64 / kv_len).min(1.0);
-    match *method {
-        Method::Fp16 => 1.0,
-        Method::Int8 => 0.5 + 1.0 / 64.0,
-        Method::Int4 => 0.25 + 1.0 / 64.0,
-        Method::Fp8 => 0.5,
-        Method::Kivi { bits, group, residual } => {
-            let fp16 = kept(residual);
-            fp16 + (1.0 - fp16) * (f64::from(bits) / 16.0 + 2.0 / group as f64)
-        }
-        Method::Streaming { sink, window } => kept(sink + window),
-        Method::H2o { heavy, recent } => kept(heavy + recent),
-        Method::Snapkv { budget, .. } => kept(budget),
-    }
-}
-
 /// An upper limit: every sequence of the batch as long as the workload allows.
 fn replay_memory(
     cell: &Cell,
@@ -132,9 +117,8 @@ fn replay_memory(
     timing: &Timing,
 ) -> Option<u64> {
     let Workload::Synthetic { prompt_tokens, output_tokens, .. } = workload else { return None };
-    let kv_len = f64::from(prompt_tokens.max()) + f64::from(output_tokens.max());
-    let layer =
-        Layer { target, method: &cell.method.method, tokens: batch as f64 * kv_len, kv_len };
+    let kv_len = prompt_tokens.max() as usize + output_tokens.max() as usize;
+    let layer = Layer { target, method: &cell.method.method, batch, kv_len };
     Some(layer.memory(Op::Compress, timing))
 }
 

@@ -1,6 +1,11 @@
 //! Methods of the file, and whether they fit the heads they are to run on.
 
-use super::{NamedMethod, Scenario, TargetKind, error::Fault, value::Sp, wire};
+use super::{
+    NamedMethod, Scenario, TargetKind,
+    error::{Fault, SEE_README},
+    value::Sp,
+    wire,
+};
 use crate::method::Method;
 
 /// Method name under which bandwidth probes are recorded.
@@ -13,7 +18,10 @@ pub(super) fn build(name: &Sp<String>, wire: &wire::Method) -> Result<NamedMetho
             "expected another name than `probe`, under which bandwidth probes are recorded";
         return Err(Fault::new(name.at, message, "rename the method"));
     }
-    Ok(NamedMethod { name: name.value.clone(), method: method(wire)? })
+    let method = method(wire)?;
+    // The checks of this file come first, because they know which value to point at; the method has the last word.
+    method.check().map_err(|message| Fault::new(name.at, message, SEE_README))?;
+    Ok(NamedMethod { name: name.value.clone(), method })
 }
 
 fn method(wire: &wire::Method) -> Result<Method, Fault> {
@@ -39,6 +47,13 @@ fn kivi(wire: &wire::Kivi) -> Result<Method, Fault> {
     if bits == 3 {
         let message = "expected `bits` to be 2 or 4, got 3";
         return Err(Fault::new(wire.bits.at, message, "KIVI packs 2-bit or 4-bit codes"));
+    }
+    if !group.is_power_of_two() {
+        return Err(Fault::new(
+            wire.group.at,
+            format!("expected `group` to be a power of two, got {group}"),
+            format!("try `group = {}`", group.next_power_of_two()),
+        ));
     }
     if !residual.is_multiple_of(group) {
         return Err(Fault::new(

@@ -30,11 +30,11 @@ pub(super) fn model(name: &Sp<String>, wire: &wire::Model) -> Result<ModelShape,
         ));
     }
     let head_dim = wire.head_dim.value.usize();
-    if !head_dim.is_multiple_of(8) {
+    if !head_dim.is_multiple_of(32) {
         return Err(Fault::new(
             wire.head_dim.at,
-            format!("expected `head_dim` to be a multiple of 8, got {head_dim}"),
-            "published models have 64, 80, 96, 128 or 256",
+            format!("expected `head_dim` to be a multiple of 32, got {head_dim}"),
+            "our kernels cover 64, 96, 128 and 256, the usual sizes",
         ));
     }
     Ok(ModelShape {

@@ -166,11 +166,12 @@ fn names_are_parts_of_ids() {
 fn parameters_must_agree() {
     broken("residual = 128", "residual = 100", &["multiple of `group` (32)", "residual = 128"]);
     broken("bits = 4", "bits = 3", &["2 or 4"]);
+    broken("group = 32", "group = 48", &["power of two", "try `group = 64`"]);
     broken("group = 32", "group = 128", &["divide the head dimension 64"]);
     broken("budget = 256", "budget = 16", &["above `window` (16)"]);
     broken("pool_width = 7", "pool_width = 8", &["odd"]);
     broken("num_kv_heads = 2", "num_kv_heads = 3", &["divide `num_heads` (4)"]);
-    broken("head_dim = 64", "head_dim = 65", &["multiple of 8"]);
+    broken("head_dim = 64", "head_dim = 65", &["multiple of 32"]);
     broken(
         "max_samples = 50",
         "min_samples = 60\nmax_samples = 50",

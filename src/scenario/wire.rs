@@ -129,8 +129,8 @@ pub(super) struct Model {
     pub(super) num_heads: Int<1, 1024>,
     /// KV heads; divides `num_heads`.
     pub(super) num_kv_heads: Sp<Int<1, 1024>>,
-    /// Head dimension, a multiple of 8.
-    pub(super) head_dim: Sp<Int<8, 1024>>,
+    /// Head dimension, a multiple of 32: what our kernels cover.
+    pub(super) head_dim: Sp<Int<32, 256>>,
 }
 
 /// Where to measure.
@@ -252,8 +252,8 @@ pub(super) struct Empty {}
 pub(super) struct Kivi {
     /// Code width, 2 or 4.
     pub(super) bits: Sp<Int<2, 4>>,
-    /// Group size: tokens of one channel (K), channels of one token (V); divides the head dimension.
-    pub(super) group: Sp<Int<2, 1024>>,
+    /// Group size: tokens of one channel (K), channels of one token (V); a power of two that divides the head dimension.
+    pub(super) group: Sp<Int<8, 128>>,
     /// Newest tokens kept in fp16; a multiple of `group`.
     pub(super) residual: Sp<Tokens>,
 }
