@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use kvbench::record::{KernelRow, RunData};
+use kvbench::record::{KernelRow, parquet::read_rows};
 use rand::{RngExt as _, SeedableRng as _};
 
 /// Fixed sample counts: a stop rule that looks at times would make the number of rows a matter of time.
@@ -60,8 +60,7 @@ fn only_folder(parent: &Path) -> Option<PathBuf> {
 
 /// Every kernel row without its times and without the run's name.
 fn timeless(dir: &Path) -> Vec<KernelRow> {
-    let data = RunData::load(dir).unwrap();
-    data.kernel_rows()
+    read_rows::<KernelRow>(dir)
         .unwrap()
         .into_iter()
         .map(|row| KernelRow {

@@ -400,11 +400,10 @@ impl<S: Simd> State<'_, S> {
     #[inline(always)]
     fn finish(mut self) -> Part {
         let layout = self.job.head.layout;
-        let groups = layout.value_groups();
-        if groups > 0 {
+        if let Some(width) = layout.d.checked_div(layout.value_groups()) {
             for out in self.part.out.chunks_exact_mut(self.stride) {
                 let (channels, zeros) = out.split_at_mut(layout.d);
-                for (group, zero) in channels.chunks_exact_mut(layout.d / groups).zip(zeros) {
+                for (group, zero) in channels.chunks_exact_mut(width).zip(zeros) {
                     group.iter_mut().for_each(|o| *o += *zero);
                 }
             }

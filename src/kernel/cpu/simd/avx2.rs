@@ -201,8 +201,8 @@ pub(super) unsafe fn key_dots<const BITS: usize>(a: KeyDots) -> [i32; 4] {
     // SAFETY: rows are `row_bytes` long and the query has `8 / BITS` times as many channels.
     unsafe {
         let mut sums = [_mm256_setzero_si256(); 4];
-        for r in 0..4 {
-            sums[r] = key_row::<BITS>(a.rows[r], a);
+        for (sum, row) in sums.iter_mut().zip(a.rows) {
+            *sum = key_row::<BITS>(row, a);
         }
         sums_i32(sums)
     }

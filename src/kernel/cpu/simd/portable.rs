@@ -113,8 +113,8 @@ pub(crate) unsafe fn value_dots<const BITS: usize>(a: ValueDots, out: *mut f32) 
 
 /// See [`Simd::key_dots8`].
 pub(crate) unsafe fn key_dots8(rows: [*const u8; 4], query: *const i16, n: usize) -> [i32; 4] {
-    // SAFETY: the caller promises `n` values in each row and in the query.
     rows.map(|row| {
+        // SAFETY: the caller promises `n` values in each row and in the query.
         (0..n).map(|i| unsafe { i32::from(*row.add(i)) * i32::from(*query.add(i)) }).sum()
     })
 }
