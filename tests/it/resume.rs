@@ -14,13 +14,14 @@ use rand::{RngExt as _, SeedableRng as _};
 const SCENARIO: &str = r#"
 name = "resume"
 seed = 7
-repeats = 3
+repeats = 2
 baseline = "fp16"
 
 [timing]
 warmup = 1
 min_samples = 4
 max_samples = 4
+rotate_llc = 0.01
 
 [target.cpu.kernel]
 model = "tiny"
@@ -42,7 +43,7 @@ residual = 64
 [workload.grid.shapes]
 ops = ["decode", "compress"]
 batch = [1, 2]
-kv_len = [256, 512, 1024]
+kv_len = [128, 256]
 "#;
 
 fn kvbench(args: &[&str]) -> Command {

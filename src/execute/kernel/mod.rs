@@ -47,7 +47,6 @@ pub struct KernelBackend {
 struct Tally {
     taken: Vec<i64>,
     probe_taken: i64,
-    failed: BTreeSet<usize>,
 }
 
 /// What stays the same over the steps of a block.
@@ -74,20 +73,17 @@ impl KernelBackend {
 impl Backend for KernelBackend {
     fn run(&mut self, cells: &[&Cell], context: &mut Context<'_>) -> anyhow::Result<()> {
         let Some(first) = cells.first() else { return Ok(()) };
-        context.observer.block_started(&label(first));
-        let mut tally =
-            Tally { taken: vec![0; cells.len()], probe_taken: 0, failed: BTreeSet::new() };
+        let mut tally = Tally { taken: vec![0; cells.len()], probe_taken: 0 };
         match self.prepare(cells, first, context) {
             Ok((block, steps)) => {
                 if !self.all_steps(&block, &steps, &mut tally, context)? {
                     return Ok(());
                 }
             }
-            Err(error) => self.refuse(cells, &format!("{error:#}"), &mut tally, context)?,
+            Err(error) => self.refuse(cells, &format!("{error:#}"), context)?,
         }
         let ids: Vec<&str> = cells.iter().map(|cell| cell.id.as_str()).collect();
         context.sink.finished(&ids)?;
-        context.observer.block_finished(cells.len(), tally.failed.len());
         Ok(())
     }
 }
@@ -141,14 +137,8 @@ impl KernelBackend {
     }
 
     /// A block that cannot begin: one row a cell.
-    fn refuse(
-        &self,
-        cells: &[&Cell],
-        err: &str,
-        tally: &mut Tally,
-        context: &mut Context<'_>,
-    ) -> anyhow::Result<()> {
-        for (index, cell) in cells.iter().enumerate() {
+    fn refuse(&self, cells: &[&Cell], err: &str, context: &mut Context<'_>) -> anyhow::Result<()> {
+        for cell in cells {
             let known = step::steps(cell, &self.lab, self.timing, plan::cell_seed(self.seed, cell))
                 .ok()
                 .and_then(|(steps, _)| steps.into_iter().next());
@@ -156,7 +146,6 @@ impl KernelBackend {
                 Some(step) => row::template(context.run_id, &self.lab, cell, &step),
                 None => row::bare(context.run_id, &self.lab, cell),
             };
-            tally.failed.insert(index);
             context.sink.row(Row::Kernel(row::failure(template, err.to_owned())))?;
         }
         Ok(())
@@ -181,11 +170,10 @@ impl KernelBackend {
             }
             for (cell, err) in seating.refused {
                 let template = self.template(block, cell, step, context);
-                tally.failed.insert(cell);
                 context.sink.row(Row::Kernel(row::failure(template, err)))?;
             }
             for group in seating.groups {
-                let ready = self.open_group(block, step, &specs, &group, tally, context)?;
+                let ready = self.open_group(block, step, &specs, &group, context)?;
                 if !self.sample_group(block, step, ready, probe.as_mut(), tally, context)? {
                     return Ok(false);
                 }
@@ -222,7 +210,6 @@ impl KernelBackend {
         step: &Step,
         specs: &[KernelSpec],
         group: &[usize],
-        tally: &mut Tally,
         context: &mut Context<'_>,
     ) -> anyhow::Result<Vec<Ready>> {
         let mut ready = Vec::with_capacity(group.len());
@@ -234,7 +221,6 @@ impl KernelBackend {
             match self.open(&block.pool, &specs[cell], template) {
                 Ok((kernel, template)) => ready.push(Ready { cell, kernel, template }),
                 Err(failed) => {
-                    tally.failed.insert(cell);
                     context.sink.row(Row::Kernel(*failed))?;
                 }
             }
@@ -339,9 +325,4 @@ fn turns_notice(block: &Block<'_>, step: &Step, groups: usize) -> String {
         block.cells[0].workload,
         step.op.name()
     )
-}
-
-/// What a block is called while it runs: its cells' id without the method.
-fn label(cell: &Cell) -> String {
-    format!("{}/{}/{}/r{}", cell.target, cell.workload, cell.load, cell.repeat)
 }
