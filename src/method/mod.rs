@@ -246,7 +246,7 @@ fn check_snapkv(window: usize, budget: usize, pool_width: usize) -> Result<(), S
     if budget <= window {
         return Err(format!("budget: expected more than window {window}, got {budget}"));
     }
-    if pool_width % 2 == 0 {
+    if pool_width.is_multiple_of(2) {
         return Err(format!("pool_width: expected an odd number, got {pool_width}"));
     }
     Ok(())
