@@ -37,7 +37,7 @@ impl Folded {
         unsafe {
             s.split(query.as_ptr(), query.len(), factor, self.hi.as_mut_ptr(), self.lo.as_mut_ptr())
         };
-        self.unit = largest / math::FOLD_MAX;
+        self.unit = largest * (1.0 / math::FOLD_MAX);
     }
 }
 
@@ -166,7 +166,11 @@ impl<S: Simd> State<'_, S> {
             );
             for h in 0..self.heads {
                 let mut p = [0.0; BLOCK];
-                p[..live].copy_from_slice(&self.p[h * TILE + start - t..][..live]);
+                p.copy_from_slice(&self.p[h * TILE + start - t..][..BLOCK]);
+                // Weights of tokens that are not in this block's codes are not this block's.
+                if live < BLOCK {
+                    p[live..].fill(0.0);
+                }
                 for first in (0..groups).step_by(4) {
                     self.value_groups::<BITS>(h, (first, groups, channels), &p, codes);
                 }
@@ -223,7 +227,7 @@ fn group_dots<S: Simd, const BITS: usize>(
         return;
     }
     assert!(codes.len() == out.len() * BLOCK * BITS / 8);
-    let (factor, unit) = (math::FOLD_MAX / largest, largest / math::FOLD_MAX);
+    let (factor, unit) = (math::FOLD_MAX / largest, largest * (1.0 / math::FOLD_MAX));
     if BITS == 8 {
         let mut wide = [0; BLOCK];
         math::to_i16(weights, factor, &mut wide);
@@ -236,6 +240,9 @@ fn group_dots<S: Simd, const BITS: usize>(
     let (mut hi, mut lo) = ([0; BLOCK], [0; BLOCK]);
     // SAFETY: all three hold BLOCK numbers.
     unsafe { s.split(weights.as_ptr(), BLOCK, factor, hi.as_mut_ptr(), lo.as_mut_ptr()) };
+    // Left to itself the compiler turns the 16 broadcasts of what was just stored into shuffles, and spills them: four
+    // times the instructions. Behind the box they are loads.
+    let (hi, lo) = (std::hint::black_box(&hi), std::hint::black_box(&lo));
     let weights = Split { hi: hi.as_ptr(), lo: lo.as_ptr() };
     let codes = ValueDots { codes: codes.as_ptr(), blocks: out.len() / 8, weights, unit };
     // SAFETY: the codes belong to these channels, as asserted.
