@@ -5,6 +5,10 @@
 //! scalar; the folded query becomes a 15-bit integer split into two signed bytes, so that 32 codes meet 32 of its bytes
 //! in one instruction. Quantised values: the scale is folded into the softmax weight, the minima go into one number per
 //! group of channels, and the codes of four tokens are summed per instruction.
+//!
+//! Instructions per KV element on AVX2, counted by callgrind (difference of 5 and 2 launches, whole launch included; one
+//! head, D = 128, 8192 tokens, one query head, rustc 1.95 release): fp16 0.86, fp8 1.17, int8 0.43, int4 0.39, kivi-4 0.50,
+//! kivi-2 0.49. fp16 has its loads converted 8 at a time; codes are multiplied 32 at a time.
 
 use super::{
     layout::{BLOCK, Codec, HeadRef},

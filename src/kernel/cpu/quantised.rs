@@ -47,15 +47,18 @@ fn fold<S: Simd>(s: S, a: &[f32], b: &[f32], c: &[f32], out: &mut [f32]) -> (f32
     let n = a.len();
     assert!(n.is_multiple_of(32) && b.len() >= n && c.len() >= n && out.len() >= n);
     let (mut largest, mut dot) = ([s.splat(0.0); 4], [s.splat(0.0); 4]);
-    for i in (0..n).step_by(S::LANES) {
-        // SAFETY: `i + LANES <= n`, which all four slices hold.
-        unsafe {
-            let x = s.load(a.as_ptr().add(i));
-            let product = s.mul(x, s.load(b.as_ptr().add(i)));
-            s.store(out.as_mut_ptr().add(i), product);
-            let lane = i / S::LANES % 4;
-            largest[lane] = s.max(largest[lane], s.abs(product));
-            dot[lane] = s.fma(x, s.load(c.as_ptr().add(i)), dot[lane]);
+    for i in (0..n).step_by(32) {
+        // One accumulator for each of the 2 or 4 vectors: indices known at compile time keep them in registers.
+        for lane in 0..32 / S::LANES {
+            let i = i + lane * S::LANES;
+            // SAFETY: `i + LANES <= n`, which all four slices hold.
+            unsafe {
+                let x = s.load(a.as_ptr().add(i));
+                let product = s.mul(x, s.load(b.as_ptr().add(i)));
+                s.store(out.as_mut_ptr().add(i), product);
+                largest[lane] = s.max(largest[lane], s.abs(product));
+                dot[lane] = s.fma(x, s.load(c.as_ptr().add(i)), dot[lane]);
+            }
         }
     }
     let (largest, dot) = (s.maxes(largest), s.sums(dot));
