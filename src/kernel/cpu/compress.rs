@@ -190,8 +190,10 @@ fn keys_per_token<S: Simd>(
     params: &mut [f16],
 ) {
     let top = ((1 << bits) - 1) as f32;
-    let n = k.len() / d;
+    let n = params.len() / 2;
     let (mut x, mut line) = (vec![0.0; d], vec![0; d]);
+    // The padding's scales are multiplied with and must be numbers, whatever the memory held.
+    params.fill(f16::ZERO);
     for (t, (k, packed)) in k.chunks_exact(d).zip(codes.chunks_exact_mut(d * bits / 8)).enumerate()
     {
         widen(s, k, &mut x);

@@ -4,13 +4,13 @@
 //! | part | layout |
 //! |---|---|
 //! | key codes, 2 or 4 bits | token-major; byte `i` of a row holds channels `i`, `i + row_bytes`, ... from its low bits |
-//! | key scales and minima | per channel: `[group][scale D, min D]`; per token: `[scale n, min n]` |
+//! | key scales and minima | per channel: `[group][scale D, min D]`; per token: `[scale n, min n]`, n rounded up to 32 |
 //! | value codes, 2 or 4 bits | blocks of 32 tokens by 8 channels; 32 bytes = 8 channels by 4 tokens, 4 more tokens a plane |
 //! | value codes, 8 bits | blocks of 32 tokens by 8 channels; 16 bytes = 8 channels by 2 tokens |
 //! | value scales and minima | `[block of 32 tokens][group of channels][scale 32, min 32]` |
 //! | fp16 and e4m3 rows | token-major |
 //!
-//! The last block of values is padded with zeros; padding is not counted in `bytes_moved`.
+//! Quantised tokens are padded to a multiple of 32; padding is not counted in `bytes_moved`.
 
 use half::f16;
 
@@ -112,8 +112,10 @@ impl Layout {
             total += bytes.next_multiple_of(64);
             at
         };
-        let blocks =
-            if matches!(codec, Codec::Int { .. }) { vq.next_multiple_of(BLOCK) } else { vq };
+        let pad = |n: usize| {
+            if matches!(codec, Codec::Int { .. }) { n.next_multiple_of(BLOCK) } else { n }
+        };
+        let (keys, blocks) = (pad(kq), pad(vq));
         let (k_params, v_params) = param_counts(codec, kq, blocks, d);
         Layout {
             codec,
@@ -121,7 +123,7 @@ impl Layout {
             n,
             kq,
             vq,
-            k_codes: part(kq * d * codec.bits() / 8),
+            k_codes: part(keys * d * codec.bits() / 8),
             k_params: part(k_params * 2),
             k_full: part((n - kq) * d * 2),
             v_codes: part(blocks * d * codec.bits() / 8),
@@ -129,6 +131,11 @@ impl Layout {
             v_full: part((n - vq) * d * 2),
             total,
         }
+    }
+
+    /// Bytes of one token's quantised key or value.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.d * self.codec.bits() / 8
     }
 
     /// Value groups of a token.
@@ -143,7 +150,7 @@ impl Layout {
 fn param_counts(codec: Codec, kq: usize, padded_v: usize, d: usize) -> (usize, usize) {
     match codec {
         Codec::Int { key_group, value_group, .. } => {
-            let keys = key_group.map_or(kq, |g| kq / g * d);
+            let keys = key_group.map_or(kq.next_multiple_of(BLOCK), |g| kq / g * d);
             (2 * keys, 2 * padded_v * (d / value_group))
         }
         _ => (0, 0),
@@ -268,7 +275,7 @@ impl HeadRef<'_> {
         let params = self.k_params();
         let (scale, min) = match key_group {
             Some(g) => (token / g * 2 * d + channel, token / g * 2 * d + d + channel),
-            None => (token, kq + token),
+            None => (token, kq.next_multiple_of(BLOCK) + token),
         };
         code * params[scale].to_f64() + params[min].to_f64()
     }

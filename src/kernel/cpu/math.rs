@@ -53,34 +53,6 @@ pub(crate) fn scale(x: &mut [f32], by: f32) {
     x.iter_mut().for_each(|x| *x *= by);
 }
 
-/// `out[i] = a[i] * b[i]`; gives the largest magnitude. The length is a multiple of 16.
-#[inline(always)]
-pub(crate) fn multiply(a: &[f32], b: &[f32], out: &mut [f32]) -> f32 {
-    let mut m = [0.0_f32; LANES];
-    for ((a, b), out) in
-        a.chunks_exact(LANES).zip(b.chunks_exact(LANES)).zip(out.chunks_exact_mut(LANES))
-    {
-        for i in 0..LANES {
-            let x = a[i] * b[i];
-            out[i] = x;
-            m[i] = if x.abs() > m[i] { x.abs() } else { m[i] };
-        }
-    }
-    m.into_iter().fold(0.0, f32::max)
-}
-
-/// Dot product. The length is a multiple of 16.
-#[inline(always)]
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0_f32; LANES];
-    for (a, b) in a.chunks_exact(LANES).zip(b.chunks_exact(LANES)) {
-        for i in 0..LANES {
-            sums[i] += a[i] * b[i];
-        }
-    }
-    sums.iter().sum()
-}
-
 /// The integer nearest to a small float.
 #[inline(always)]
 fn nearest(x: f32) -> i32 {
@@ -134,8 +106,5 @@ mod tests {
     fn reductions() {
         let x: Vec<f32> = (0..32).map(|i| i as f32 - 20.0).collect();
         assert!((max(&x) - 11.0).abs() < 1e-6);
-        assert!((dot(&x, &x) - x.iter().map(|x| x * x).sum::<f32>()).abs() < 1e-3);
-        let mut out = vec![0.0; 32];
-        assert!((multiply(&x, &x, &mut out) - 400.0).abs() < 1e-3);
     }
 }

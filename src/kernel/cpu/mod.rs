@@ -16,6 +16,7 @@ mod decode;
 mod layout;
 mod math;
 mod prefill;
+mod quantised;
 mod read;
 mod simd;
 mod step;

@@ -152,3 +152,116 @@ fn registry_names_every_op_and_family() {
     assert_eq!(registry().len(), 3 * 8 + 1);
     assert!(registry().iter().all(|line| line.backends.contains(&"cpu-portable")));
 }
+
+/// Kernels that are wrong in the ways kernels are wrong must not pass the gate.
+mod mutants {
+    use half::f16;
+
+    use super::*;
+    use crate::{
+        kernel::cpu::{
+            check::Error,
+            data::{Data, Kind, Place},
+            decode::{Decode, Part, merge},
+            layout::{HeadParts, HeadRef, Layout},
+        },
+        method::select,
+    };
+
+    const LEN: usize = 700;
+    const D: usize = 128;
+    const AT: Place = Place { copy: 0, seq: 0, head: 0 };
+
+    struct Head {
+        layout: Layout,
+        arena: arena::Arena,
+        q: Vec<f32>,
+        expected: Vec<f64>,
+        method: Method,
+    }
+
+    fn head(method: Method) -> Head {
+        let (data, layout) = (Data::new(11), Layout::new(&method, LEN, D));
+        let (mut k, mut v) = (vec![f16::ZERO; LEN * D], vec![f16::ZERO; LEN * D]);
+        data.fill(Kind::Key, AT, D, &mut k);
+        data.fill(Kind::Value, AT, D, &mut v);
+        let mut arena = arena::Arena::zeroed(layout.total).unwrap();
+        let out = HeadParts::new(arena.bytes_mut(), &layout);
+        isa().dispatch(compress::Compress { layout: &layout, k: &k, v: &v, kept: None, out });
+        let query = data.rows_f64(Kind::Query, AT, 1, D);
+        let (k, v) = HeadRef::new(arena.bytes(), &layout).dequantise();
+        let expected = select::attention(&query, &k, &v);
+        let q = query.iter().map(|x| *x as f32 / (D as f32).sqrt()).collect();
+        Head { layout, arena, q, expected, method }
+    }
+
+    impl Head {
+        fn part(&self, q: &[f32], lo: usize, hi: usize) -> Part {
+            let head = HeadRef::new(self.arena.bytes(), &self.layout);
+            isa().dispatch(Decode { head, q, lo, hi, keep_scores: false })
+        }
+
+        fn passes(&self, parts: &[Part]) -> bool {
+            let mut error = Error::default();
+            let out: Vec<f16> = merge(parts, D).0.into_iter().map(f16::from_f32).collect();
+            error.add_vector(&out, &self.expected);
+            error.verification(&self.method).passed()
+        }
+    }
+
+    fn heads() -> impl Iterator<Item = Head> {
+        let kivi = |bits| Method::Kivi { bits, group: 32, residual: 128 };
+        [Method::Fp16, Method::Int8, Method::Int4, Method::Fp8, kivi(4), kivi(2)]
+            .into_iter()
+            .map(head)
+    }
+
+    #[test]
+    fn the_honest_kernel_passes_whole_and_in_parts() {
+        for head in heads() {
+            assert!(head.passes(&[head.part(&head.q, 0, LEN)]));
+            assert!(head.passes(&[head.part(&head.q, 0, 256), head.part(&head.q, 256, LEN)]));
+        }
+    }
+
+    #[test]
+    fn a_forgotten_token_is_caught() {
+        for head in heads() {
+            assert!(!head.passes(&[head.part(&head.q, 0, LEN - 1)]), "{}", head.method.label());
+        }
+    }
+
+    #[test]
+    fn a_forgotten_or_doubled_tile_is_caught() {
+        for head in heads() {
+            assert!(!head.passes(&[head.part(&head.q, 128, LEN)]));
+            assert!(!head.passes(&[head.part(&head.q, 0, LEN), head.part(&head.q, 0, 128)]));
+        }
+    }
+
+    #[test]
+    fn a_scale_that_is_off_is_caught() {
+        for head in heads() {
+            let q: Vec<f32> = head.q.iter().map(|x| x * 1.01).collect();
+            assert!(!head.passes(&[head.part(&q, 0, LEN)]), "{}", head.method.label());
+        }
+    }
+
+    #[test]
+    fn a_missing_rescale_is_caught() {
+        for head in heads() {
+            let mut parts = [head.part(&head.q, 0, 256), head.part(&head.q, 256, LEN)];
+            parts[1].max[0] = parts[0].max[0];
+            assert!(!head.passes(&parts), "{}", head.method.label());
+        }
+    }
+
+    #[test]
+    fn a_nan_is_caught() {
+        for head in heads() {
+            let mut part = head.part(&head.q, 0, LEN);
+            part.out[3] = f32::NAN;
+            assert!(!head.passes(&[part]));
+        }
+    }
+}

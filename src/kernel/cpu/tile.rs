@@ -20,6 +20,14 @@ impl Ahead {
         Ahead { at: range.start.cast(), end: range.end.cast() }
     }
 
+    /// Where the next `bytes` begin, for a primitive that asks for them itself.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, bytes: usize) -> *const u8 {
+        let at = self.at;
+        self.at = at.wrapping_add(bytes).min(self.end);
+        at
+    }
+
     /// Asks for the next `bytes`.
     #[inline(always)]
     pub(crate) fn advance<S: Simd>(&mut self, s: S, bytes: usize) {

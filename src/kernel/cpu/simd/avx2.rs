@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Job, KeyDots, Simd, ValueDots};
+use super::{Job, KeyDots, Simd, Split, ValueDots};
 
 /// Eight lanes. Only [`run`] makes one.
 #[derive(Clone, Copy)]
@@ -65,6 +65,30 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: see `splat`.
+        unsafe { _mm256_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: see `splat`.
+        unsafe { _mm256_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: __m256) -> __m256 {
+        // SAFETY: see `splat`.
+        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+    }
+
+    #[inline(always)]
+    fn maxes(self, v: [__m256; 4]) -> [f32; 4] {
+        // SAFETY: see `splat`.
+        unsafe { maxes(v) }
+    }
+
+    #[inline(always)]
     fn sums(self, v: [__m256; 4]) -> [f32; 4] {
         // SAFETY: see `splat`.
         unsafe { sums(v) }
@@ -83,9 +107,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn key_dots<const BITS: usize>(self, a: KeyDots) -> [i32; 4] {
+    unsafe fn split(self, x: *const f32, n: usize, factor: f32, hi: *mut i8, lo: *mut i8) {
         // SAFETY: the caller's promise.
-        unsafe { key_dots::<BITS>(a) }
+        unsafe { split(x, n, factor, hi, lo) }
+    }
+
+    #[inline(always)]
+    unsafe fn key_dots<const BITS: usize>(self, a: KeyDots<Split>, out: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { key_dots::<BITS>(a, out) }
     }
 
     #[inline(always)]
@@ -95,9 +125,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn key_dots8(self, rows: [*const u8; 4], query: *const i16, n: usize) -> [i32; 4] {
+    unsafe fn key_dots8(self, a: KeyDots<*const i16>, out: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe { key_dots8(rows, query, n) }
+        unsafe { key_dots8(a, out) }
     }
 
     #[inline(always)]
@@ -127,18 +157,66 @@ pub(super) unsafe fn sums(v: [__m256; 4]) -> [f32; 4] {
     out
 }
 
-/// Lane sums of four integer vectors.
+/// Largest lanes of four vectors.
 #[inline(always)]
-unsafe fn sums_i32(v: [__m256i; 4]) -> [i32; 4] {
-    let mut out = [0; 4];
-    // SAFETY: as in `sums`.
+pub(super) unsafe fn maxes(v: [__m256; 4]) -> [f32; 4] {
+    let mut out = [0.0; 4];
+    // SAFETY: register arithmetic, and a store of four values into four.
+    unsafe {
+        let ab = _mm256_max_ps(_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+        let cd = _mm256_max_ps(_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+        let all =
+            _mm256_max_ps(_mm256_shuffle_ps::<0x44>(ab, cd), _mm256_shuffle_ps::<0xEE>(ab, cd));
+        let both = _mm_max_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps::<1>(all));
+        _mm_storeu_ps(out.as_mut_ptr(), both);
+    }
+    out
+}
+
+/// Lane sums of four integer vectors, scaled and shifted, stored.
+#[inline(always)]
+unsafe fn store_sums(v: [__m256i; 4], unit: f32, zero: f32, out: *mut f32) {
+    // SAFETY: register arithmetic; the callers give four writable scores.
     unsafe {
         let pairs = _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3]));
         let both =
             _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
-        _mm_storeu_si128(out.as_mut_ptr().cast(), both);
+        let scores = _mm_fmadd_ps(_mm_cvtepi32_ps(both), _mm_set1_ps(unit), _mm_set1_ps(zero));
+        _mm_storeu_ps(out, scores);
     }
-    out
+}
+
+/// Sixteen values times `factor`, rounded to i16, in order.
+#[inline(always)]
+unsafe fn to_words(x: *const f32, factor: __m256) -> __m256i {
+    // SAFETY: the callers give sixteen values. Packing works on halves; the permutation restores the order.
+    unsafe {
+        let low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x), factor));
+        let high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x.add(8)), factor));
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(low, high))
+    }
+}
+
+/// See [`Simd::split`].
+#[inline(always)]
+pub(super) unsafe fn split(x: *const f32, n: usize, factor: f32, hi: *mut i8, lo: *mut i8) {
+    // SAFETY: `n` values, a multiple of 32, in all three.
+    unsafe {
+        let factor = _mm256_set1_ps(factor);
+        let half = _mm256_set1_epi16(128);
+        for i in (0..n).step_by(32) {
+            let (a, b) = (to_words(x.add(i), factor), to_words(x.add(i + 16), factor));
+            let high_a = _mm256_srai_epi16::<8>(_mm256_add_epi16(a, half));
+            let high_b = _mm256_srai_epi16::<8>(_mm256_add_epi16(b, half));
+            let low_a = _mm256_sub_epi16(a, _mm256_slli_epi16::<8>(high_a));
+            let low_b = _mm256_sub_epi16(b, _mm256_slli_epi16::<8>(high_b));
+            let high =
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(high_a, high_b));
+            let low = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi16(low_a, low_b));
+            _mm256_storeu_si256(hi.add(i).cast(), high);
+            _mm256_storeu_si256(lo.add(i).cast(), low);
+        }
+    }
 }
 
 /// Eight accumulators of 32 bytes; lines are asked for 2 KiB ahead.
@@ -190,40 +268,62 @@ unsafe fn join(hi: __m256i, lo: __m256i) -> __m256i {
     }
 }
 
+/// Asks for `bytes` at `p`.
+#[inline(always)]
+unsafe fn prefetch_lines(p: *const u8, bytes: usize) {
+    for i in (0..bytes).step_by(64) {
+        // SAFETY: a prefetch never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(i).cast()) };
+    }
+}
+
 /// One 16-bit lane takes at most 256 / 32 = 8 products of pairs of at most 2 * 15 * 128 = 3840: no overflow.
 #[inline(always)]
-pub(super) unsafe fn key_dots<const BITS: usize>(a: KeyDots) -> [i32; 4] {
-    if !a.row_bytes.is_multiple_of(32) {
-        // SAFETY: the caller's promise.
-        return unsafe { super::portable::key_dots::<BITS>(a) };
-    }
-    // Loops, not closures: a closure that is not inlined loses the features and calls every intrinsic.
-    // SAFETY: rows are `row_bytes` long and the query has `8 / BITS` times as many channels.
+pub(super) unsafe fn key_dots<const BITS: usize>(a: KeyDots<Split>, out: *mut f32) {
+    // Constant widths let the loop over a row unroll; models have 128 channels, or 64.
+    // SAFETY: the caller's promise.
     unsafe {
-        let mut sums = [_mm256_setzero_si256(); 4];
-        for (sum, row) in sums.iter_mut().zip(a.rows) {
-            *sum = key_row::<BITS>(row, a);
+        match a.row_bytes {
+            32 => key_rows::<BITS, 32>(a, out),
+            64 => key_rows::<BITS, 64>(a, out),
+            128 => key_rows::<BITS, 128>(a, out),
+            _ => super::portable::key_dots::<BITS>(a, out),
         }
-        sums_i32(sums)
     }
 }
 
 #[inline(always)]
-unsafe fn key_row<const BITS: usize>(row: *const u8, a: KeyDots) -> __m256i {
-    // SAFETY: the callers' promise.
+unsafe fn key_rows<const BITS: usize, const ROW: usize>(a: KeyDots<Split>, out: *mut f32) {
+    // Loops, not closures: a closure that is not inlined loses the features and calls every intrinsic.
+    for t in (0..a.tokens).step_by(4) {
+        // SAFETY: rows `t..t + 4` and their scores exist.
+        unsafe {
+            prefetch_lines(a.ahead.wrapping_add(t * ROW), 4 * ROW);
+            let mut sums = [_mm256_setzero_si256(); 4];
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = key_row::<BITS, ROW>(a.codes.add((t + r) * ROW), a.query);
+            }
+            store_sums(sums, a.unit, a.zero, out.add(t));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn key_row<const BITS: usize, const ROW: usize>(row: *const u8, q: Split) -> __m256i {
+    // SAFETY: the row has `ROW` bytes and the query `ROW * 8 / BITS` channels.
     unsafe {
         let (mut hi, mut lo) = (_mm256_setzero_si256(), _mm256_setzero_si256());
-        for i in (0..a.row_bytes).step_by(32) {
+        for i in (0..ROW).step_by(32) {
             let x = _mm256_loadu_si256(row.add(i).cast());
             for p in 0..8 / BITS {
                 let codes = plane::<BITS>(x, p);
-                let at = p * a.row_bytes + i;
-                let (qhi, qlo) = (
-                    _mm256_loadu_si256(a.hi.add(at).cast()),
-                    _mm256_loadu_si256(a.lo.add(at).cast()),
+                let at = p * ROW + i;
+                let (high, low) = (
+                    _mm256_loadu_si256(q.hi.add(at).cast()),
+                    _mm256_loadu_si256(q.lo.add(at).cast()),
                 );
-                hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(codes, qhi));
-                lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(codes, qlo));
+                hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(codes, high));
+                lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(codes, low));
             }
         }
         join(hi, lo)
@@ -232,12 +332,18 @@ unsafe fn key_row<const BITS: usize>(row: *const u8, a: KeyDots) -> __m256i {
 
 #[inline(always)]
 pub(super) unsafe fn value_dots<const BITS: usize>(a: ValueDots, out: *mut f32) {
-    // SAFETY: the caller's promise.
+    let mut b = 0;
+    // SAFETY: the caller's promise, for blocks below `blocks`.
     unsafe {
-        match a.blocks {
-            4 => value_blocks::<BITS, 4>(a, out),
-            2 => value_blocks::<BITS, 2>(a, out),
-            _ => value_blocks::<BITS, 1>(a, out),
+        while b < a.blocks {
+            let rest = ValueDots { codes: a.codes.add(b * 32 * BITS), ..a };
+            let n = 1 << (a.blocks - b).min(4).ilog2();
+            match n {
+                4 => value_blocks::<BITS, 4>(rest, out.add(8 * b)),
+                2 => value_blocks::<BITS, 2>(rest, out.add(8 * b)),
+                _ => value_blocks::<BITS, 1>(rest, out.add(8 * b)),
+            }
+            b += n;
         }
     }
 }
@@ -256,8 +362,8 @@ unsafe fn value_blocks<const BITS: usize, const N: usize>(a: ValueDots, out: *mu
             }
             for p in 0..planes {
                 let quad = load * planes + p;
-                let whi = _mm256_set1_epi32(a.hi.cast::<i32>().add(quad).read_unaligned());
-                let wlo = _mm256_set1_epi32(a.lo.cast::<i32>().add(quad).read_unaligned());
+                let whi = _mm256_set1_epi32(a.weights.hi.cast::<i32>().add(quad).read_unaligned());
+                let wlo = _mm256_set1_epi32(a.weights.lo.cast::<i32>().add(quad).read_unaligned());
                 for b in 0..N {
                     let codes = plane::<BITS>(x[b], p);
                     hi[b] = _mm256_add_epi16(hi[b], _mm256_maddubs_epi16(codes, whi));
@@ -282,18 +388,23 @@ unsafe fn add_scaled(out: *mut f32, sums: __m256i, unit: f32) {
 }
 
 #[inline(always)]
-pub(super) unsafe fn key_dots8(rows: [*const u8; 4], query: *const i16, n: usize) -> [i32; 4] {
-    // SAFETY: rows and query hold `n` values, a multiple of 16.
-    unsafe {
-        let mut sums = [_mm256_setzero_si256(); 4];
-        for i in (0..n).step_by(16) {
-            let q = _mm256_loadu_si256(query.add(i).cast());
-            for r in 0..4 {
-                let codes = _mm256_cvtepu8_epi16(_mm_loadu_si128(rows[r].add(i).cast()));
-                sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(codes, q));
+pub(super) unsafe fn key_dots8(a: KeyDots<*const i16>, out: *mut f32) {
+    for t in (0..a.tokens).step_by(4) {
+        // SAFETY: rows `t..t + 4` and their scores exist; rows are a multiple of 16 long.
+        unsafe {
+            prefetch_lines(a.ahead.wrapping_add(t * a.row_bytes), 4 * a.row_bytes);
+            let rows = a.codes.add(t * a.row_bytes);
+            let mut sums = [_mm256_setzero_si256(); 4];
+            for i in (0..a.row_bytes).step_by(16) {
+                let q = _mm256_loadu_si256(a.query.add(i).cast());
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let codes = _mm_loadu_si128(rows.add(r * a.row_bytes + i).cast());
+                    *sum =
+                        _mm256_add_epi32(*sum, _mm256_madd_epi16(_mm256_cvtepu8_epi16(codes), q));
+                }
             }
+            store_sums(sums, a.unit, a.zero, out.add(t));
         }
-        sums_i32(sums)
     }
 }
 

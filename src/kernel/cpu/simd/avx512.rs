@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::{Job, KeyDots, Simd, ValueDots, avx2};
+use super::{Job, KeyDots, Simd, Split, ValueDots, avx2};
 
 /// Sixteen lanes. Only [`run`] makes one.
 #[derive(Clone, Copy)]
@@ -64,6 +64,36 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see `splat`.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: see `splat`.
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn abs(self, a: __m512) -> __m512 {
+        // SAFETY: see `splat`.
+        unsafe { _mm512_abs_ps(a) }
+    }
+
+    #[inline(always)]
+    fn maxes(self, v: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: see `splat`; halves first, then as on AVX2.
+        unsafe {
+            let mut halves = [_mm256_setzero_ps(); 4];
+            for (half, x) in halves.iter_mut().zip(v) {
+                *half = _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+            }
+            avx2::maxes(halves)
+        }
+    }
+
+    #[inline(always)]
     fn sums(self, v: [__m512; 4]) -> [f32; 4] {
         // SAFETY: see `splat`; the halves are added, then summed as on AVX2.
         unsafe {
@@ -88,9 +118,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn key_dots<const BITS: usize>(self, a: KeyDots) -> [i32; 4] {
+    unsafe fn split(self, x: *const f32, n: usize, factor: f32, hi: *mut i8, lo: *mut i8) {
         // SAFETY: the caller's promise.
-        unsafe { avx2::key_dots::<BITS>(a) }
+        unsafe { avx2::split(x, n, factor, hi, lo) }
+    }
+
+    #[inline(always)]
+    unsafe fn key_dots<const BITS: usize>(self, a: KeyDots<Split>, out: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { avx2::key_dots::<BITS>(a, out) }
     }
 
     #[inline(always)]
@@ -100,9 +136,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn key_dots8(self, rows: [*const u8; 4], query: *const i16, n: usize) -> [i32; 4] {
+    unsafe fn key_dots8(self, a: KeyDots<*const i16>, out: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe { avx2::key_dots8(rows, query, n) }
+        unsafe { avx2::key_dots8(a, out) }
     }
 
     #[inline(always)]

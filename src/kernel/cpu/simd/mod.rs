@@ -112,16 +112,31 @@ pub(crate) trait Job {
     fn run<S: Simd>(self, s: S) -> Self::Out;
 }
 
-/// Codes of four key rows and what they are multiplied with.
+/// Packed key rows and what they are multiplied with: `out[t] = unit * (code[t] . query) + zero`.
 #[derive(Clone, Copy)]
-pub(crate) struct KeyDots {
-    /// Four packed rows; a tail repeats its last row.
-    pub(crate) rows: [*const u8; 4],
+pub(crate) struct KeyDots<Q> {
+    /// First row.
+    pub(crate) codes: *const u8,
     /// Bytes of a packed row.
     pub(crate) row_bytes: usize,
-    /// High bytes of the folded query, one per channel.
+    /// Rows, a multiple of 4.
+    pub(crate) tokens: usize,
+    /// The folded query, one number per channel.
+    pub(crate) query: Q,
+    /// What one unit of the product is worth.
+    pub(crate) unit: f32,
+    /// Added to each score.
+    pub(crate) zero: f32,
+    /// Memory to ask for while at it, as much as is read; may be anything.
+    pub(crate) ahead: *const u8,
+}
+
+/// High and low bytes (signed) of 15-bit numbers: `hi * 256 + lo`.
+#[derive(Clone, Copy)]
+pub(crate) struct Split {
+    /// High bytes.
     pub(crate) hi: *const i8,
-    /// Low bytes (signed) of the folded query.
+    /// Low bytes.
     pub(crate) lo: *const i8,
 }
 
@@ -132,10 +147,8 @@ pub(crate) struct ValueDots {
     pub(crate) codes: *const u8,
     /// Blocks of 8 channels.
     pub(crate) blocks: usize,
-    /// High bytes of the 32 weights.
-    pub(crate) hi: *const i8,
-    /// Low bytes (signed) of the 32 weights.
-    pub(crate) lo: *const i8,
+    /// The 32 weights.
+    pub(crate) weights: Split,
     /// What one unit of a weight is worth.
     pub(crate) unit: f32,
 }
@@ -164,6 +177,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_fp8(self, p: *const u8) -> Self::V;
     /// `a * b + c`.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `a * b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Lane by lane the larger.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Magnitudes.
+    fn abs(self, a: Self::V) -> Self::V;
+    /// Largest lane of four vectors.
+    fn maxes(self, v: [Self::V; 4]) -> [f32; 4];
     /// Lane sums of four vectors.
     fn sums(self, v: [Self::V; 4]) -> [f32; 4];
     /// Wrapping sum of 32-bit words, for the read probe. `n` is a multiple of 128.
@@ -175,26 +196,38 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
     /// Asks for the cache line at `p`; never faults.
     fn prefetch(self, _p: *const u8) {}
-    /// `sum_c code[c] * (hi[c] * 256 + lo[c])` for four rows of 2- or 4-bit codes. At most 256 channels.
+    /// Rounds `n` values times `factor` and splits them; `n` is a multiple of 32.
     /// # Safety
-    /// The rows and both halves of the query are readable at the sizes told.
-    unsafe fn key_dots<const BITS: usize>(self, a: KeyDots) -> [i32; 4] {
+    /// All three are valid for `n` values.
+    #[inline(always)]
+    unsafe fn split(self, x: *const f32, n: usize, factor: f32, hi: *mut i8, lo: *mut i8) {
         // SAFETY: the caller's promise.
-        unsafe { portable::key_dots::<BITS>(a) }
+        unsafe {
+            let (hi, lo) =
+                (std::slice::from_raw_parts_mut(hi, n), std::slice::from_raw_parts_mut(lo, n));
+            super::math::split(std::slice::from_raw_parts(x, n), factor, hi, lo);
+        }
     }
-    /// Adds `unit * sum_t code[t][c] * (hi[t] * 256 + lo[t])` to `out[c]` for `8 * blocks` channels; `blocks` 1, 2, 4.
+    /// Scores of rows of 2- or 4-bit codes. At most 256 channels.
+    /// # Safety
+    /// Rows, query and `out` are valid at the sizes told.
+    unsafe fn key_dots<const BITS: usize>(self, a: KeyDots<Split>, out: *mut f32) {
+        // SAFETY: the caller's promise.
+        unsafe { portable::key_dots::<BITS>(a, out) }
+    }
+    /// Adds `unit * sum_t code[t][c] * (hi[t] * 256 + lo[t])` to `out[c]` for `8 * blocks` channels.
     /// # Safety
     /// Codes, weights and `out` are valid at the sizes told.
     unsafe fn value_dots<const BITS: usize>(self, a: ValueDots, out: *mut f32) {
         // SAFETY: the caller's promise.
         unsafe { portable::value_dots::<BITS>(a, out) }
     }
-    /// `sum_c code[c] * query[c]` for four rows of `n` bytes, `n` a multiple of 16 and at most 256.
+    /// Scores of rows of 8-bit codes; `row_bytes` is a multiple of 16 and at most 256.
     /// # Safety
-    /// Rows and query are valid for `n` values.
-    unsafe fn key_dots8(self, rows: [*const u8; 4], query: *const i16, n: usize) -> [i32; 4] {
+    /// Rows, query and `out` are valid at the sizes told.
+    unsafe fn key_dots8(self, a: KeyDots<*const i16>, out: *mut f32) {
         // SAFETY: the caller's promise.
-        unsafe { portable::key_dots8(rows, query, n) }
+        unsafe { portable::key_dots8(a, out) }
     }
     /// Adds `unit * sum_t code[t][c] * weight[t]` to `out[c]` for `8 * blocks` channels and 32 tokens of 8-bit codes.
     /// # Safety

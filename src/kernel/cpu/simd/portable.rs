@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::{KeyDots, Simd, ValueDots};
+use super::{super::layout::value_code_at, KeyDots, Simd, Split, ValueDots};
 
 /// `N` lanes in an array.
 #[derive(Clone, Copy)]
@@ -56,6 +56,26 @@ impl<const N: usize> Simd for Wide<N> {
     }
 
     #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn abs(self, a: Self::V) -> Self::V {
+        a.map(f32::abs)
+    }
+
+    #[inline(always)]
+    fn maxes(self, v: [Self::V; 4]) -> [f32; 4] {
+        v.map(|x| x.into_iter().fold(f32::NEG_INFINITY, f32::max))
+    }
+
+    #[inline(always)]
     fn sums(self, v: [Self::V; 4]) -> [f32; 4] {
         v.map(|x| x.iter().sum())
     }
@@ -73,26 +93,27 @@ pub(crate) unsafe fn sum_words(p: *const u32, n: usize) -> u32 {
 }
 
 #[inline(always)]
-unsafe fn weight(hi: *const i8, lo: *const i8, i: usize) -> i32 {
+unsafe fn number(x: Split, i: usize) -> i32 {
     // SAFETY: the callers stay inside both arrays.
-    unsafe { i32::from(*hi.add(i)) * 256 + i32::from(*lo.add(i)) }
+    unsafe { i32::from(*x.hi.add(i)) * 256 + i32::from(*x.lo.add(i)) }
 }
 
 /// See [`Simd::key_dots`]. Byte `i` of a row holds channels `i`, `i + row_bytes`, ... from its low bits up.
-pub(crate) unsafe fn key_dots<const BITS: usize>(a: KeyDots) -> [i32; 4] {
-    a.rows.map(|row| {
+pub(crate) unsafe fn key_dots<const BITS: usize>(a: KeyDots<Split>, out: *mut f32) {
+    for t in 0..a.tokens {
         let mut sum = 0;
         for i in 0..a.row_bytes {
-            // SAFETY: `i` is inside the row.
-            let byte = unsafe { *row.add(i) };
+            // SAFETY: `i` is inside row `t`.
+            let byte = unsafe { *a.codes.add(t * a.row_bytes + i) };
             for plane in 0..8 / BITS {
                 let code = i32::from(byte >> (plane * BITS)) & ((1 << BITS) - 1);
                 // SAFETY: the query has `row_bytes * 8 / BITS` channels.
-                sum += code * unsafe { weight(a.hi, a.lo, plane * a.row_bytes + i) };
+                sum += code * unsafe { number(a.query, plane * a.row_bytes + i) };
             }
         }
-        sum
-    })
+        // SAFETY: `out` holds `tokens` scores.
+        unsafe { *out.add(t) = sum as f32 * a.unit + a.zero };
+    }
 }
 
 /// See [`Simd::value_dots`].
@@ -100,11 +121,11 @@ pub(crate) unsafe fn value_dots<const BITS: usize>(a: ValueDots, out: *mut f32) 
     for channel in 0..8 * a.blocks {
         let mut sum = 0;
         for token in 0..32 {
-            let (byte, shift) = super::super::layout::value_code_at(BITS, channel, token);
+            let (byte, shift) = value_code_at(BITS, channel, token);
             // SAFETY: the place is inside `blocks` blocks; 32 weights exist.
             let code = i32::from(unsafe { *a.codes.add(byte) } >> shift) & ((1 << BITS) - 1);
             // SAFETY: as above.
-            sum += code * unsafe { weight(a.hi, a.lo, token) };
+            sum += code * unsafe { number(a.weights, token) };
         }
         // SAFETY: `out` holds `8 * blocks` channels.
         unsafe { *out.add(channel) += a.unit * sum as f32 };
@@ -112,11 +133,18 @@ pub(crate) unsafe fn value_dots<const BITS: usize>(a: ValueDots, out: *mut f32) 
 }
 
 /// See [`Simd::key_dots8`].
-pub(crate) unsafe fn key_dots8(rows: [*const u8; 4], query: *const i16, n: usize) -> [i32; 4] {
-    rows.map(|row| {
-        // SAFETY: the caller promises `n` values in each row and in the query.
-        (0..n).map(|i| unsafe { i32::from(*row.add(i)) * i32::from(*query.add(i)) }).sum()
-    })
+pub(crate) unsafe fn key_dots8(a: KeyDots<*const i16>, out: *mut f32) {
+    for t in 0..a.tokens {
+        let mut sum = 0;
+        for i in 0..a.row_bytes {
+            // SAFETY: `i` is inside row `t` and the query; `out` holds `tokens` scores.
+            sum += unsafe {
+                i32::from(*a.codes.add(t * a.row_bytes + i)) * i32::from(*a.query.add(i))
+            };
+        }
+        // SAFETY: `out` holds `tokens` scores.
+        unsafe { *out.add(t) = sum as f32 * a.unit + a.zero };
+    }
 }
 
 /// See [`Simd::value_dots8`].
@@ -130,7 +158,7 @@ pub(crate) unsafe fn value_dots8(
     for channel in 0..8 * blocks {
         let mut sum = 0;
         for token in 0..32 {
-            let (byte, _) = super::super::layout::value_code_at(8, channel, token);
+            let (byte, _) = value_code_at(8, channel, token);
             // SAFETY: the place is inside `blocks` blocks; 32 weights exist.
             sum += unsafe { i32::from(*codes.add(byte)) * i32::from(*weights.add(token)) };
         }
