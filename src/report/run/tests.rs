@@ -343,27 +343,3 @@ fn a_narrow_table_says_what_it_folded() {
         "a kernel that failed its check stays in sight"
     );
 }
-
-/// For looking at, as in `svg`: `KVBENCH_LOOK=dir cargo test --lib look -- --ignored`.
-#[test]
-#[ignore = "writes a report for a person to look at"]
-#[expect(clippy::disallowed_methods, reason = "a person names the folder")]
-fn look() {
-    let dir = std::path::PathBuf::from(
-        std::env::var("KVBENCH_LOOK").expect("KVBENCH_LOOK names a folder"),
-    );
-    let (served, facts) = served();
-    let (manifest, kernels, telemetry) = (example("made-up", &[]), kernels(), telemetry());
-    let both = Judgement { requests: served.requests, comparisons: served.comparisons, ..kernels };
-    let source =
-        Source { manifest: &manifest, judgement: &both, facts: &facts, telemetry: &telemetry };
-    std::fs::create_dir_all(dir.join("plots")).unwrap();
-    for (path, bytes) in build_from(&source).unwrap().0 {
-        std::fs::write(dir.join(path), bytes).unwrap();
-    }
-    let tables: String = tables::headline(&both)
-        .iter()
-        .map(|table| render(&tables::narrow(table), Format::Text, false) + "\n")
-        .collect();
-    std::fs::write(dir.join("tables.txt"), tables).unwrap();
-}

@@ -211,17 +211,3 @@ fn the_same_figure_gives_the_same_bytes() {
     assert_eq!(bytes, crate::report::png(&figure).unwrap());
     assert!(bytes.starts_with(b"\x89PNG\r\n\x1a\n"));
 }
-
-/// For looking at: `KVBENCH_LOOK=dir cargo test --lib look -- --ignored`.
-#[test]
-#[ignore = "writes pictures for a person to look at"]
-#[expect(clippy::disallowed_methods, reason = "a person names the folder")]
-fn look() {
-    let dir = PathBuf::from(std::env::var("KVBENCH_LOOK").expect("KVBENCH_LOOK names a folder"));
-    for (name, figure) in all() {
-        std::fs::write(dir.join(format!("{name}.png")), crate::report::png(&figure).unwrap())
-            .unwrap();
-        std::fs::write(dir.join(format!("{name}.svg")), crate::report::svg(&figure).unwrap())
-            .unwrap();
-    }
-}
