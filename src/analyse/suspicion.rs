@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use polars::prelude::{IntoLazy as _, col};
 
 use super::{Comparison, KernelPoint, RequestPoint, RunData, Warning, kernels, requests::Served};
-use crate::record::PROBE_METHOD;
+use crate::record::{PROBE_METHOD, manifest::Verdict};
 
 /// A generator that is later than this makes requests wait that the server never saw.
 const LATE_MS: f64 = 5.0;
@@ -26,6 +26,7 @@ pub(super) fn warnings(
     warnings.extend(unverified(kernels));
     warnings.extend(failed_cells(data)?);
     warnings.extend(failed_requests(requests));
+    warnings.extend(client(data)?);
     warnings.extend(interrupted(data));
     warnings.extend(aa_outside(data, kernels, comparisons));
     warnings.extend(machine(data, kernels)?);
@@ -33,6 +34,26 @@ pub(super) fn warnings(
     warnings.extend(tokens(requests, served));
     warnings.extend(small(data, requests));
     warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
+    Ok(warnings)
+}
+
+/// What the client says of itself, and the served cells of which it says nothing.
+fn client(data: &RunData) -> anyhow::Result<Vec<Warning>> {
+    let known = &data.manifest.client_health;
+    let mut warnings: Vec<Warning> = known
+        .iter()
+        .filter(|facts| facts.verdict != Verdict::Valid)
+        .map(|facts| Warning::Client {
+            cell: facts.cell_id.clone(),
+            verdict: facts.verdict,
+            reasons: facts.reasons.clone(),
+        })
+        .collect();
+    let sent = data.requests.clone().lazy().filter(col("sent_ns").is_not_null());
+    let served = sent.select([col("cell_id")]).collect()?;
+    let served: BTreeSet<&str> = served.column("cell_id")?.str()?.iter().flatten().collect();
+    let cells = served.iter().filter(|id| !known.iter().any(|facts| facts.cell_id == **id)).count();
+    warnings.extend((cells > 0).then_some(Warning::ClientUnknown { cells }));
     Ok(warnings)
 }
 

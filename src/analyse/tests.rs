@@ -276,6 +276,38 @@ fn a_late_generator_is_named() {
     assert!(late.to_string().contains("give the client more CPU"), "{late}");
 }
 
+fn client(cell_id: &str, verdict: Verdict) -> manifest::ClientFacts {
+    let reasons = vec!["p99 lag".to_owned()];
+    manifest::ClientFacts {
+        cell_id: cell_id.to_owned(),
+        verdict,
+        reasons,
+        measured: serde_json::Value::Null,
+    }
+}
+
+#[test]
+fn a_starved_client_makes_the_run_invalid() {
+    let row = answer("fp16", 0, 0, 10);
+    let cell = row.cell_id.clone();
+    let mut data = data(&[&cell], &[], &[row]);
+    data.manifest.client_health = vec![client(&cell, Verdict::Invalid)];
+    let judgement = judge(&data).unwrap();
+    assert_eq!(judgement.verdict, Verdict::Invalid);
+    assert!(judgement.warnings.iter().any(|warning| warning.to_string().contains("p99 lag")));
+    data.manifest.client_health = vec![client(&cell, Verdict::Valid)];
+    assert_eq!(judge(&data).unwrap().verdict, Verdict::Valid);
+}
+
+#[test]
+fn a_client_that_nobody_watched_is_suspect() {
+    let row = answer("fp16", 0, 0, 10);
+    let cell = row.cell_id.clone();
+    let judgement = judge(&data(&[&cell], &[], &[row])).unwrap();
+    assert!(judgement.warnings.contains(&Warning::ClientUnknown { cells: 1 }));
+    assert_eq!(judgement.verdict, Verdict::Suspect);
+}
+
 #[test]
 fn a_run_without_rows_has_nothing_to_say_but_that() {
     let judgement = judge(&data(&["example/cpu/fp16/w/launch/0"], &[], &[])).unwrap();

@@ -42,6 +42,20 @@ pub enum Warning {
         /// 99th percentile (or maximum of a small sample) of `sent - due`.
         delay_ms: f64,
     },
+    /// The load client itself was the bottleneck.
+    Client {
+        /// Cell.
+        cell: String,
+        /// What the client says of its own times there.
+        verdict: Verdict,
+        /// Why, in words.
+        reasons: Vec<String>,
+    },
+    /// Served cells of which nothing tells whether the client kept up: kvbench was killed after them.
+    ClientUnknown {
+        /// Cells.
+        cells: usize,
+    },
     /// No 99th percentile, since the sample cannot hold one.
     FewSamples {
         /// Points whose latency lacks it.
@@ -99,6 +113,7 @@ impl Warning {
                 Verdict::Valid
             }
             Warning::FailedRequests { failed, total, .. } if failed == total => Verdict::Invalid,
+            Warning::Client { verdict, .. } => *verdict,
             _ => Verdict::Suspect,
         }
     }
@@ -129,6 +144,12 @@ impl fmt::Display for Warning {
                 f,
                 "{point}: requests left up to {delay_ms:.1} ms after they were due, so read `ttft_due`, not `ttft`: \
                  give the client more CPU or lower the load"
+            ),
+            Warning::Client { cell, reasons, .. } => f.write_str(&starved(cell, reasons)),
+            Warning::ClientUnknown { cells } => write!(
+                f,
+                "{cells} served cells were measured before kvbench was killed, so nothing tells whether the client kept \
+                 up in them: measure them again to be sure"
             ),
             Warning::FewSamples { points, smallest } => write!(
                 f,
@@ -168,4 +189,12 @@ impl fmt::Display for Warning {
             ),
         }
     }
+}
+
+fn starved(cell: &str, reasons: &[String]) -> String {
+    format!(
+        "{cell}: the client was part of what was measured ({}): give it more CPU, keep the server off its cores, or \
+         lower the load; `kvbench doctor --client` tells what it can carry here",
+        reasons.join("; ")
+    )
 }

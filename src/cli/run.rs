@@ -15,7 +15,7 @@ use crate::{
     execute::{
         Observer, StopFlag,
         clock::Clock,
-        engine::{ApiKey, EngineBackend},
+        engine::{self, ApiKey, ClientHealth, EngineBackend},
         kernel::{KernelBackend, Lab},
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
@@ -24,7 +24,7 @@ use crate::{
     record::{
         Manifest, Recorder, Row, RunDir, SCHEMA_VERSION, Sink, TelemetryRow,
         env::{self, Machine},
-        manifest::{CellFacts, Input, ScenarioFacts, SloFacts, Status},
+        manifest::{CellFacts, ClientFacts, Input, ScenarioFacts, SloFacts, Status, Verdict},
         parquet::write_rows,
     },
     scenario::{Device, Scenario, Target, TargetKind, Workload},
@@ -139,7 +139,7 @@ fn start(args: &RunArgs, path: &Path) -> anyhow::Result<Prepared> {
         inputs,
         engines: BTreeMap::new(),
         telemetry: None,
-        client_health: None,
+        client_health: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
         notices: Vec::new(),
@@ -216,13 +216,26 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     for facts in engine.facts() {
         manifest.engines.insert(facts.url.clone(), serde_json::to_value(facts)?);
     }
-    if !engine.health().is_empty() {
-        manifest.client_health = Some(serde_json::to_value(engine.health())?);
+    for health in engine.health() {
+        manifest.client_health.push(client_facts(health)?);
     }
     manifest.notices.extend(watcher.notices.into_inner().unwrap_or_else(PoisonError::into_inner));
     let outcome = outcome?;
     record_telemetry(rows, &mut prepared.recorder)?;
     Ok(outcome)
+}
+
+fn client_facts(health: &ClientHealth) -> anyhow::Result<ClientFacts> {
+    Ok(ClientFacts {
+        cell_id: health.cell_id.clone(),
+        verdict: match health.verdict {
+            engine::Verdict::Valid => Verdict::Valid,
+            engine::Verdict::Suspect => Verdict::Suspect,
+            engine::Verdict::Invalid => Verdict::Invalid,
+        },
+        reasons: health.reasons.clone(),
+        measured: serde_json::to_value(health)?,
+    })
 }
 
 fn record_telemetry(rows: Vec<TelemetryRow>, sink: &mut dyn Sink) -> anyhow::Result<()> {

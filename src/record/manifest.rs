@@ -51,8 +51,8 @@ pub struct Manifest {
     pub engines: BTreeMap<String, serde_json::Value>,
     /// Source, rate and measured overhead of telemetry; `None` when there was none.
     pub telemetry: Option<serde_json::Value>,
-    /// The load client's own lag and CPU share; `None` for runs without a client.
-    pub client_health: Option<serde_json::Value>,
+    /// How the load client fared in each served cell; empty for runs without one.
+    pub client_health: Vec<ClientFacts>,
     /// Cells planned.
     pub n_cells: usize,
     /// Cells of which every row carries `err`.
@@ -149,6 +149,20 @@ pub struct CellFacts {
     pub load: String,
     /// Repeat, from 0.
     pub repeat: u32,
+}
+
+/// Whether the client kept up in one cell, as it judged itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientFacts {
+    /// The cell.
+    pub cell_id: String,
+    /// May its times be used?
+    pub verdict: Verdict,
+    /// Why not, in words.
+    pub reasons: Vec<String>,
+    /// Lags, CPU share and the rest of what was measured.
+    pub measured: serde_json::Value,
 }
 
 /// A file that went in.
@@ -249,7 +263,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
         inputs: vec![Input { path: "x.json".to_owned(), sha256: "00".to_owned(), bytes: 3 }],
         engines: BTreeMap::new(),
         telemetry: None,
-        client_health: None,
+        client_health: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
         notices: Vec::new(),

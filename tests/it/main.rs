@@ -12,4 +12,5 @@
 mod cli;
 mod client;
 mod resume;
+mod serve;
 mod tidy;

@@ -221,10 +221,12 @@ fn provenance(m: &Manifest) -> Vec<(String, String)> {
         ("Kernel", machine.kernel.clone().unwrap_or_else(unknown)),
     ];
     out.extend(m.telemetry.as_ref().map(|value| ("Telemetry", value.to_string())));
-    out.extend(m.client_health.as_ref().map(|value| ("Client", value.to_string())));
     out.extend(m.notices.iter().map(|notice| ("Notice", notice.clone())));
     let mut out: Vec<(String, String)> =
         out.into_iter().map(|(term, text)| (term.to_owned(), text)).collect();
+    out.extend(m.client_health.iter().map(|client| {
+        (format!("Client in {}", client.cell_id), format!("{} {}", client.verdict, client.measured))
+    }));
     out.extend(
         m.engines.iter().map(|(target, value)| (format!("Engine {target}"), value.to_string())),
     );

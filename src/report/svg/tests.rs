@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 use super::*;
 use crate::report::figure::{Axis, cdf, histogram};
 
