@@ -12,7 +12,7 @@
 //!                                     (tables, figures)
 //! ```
 //!
-//! `kvbench run` is the upper line; every other command is the lower line and needs only files.
+//! `kvbench run` is the upper line, and `report` is the lower line alone: it needs only files.
 //!
 //! # Layers, low to high; equals never import each other (held by `tests/it/tidy.rs`)
 //!
@@ -32,7 +32,8 @@
 //!
 //! - [`analyse`] does not know [`execute`]: what is judged is what was written to the file.
 //! - Only [`cli`] prints. Progress draws on an observer that `cli` hands down.
-//! - Only [`execute`] (and the server it is tested against, [`serve`]) reads a clock.
+//! - Only [`execute`] (and the server it is tested against, [`serve`]) reads the monotonic clock, and only `record::env`
+//!   the wall clock.
 //! - No row is derived: percentiles, rates and ratios are computed from rows, never stored in them.
 //! - An unknown quantity is `None` in a row and empty in a table; it is never zero.
 

@@ -18,7 +18,7 @@ const PAIRED: [Paired; 6] = [
     ("e2e", Better::Lower, |facts| facts.e2e_ms),
     ("e2e_due", Better::Lower, |facts| facts.e2e_due_ms),
     ("tpot", Better::Lower, |facts| facts.tpot_ms),
-    ("output_tokens", Better::Neither, |facts| facts.output_tokens.map(|tokens| tokens as f64)),
+    ("output_tokens", Better::Neither, |facts| facts.answer_tokens.map(|tokens| tokens as f64)),
 ];
 
 /// What a request adds to a rate.

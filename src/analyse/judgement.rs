@@ -195,6 +195,8 @@ pub struct RequestFacts {
     pub prompt_tokens: Option<i64>,
     /// As the server counted.
     pub output_tokens: Option<i64>,
+    /// The same as a length of an answer: `None` where a full context cut it before `max_tokens`.
+    pub answer_tokens: Option<i64>,
     /// Whether every limit of the SLO held; `None` without an SLO. A limit on an unknown quantity does not hold.
     pub within_slo: Option<bool>,
 }

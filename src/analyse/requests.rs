@@ -29,7 +29,7 @@ const METRICS: [Metric; 10] = [
         facts.prompt_tokens.map(|n| n as f64).into_iter().collect()
     }),
     ("output_tokens", "tokens", |facts| {
-        facts.output_tokens.map(|n| n as f64).into_iter().collect()
+        facts.answer_tokens.map(|n| n as f64).into_iter().collect()
     }),
 ];
 
@@ -88,14 +88,23 @@ pub fn facts(row: &RequestRow, slo: Option<SloFacts>) -> RequestFacts {
         queue_delay_ms: row.sent_ns.map(|sent| ns_to_ms(sent - row.due_ns)),
         prompt_tokens: row.prompt_tokens,
         output_tokens: row.output_tokens,
+        answer_tokens: row.output_tokens.filter(|_| !cut_by_context(row)),
         within_slo: None,
     };
     facts.within_slo = slo.map(|slo| within(&facts, slo));
     facts
 }
 
+/// Stopped for length before `max_tokens`: the context was full, and the answer's own length is unknown (vLLM and
+/// llama.cpp both do this without an error).
+fn cut_by_context(row: &RequestRow) -> bool {
+    row.finish_reason.as_deref() == Some("length")
+        && row.output_tokens.is_some_and(|tokens| tokens < row.max_tokens)
+}
+
 fn tpot_ms(row: &RequestRow) -> Option<f64> {
-    let tokens = row.output_tokens.filter(|tokens| *tokens >= 2)?;
+    // An answer that came in one chunk has no time between tokens; zero would pass any limit.
+    let tokens = row.output_tokens.filter(|tokens| *tokens >= 2 && row.chunk_ns.len() >= 2)?;
     Some(ns_to_ms(row.last_token_ns? - row.first_token_ns?) / (tokens - 1) as f64)
 }
 
@@ -118,6 +127,7 @@ fn gaps_ms(at_ns: &[i64]) -> Vec<f64> {
     at_ns.windows(2).map(|pair| ns_to_ms(pair[1] - pair[0])).collect()
 }
 
+/// Counted from when the request was due: what waited in the client was not good either.
 /// A limit on a quantity nobody measured does not hold, but an answer of one token has no TPOT to be late with.
 fn within(facts: &RequestFacts, slo: SloFacts) -> bool {
     let holds = |limit: Option<f64>, value: Option<f64>| {
@@ -125,9 +135,9 @@ fn within(facts: &RequestFacts, slo: SloFacts) -> bool {
     };
     let one_token = facts.output_tokens == Some(1);
     !facts.failed
-        && holds(slo.ttft_ms, facts.ttft_ms)
+        && holds(slo.ttft_ms, facts.ttft_due_ms)
         && (one_token || holds(slo.tpot_ms, facts.tpot_ms))
-        && holds(slo.e2e_ms, facts.e2e_ms)
+        && holds(slo.e2e_ms, facts.e2e_due_ms)
 }
 
 /// Points with their rates and distributions, and the summary rows of cells and points.

@@ -66,11 +66,15 @@ fn interrupted(data: &RunData) -> Option<Warning> {
 
 /// A kernel that was checked and failed; one that never got so far is a failed cell.
 fn unverified(kernels: &[KernelPoint]) -> Option<Warning> {
-    let failed = kernels
-        .iter()
-        .filter(|point| !point.verified && (point.max_rel_err.is_some() || point.n_samples > 0));
+    let failed = kernels.iter().filter(|point| !point.verified && was_checked(point));
     let points: Vec<String> = failed.map(|point| point.point.to_string()).collect();
     (!points.is_empty()).then_some(Warning::Unverified { points })
+}
+
+/// A NaN error is not stored as a number; the row's `err` then says that the check failed.
+fn was_checked(point: &KernelPoint) -> bool {
+    let said = |err: &String| err.starts_with("verification failed");
+    point.max_rel_err.is_some() || point.n_samples > 0 || point.err.as_ref().is_some_and(said)
 }
 
 /// Ids of planned cells with at least one row that carries `err`.

@@ -287,6 +287,26 @@ fn client(cell_id: &str, verdict: Verdict) -> manifest::ClientFacts {
 }
 
 #[test]
+fn an_answer_in_one_chunk_has_no_tpot() {
+    let mut row = answer("fp16", 0, 0, 10);
+    let at = row.first_token_ns.unwrap();
+    (row.chunk_ns, row.last_token_ns) = (vec![at], Some(at));
+    assert_eq!(facts(&row, None).tpot_ms, None);
+}
+
+#[test]
+fn an_answer_cut_by_a_full_context_has_no_length() {
+    let mut row = answer("fp16", 0, 0, 10);
+    (row.finish_reason, row.max_tokens) = (Some("length".to_owned()), 64);
+    assert_eq!(
+        (facts(&row, None).output_tokens, facts(&row, None).answer_tokens),
+        (Some(10), None)
+    );
+    row.max_tokens = 10;
+    assert_eq!(facts(&row, None).answer_tokens, Some(10));
+}
+
+#[test]
 fn a_starved_client_makes_the_run_invalid() {
     let row = answer("fp16", 0, 0, 10);
     let cell = row.cell_id.clone();

@@ -27,7 +27,7 @@ Examples:
   kvbench report results/... --format csv            judge and draw a run again
   kvbench doctor                                     what is here, and what to do about what is not
 
-Exit codes: 0 all cells good, 1 some cells failed, 2 bad input, 130 interrupted.";
+Exit codes: 0 all cells good, 1 some cells failed or the verdict is INVALID, 2 bad input, 130 interrupted.";
 
 /// Measures what KV-cache compression really does to LLM serving.
 #[derive(Parser)]

@@ -15,7 +15,7 @@ use crate::{
     execute::{
         Observer, StopFlag,
         clock::Clock,
-        engine::{self, ApiKey, ClientHealth, EngineBackend},
+        engine::{self, ApiKey, ClientHealth, EngineBackend, Keys},
         kernel::{KernelBackend, Lab},
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
@@ -27,7 +27,7 @@ use crate::{
         manifest::{CellFacts, ClientFacts, Input, ScenarioFacts, SloFacts, Status, Verdict},
         parquet::write_rows,
     },
-    scenario::{Device, Scenario, Target, TargetKind, Workload},
+    scenario::{Device, EngineTarget, Scenario, TargetKind, Workload},
     workload,
 };
 
@@ -69,30 +69,37 @@ pub fn run_command(args: &RunArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     signals::watch(stop.clone())?;
     let mut prepared = match (&args.resume, &args.scenario) {
         (Some(dir), _) => resume(dir)?,
-        (None, Some(scenario)) => start(args, scenario)?,
+        (None, Some(scenario)) => start(args, scenario, ui)?,
         (None, None) => bail!("expected a scenario file or `--resume DIR`"),
     };
     let dir = prepared.recorder.path().to_owned();
     ui.note(&format!("{}: {} cells", dir.display(), prepared.cells.len()));
     let measured = measure(&mut prepared, ui, &stop);
     let interrupted = conclude(&mut prepared, measured)?.interrupted;
-    let failed = judge_run(&mut prepared, &dir, ui)?;
-    Ok(exit_code(interrupted, &failed, &dir, ui))
+    let judged = judge_run(&mut prepared, &dir, ui)?;
+    Ok(exit_code(interrupted, &judged, &dir, ui))
 }
 
-fn exit_code(interrupted: bool, failed: &BTreeSet<String>, dir: &Path, ui: &Ui) -> ExitCode {
+/// What the exit code depends on.
+struct Judged {
+    verdict: Verdict,
+    failed: BTreeSet<String>,
+}
+
+fn exit_code(interrupted: bool, judged: &Judged, dir: &Path, ui: &Ui) -> ExitCode {
     if interrupted {
         ui.note(&format!("interrupted; go on with: kvbench run --resume {}", dir.display()));
         return ExitCode::from(signals::INTERRUPTED);
     }
-    let Some(example) = failed.first() else { return ExitCode::SUCCESS };
-    ui.note(&format!("{} cells failed, such as {example}", failed.len()));
-    ExitCode::from(1)
+    if let Some(example) = judged.failed.first() {
+        ui.note(&format!("{} cells failed, such as {example}", judged.failed.len()));
+    }
+    ExitCode::from(u8::from(!judged.failed.is_empty() || judged.verdict == Verdict::Invalid))
 }
 
-/// The lower line, once: rows to judgement, summary, verdict and report. Returns the cells with errors, also those of
-/// an earlier sitting.
-fn judge_run(prepared: &mut Prepared, dir: &Path, ui: &Ui) -> anyhow::Result<BTreeSet<String>> {
+/// The lower line, once: rows to judgement, summary, verdict and report. Cells that failed in an earlier sitting
+/// count as well.
+fn judge_run(prepared: &mut Prepared, dir: &Path, ui: &Ui) -> anyhow::Result<Judged> {
     let mut data = RunData::load(dir)?;
     let failed = cells_with_errors(&data)?;
     let judgement = judge(&data).with_context(|| format!("{}: cannot be judged", dir.display()))?;
@@ -104,13 +111,15 @@ fn judge_run(prepared: &mut Prepared, dir: &Path, ui: &Ui) -> anyhow::Result<BTr
     prepared.recorder.write_manifest(manifest)?;
     data.manifest.clone_from(manifest);
     report::publish(dir, &data, &judgement, ui)?;
-    Ok(failed)
+    Ok(Judged { verdict: judgement.verdict, failed })
 }
 
-fn start(args: &RunArgs, path: &Path) -> anyhow::Result<Prepared> {
+fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
     let scenario = with_device(Scenario::load(path)?, args.device);
     let cells = selected(plan::expand(&scenario), args.filter.as_ref())?;
     let inputs = inputs(&scenario)?;
+    let notices = bad_rows(&scenario)?;
+    notices.iter().for_each(|notice| ui.note(&format!("note: {notice}")));
     let origin = env::wall_clock()?;
     let clock = Clock::start();
     let stamp = env::stamp(origin);
@@ -142,7 +151,7 @@ fn start(args: &RunArgs, path: &Path) -> anyhow::Result<Prepared> {
         client_health: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
-        notices: Vec::new(),
+        notices,
     };
     recorder.write_manifest(&manifest)?;
     Ok(Prepared { scenario, cells, recorder, manifest, clock })
@@ -168,15 +177,39 @@ fn resume(dir: &Path) -> anyhow::Result<Prepared> {
         manifest.kvbench_version
     );
     same_inputs(&manifest, &inputs(&scenario)?)?;
+    same_place(&manifest, dir)?;
     let recorder = RunDir::resume(dir)?;
     let clock = Clock::start_at(env::ns_since(&manifest.origin, env::wall_clock()?)?);
     manifest.status = Status::Running;
+    manifest.ended = None;
     manifest.n_resumed += 1;
     recorder.write_manifest(&manifest)?;
     Ok(Prepared { scenario, cells, recorder, manifest, clock })
 }
 
+/// Rows of two machines or two versions under one run id could not be told apart.
+fn same_place(manifest: &Manifest, dir: &Path) -> anyhow::Result<()> {
+    let now = (Machine::read().cpu_model, env!("CARGO_PKG_VERSION"));
+    let then = (&manifest.machine.cpu_model, manifest.kvbench_version.as_str());
+    ensure!(
+        (&now.0, now.1) == then,
+        "{}: expected the machine and version that began it ({:?}, kvbench {}), got {:?}, kvbench {}\n  hint: start a new run here",
+        dir.display(),
+        then.0,
+        then.1,
+        now.0,
+        now.1
+    );
+    Ok(())
+}
+
 fn same_inputs(manifest: &Manifest, now: &[Input]) -> anyhow::Result<()> {
+    ensure!(
+        manifest.inputs.len() == now.len(),
+        "expected {} inputs as when the run began, got {}",
+        manifest.inputs.len(),
+        now.len()
+    );
     for (then, now) in manifest.inputs.iter().zip(now) {
         ensure!(
             then.sha256 == now.sha256,
@@ -200,7 +233,7 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     let scenario = &prepared.scenario;
     let mut kernel = KernelBackend::new(Lab::cpu(), scenario.timing, scenario.seed);
     let mut engine =
-        EngineBackend::new(scenario.seed, api_key(scenario)?, Box::new(workload::build))?;
+        EngineBackend::new(scenario.seed, api_keys(scenario)?, Box::new(workload::build))?;
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
     let run_id = prepared.manifest.run_id.clone();
     let facts =
@@ -217,9 +250,15 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
         manifest.engines.insert(facts.url.clone(), serde_json::to_value(facts)?);
     }
     for health in engine.health() {
+        // A cell that was interrupted and measured again counts as it was the last time.
+        manifest.client_health.retain(|known| known.cell_id != health.cell_id);
         manifest.client_health.push(client_facts(health)?);
     }
-    manifest.notices.extend(watcher.notices.into_inner().unwrap_or_else(PoisonError::into_inner));
+    for notice in watcher.notices.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        if !manifest.notices.contains(&notice) {
+            manifest.notices.push(notice);
+        }
+    }
     let outcome = outcome?;
     record_telemetry(rows, &mut prepared.recorder)?;
     Ok(outcome)
@@ -375,6 +414,26 @@ fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
     Ok(inputs)
 }
 
+/// What a data set's reader had to leave out, for the user and the manifest: a run on fewer rows must say so.
+fn bad_rows(scenario: &Scenario) -> anyhow::Result<Vec<String>> {
+    let mut notices = Vec::new();
+    for workload in &scenario.workloads {
+        let Workload::Dataset { path, format, .. } = &workload.kind else { continue };
+        let (_, report) = workload::dataset::read(path, *format)?;
+        if let Some(first) = report.errors.first() {
+            notices.push(format!(
+                "{}: {} of {} rows left out (first: line {}: {})",
+                path.display(),
+                report.n_bad,
+                report.n_rows,
+                first.line,
+                first.message
+            ));
+        }
+    }
+    Ok(notices)
+}
+
 /// Six hex digits that two runs of one second do not share.
 fn short_id(scenario: &Scenario, origin: &str) -> String {
     use sha2::Digest as _;
@@ -383,30 +442,24 @@ fn short_id(scenario: &Scenario, origin: &str) -> String {
     digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The environment's key, else the file that the engine targets name.
+/// The environment's key for every server, and for a target with an `api_key_file` that file's.
 #[expect(clippy::disallowed_methods, reason = "cli is where the environment is read")]
-fn api_key(scenario: &Scenario) -> anyhow::Result<Option<ApiKey>> {
-    match std::env::var("KVBENCH_API_KEY") {
-        Ok(key) => return Ok(ApiKey::new(&key)),
-        Err(std::env::VarError::NotPresent) => {}
+fn api_keys(scenario: &Scenario) -> anyhow::Result<Keys> {
+    let everywhere = match std::env::var("KVBENCH_API_KEY") {
+        Ok(key) => ApiKey::new(&key),
+        Err(std::env::VarError::NotPresent) => None,
         Err(std::env::VarError::NotUnicode(_)) => bail!("KVBENCH_API_KEY: expected UTF-8"),
+    };
+    let mut keys = Keys::from(everywhere);
+    for target in &scenario.targets {
+        let TargetKind::Engine(EngineTarget { api_key_file: Some(file), .. }) = &target.kind else {
+            continue;
+        };
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("{}: cannot read the API key", file.display()))?;
+        let key = ApiKey::new(&text)
+            .with_context(|| format!("{}: expected an API key, got nothing", file.display()))?;
+        keys.by_file.insert(file.clone(), key);
     }
-    let mut files: Vec<&PathBuf> = scenario.targets.iter().filter_map(key_file).collect();
-    files.dedup();
-    ensure!(
-        files.len() <= 1,
-        "api_key_file: expected one file for all targets of a run, got {}",
-        files.len()
-    );
-    let Some(file) = files.first() else { return Ok(None) };
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("{}: cannot read the API key", file.display()))?;
-    Ok(ApiKey::new(&text))
-}
-
-fn key_file(target: &Target) -> Option<&PathBuf> {
-    match &target.kind {
-        TargetKind::Engine(engine) => engine.api_key_file.as_ref(),
-        TargetKind::Kernel(_) => None,
-    }
+    Ok(keys)
 }

@@ -55,7 +55,7 @@ pub struct Manifest {
     pub client_health: Vec<ClientFacts>,
     /// Cells planned.
     pub n_cells: usize,
-    /// Cells of which every row carries `err`.
+    /// Cells with at least one row that carries `err`.
     pub n_failed: usize,
     /// What the user was told while it ran.
     pub notices: Vec<String>,

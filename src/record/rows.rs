@@ -26,7 +26,7 @@ pub struct RequestRow {
     pub turn: i64,
     /// When it was due; closed loops: when its slot came free.
     pub due_ns: i64,
-    /// When the request was handed to the socket; `None` if it never was.
+    /// When the request was first handed to the HTTP client, before any connect; `None` if it never was.
     pub sent_ns: Option<i64>,
     /// Arrival of the first chunk that carried output.
     pub first_token_ns: Option<i64>,
@@ -54,7 +54,7 @@ pub struct RequestRow {
     pub http_status: Option<i64>,
     /// What went wrong, `None` when nothing did.
     pub err: Option<String>,
-    /// Attempts made, from 1.
+    /// Attempts made; 0 if it was never sent.
     pub attempt: i64,
     /// The answer.
     pub output_text: String,
@@ -107,7 +107,8 @@ pub struct KernelRow {
     pub sample: Option<i64>,
     /// When the sample started.
     pub t_ns: Option<i64>,
-    /// Wall time of one launch; `None` where there was none.
+    /// Wall time of one launch; `None` where there was none. Launches below 20 us are timed as a batch of up to 64, and
+    /// this is the batch divided by its size.
     pub duration_ns: Option<i64>,
     /// CPU time of all worker threads during the launch: preemption by other guests does not count here.
     pub thread_cpu_ns: Option<i64>,

@@ -158,7 +158,7 @@ pub struct EngineTarget {
     pub temperature: f64,
     /// Whether to ask the server to ignore EOS; hides every effect on answer length.
     pub ignore_eos: bool,
-    /// Seconds to wait for running requests after the last was sent or Ctrl-C.
+    /// Seconds to wait for running requests after Ctrl-C; a run left alone waits for each request's own time-outs.
     pub drain_s: f64,
     /// Whether to ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
     pub continuous_usage: bool,

@@ -361,12 +361,16 @@ fn a_stop_leaves_no_hole_and_no_finished_cell() {
 }
 
 #[test]
-fn what_does_not_end_is_given_up_after_drain() {
+fn a_run_left_alone_is_not_cut_short_by_drain() {
     let server = fault(Fault::Stall);
     let mut target = target(&server.url);
-    target.drain_s = 0.2;
+    (target.drain_s, target.idle_timeout_s) = (0.01, 0.2);
     let row = rows(target, 1).remove(0);
-    assert!(row.err.as_deref().unwrap().starts_with("unfinished: still running 0.2 s"), "{row:?}");
+    let err = row.err.as_deref().unwrap();
+    assert!(
+        !err.starts_with("unfinished") && err.contains("0.2 s"),
+        "its own time-out ends it: {row:?}"
+    );
     assert_eq!(row.output_text, "one é漢", "what came is kept");
 }
 

@@ -116,6 +116,17 @@ fn a_server_is_driven_and_judged() {
         of.iter().map(|row| row.prompt_sha256.clone()).collect::<Vec<_>>()
     };
     assert_eq!(prompts("a"), prompts("b"), "every method gets the same prompts in the same order");
+    let of_repeat = |repeat: i64| {
+        let load = rows.iter().filter(|row| row.target == "a" && row.load.starts_with("loop"));
+        load.filter(|row| row.repeat == repeat)
+            .map(|row| &row.prompt_sha256)
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_ne!(
+        of_repeat(0),
+        of_repeat(1),
+        "a repeat must not find its prompts in the prefix cache"
+    );
     let report = std::fs::read_to_string(dir.join("report.md")).unwrap();
     assert!(report.to_lowercase().contains("ttft") && dir.join("plots").exists());
 }

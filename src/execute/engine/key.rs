@@ -1,6 +1,32 @@
 //! An API key that cannot be printed.
 
+use std::{collections::BTreeMap, path::PathBuf};
+
 use reqwest::header::HeaderValue;
+
+use crate::scenario::EngineTarget;
+
+/// Which server is sent which key: a key that one target's file holds is not for another target's server.
+#[derive(Debug, Clone, Default)]
+pub struct Keys {
+    /// For every server without a file of its own (the environment's `KVBENCH_API_KEY`).
+    pub everywhere: Option<ApiKey>,
+    /// By `api_key_file`.
+    pub by_file: BTreeMap<PathBuf, ApiKey>,
+}
+
+impl Keys {
+    pub(super) fn of(&self, target: &EngineTarget) -> Option<&ApiKey> {
+        let own = target.api_key_file.as_ref().and_then(|file| self.by_file.get(file));
+        own.or(self.everywhere.as_ref())
+    }
+}
+
+impl From<Option<ApiKey>> for Keys {
+    fn from(everywhere: Option<ApiKey>) -> Self {
+        Self { everywhere, by_file: BTreeMap::new() }
+    }
+}
 
 /// A secret. `Debug` shows three stars, there is no `Display`, and it goes nowhere but into one header.
 #[derive(Clone, PartialEq, Eq)]

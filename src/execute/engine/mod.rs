@@ -16,7 +16,7 @@ use self::{
 };
 use super::{Backend, Context, StopFlag};
 use crate::{
-    plan::{Arrival, Cell, Task},
+    plan::{self, Arrival, Cell, Task},
     record::Row,
     scenario::{EngineTarget, Workload},
     workload::{Due, Request},
@@ -34,7 +34,7 @@ pub mod sse;
 
 pub use facts::EngineFacts;
 pub use health::{ClientHealth, Verdict};
-pub use key::ApiKey;
+pub use key::{ApiKey, Keys};
 pub use openai::Extras;
 
 /// Makes the requests of a cell; `crate::workload::build` in a run, something smaller in `doctor` and in tests.
@@ -47,7 +47,7 @@ const WORKERS: usize = 2;
 /// The backend for `Task::Serve`.
 pub struct EngineBackend {
     runtime: Runtime,
-    key: Option<ApiKey>,
+    keys: Keys,
     seed: u64,
     build: BuildWorkload,
     /// Fields that not every server accepts.
@@ -67,16 +67,24 @@ struct Prepared<'a> {
 }
 
 impl EngineBackend {
-    /// A backend with its own receiving threads. `seed` goes to the workload and, as the sampling seed, to the server; the
-    /// same for every repeat, so that a prompt keeps its number.
-    pub fn new(seed: u64, key: Option<ApiKey>, build: BuildWorkload) -> anyhow::Result<Self> {
+    /// A backend with its own receiving threads. `seed` is the server's sampling seed and, through
+    /// [`plan::cell_seed`], that of the workload.
+    pub fn new(seed: u64, keys: impl Into<Keys>, build: BuildWorkload) -> anyhow::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(WORKERS)
             .thread_name("kvbench-recv")
             .enable_all()
             .build()?;
         let (health, facts) = (Vec::new(), Vec::new());
-        Ok(Self { runtime, key, seed, build, extras: Extras::default(), health, facts })
+        Ok(Self {
+            runtime,
+            keys: keys.into(),
+            seed,
+            build,
+            extras: Extras::default(),
+            health,
+            facts,
+        })
     }
 
     /// How the client fared, one entry a finished cell, in order. For the manifest.
@@ -102,10 +110,11 @@ impl EngineBackend {
         let Ok(base) = Url::parse(&target.url) else {
             return Ok(Err("url: expected http://host:port, got something else".to_owned()));
         };
-        let client = http::client(self.key.as_ref())?;
+        let key = self.keys.of(target);
+        let client = http::client(key)?;
         let facts = match self.runtime.block_on(facts::ask(&client, &base)) {
             Ok(facts) => facts,
-            Err(text) => return Ok(Err(self.redact(text))),
+            Err(text) => return Ok(Err(self.redact(target, text))),
         };
         if facts.version.is_none() {
             context
@@ -126,12 +135,17 @@ impl EngineBackend {
             idle: seconds(target.idle_timeout_s),
             total: seconds(target.request_timeout_s),
         };
-        let requests = (self.build)(workload, arrival, self.seed)?;
+        // As for kernels: every method gets the same prompts at the same times, a repeat or another load other ones, so
+        // that a prefix cache that one cell has warmed is no help to the next.
+        let requests = match (self.build)(workload, arrival, plan::cell_seed(self.seed, cell)) {
+            Ok(requests) => requests,
+            Err(error) => return Ok(Err(format!("workload: {error:#}"))),
+        };
         Ok(Ok(Prepared { cell, target, arrival: *arrival, requests, model, http: Arc::new(http) }))
     }
 
-    fn redact(&self, text: String) -> String {
-        self.key.as_ref().map_or_else(|| text.clone(), |key| key.redact(&text))
+    fn redact(&self, target: &EngineTarget, text: String) -> String {
+        self.keys.of(target).map_or_else(|| text.clone(), |key| key.redact(&text))
     }
 
     fn send(
@@ -175,7 +189,7 @@ impl EngineBackend {
         })?;
         if let Some(failure) = failure {
             let text = format!("{}: a warm-up request failed: {failure}", prepared.cell.id);
-            context.observer.notice(&self.redact(text));
+            context.observer.notice(&self.redact(prepared.target, text));
         }
         Ok(())
     }
@@ -194,7 +208,7 @@ impl EngineBackend {
         self.send(prepared, &prepared.requests, &stop, &mut |outcome| {
             let request = &prepared.requests[outcome.index];
             let mut row = row::of(context.run_id, prepared.cell, request, outcome, &mut tally);
-            row.err = row.err.map(|err| self.redact(err));
+            row.err = row.err.map(|err| self.redact(prepared.target, err));
             context.sink.row(Row::Request(row))?;
             n_done += 1;
             context.observer.progress(n_done, total);

@@ -67,7 +67,7 @@ const METRICS: [Metric; 5] = [
         axis: "output tokens",
         unit: "",
         caption: "Good requests, as the server counted.",
-        of: |r| r.output_tokens.map(|n| n as f64),
+        of: |r| r.answer_tokens.map(|n| n as f64),
         kind: Shape::Histogram,
     },
 ];

@@ -125,6 +125,7 @@ fn fact(place: &Point, i: usize, latency: f64) -> RequestFacts {
         queue_delay_ms: Some(0.0),
         prompt_tokens: Some(10),
         output_tokens: Some(100 + (i % 40) as i64),
+        answer_tokens: Some(100 + (i % 40) as i64),
         within_slo: None,
     }
 }
