@@ -30,13 +30,33 @@ impl RunData {
     /// No manifest, another schema version, or I/O.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let dir = RunDir::open(path)?;
-        Ok(Self {
+        let data = Self {
             manifest: Manifest::read(path)?,
             requests: dir.read_table(Table::Requests)?,
             kernels: dir.read_table(Table::Kernels)?,
             telemetry: dir.read_table(Table::Telemetry)?,
             finished: dir.finished_cells()?,
-        })
+        };
+        data.nothing_is_missing(path)?;
+        Ok(data)
+    }
+
+    /// A cell that the journal calls finished has rows; where it has none, a table was lost, and judging the rest would
+    /// call a damaged run good.
+    fn nothing_is_missing(&self, path: &Path) -> anyhow::Result<()> {
+        let mut seen = BTreeSet::new();
+        for table in [&self.kernels, &self.requests] {
+            seen.extend(table.column("cell_id")?.str()?.iter().flatten());
+        }
+        let Some(lost) = self.finished.iter().find(|id| !seen.contains(id.as_str())) else {
+            return Ok(());
+        };
+        anyhow::bail!(
+            "{}: expected rows of {} finished cells, got none of {lost}\n  hint: restore kernels.parquet, \
+             requests.parquet or parts/, or start a new run",
+            path.display(),
+            self.finished.len()
+        )
     }
 
     /// Name of the A/A control's method.

@@ -218,7 +218,7 @@ fn failed_requests_are_counted_and_in_no_latency() {
     let cells = ["example/fp16-server/fp16/chat/closed-2/0"];
     let mut data = data(&cells, &[], &rows);
     data.manifest.scenario.slo =
-        Some(SloFacts { ttft_ms: Some(10.0), tpot_ms: Some(10.0), e2e_ms: None });
+        Some(SloFacts { ttft_ms: Some(11.0), tpot_ms: Some(10.0), e2e_ms: None });
     let judgement = judge(&data).unwrap();
     let point = &judgement.requests[0];
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Mutex, PoisonError},
@@ -80,6 +81,9 @@ pub fn run_command(args: &RunArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     Ok(exit_code(interrupted, &judged, &dir, ui))
 }
 
+/// Longest file that is read for an API key.
+const KEY_BYTES_MAX: u64 = 64 << 10;
+
 /// What the exit code depends on.
 struct Judged {
     verdict: Verdict,
@@ -117,6 +121,7 @@ fn judge_run(prepared: &mut Prepared, dir: &Path, ui: &Ui) -> anyhow::Result<Jud
 fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
     let scenario = with_device(Scenario::load(path)?, args.device);
     let cells = selected(plan::expand(&scenario), args.filter.as_ref())?;
+    api_keys(&scenario)?;
     let inputs = inputs(&scenario)?;
     let notices = bad_rows(&scenario)?;
     notices.iter().for_each(|notice| ui.note(&format!("note: {notice}")));
@@ -143,7 +148,7 @@ fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
         origin: env::rfc3339(origin),
         ended: None,
         n_resumed: 0,
-        command_line: std::env::args().collect(),
+        command_line: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         machine: Machine::read(),
         inputs,
         engines: BTreeMap::new(),
@@ -179,12 +184,34 @@ fn resume(dir: &Path) -> anyhow::Result<Prepared> {
     same_inputs(&manifest, &inputs(&scenario)?)?;
     same_place(&manifest, dir)?;
     let recorder = RunDir::resume(dir)?;
-    let clock = Clock::start_at(env::ns_since(&manifest.origin, env::wall_clock()?)?);
+    api_keys(&scenario)?;
+    not_damaged(&manifest, &recorder, dir)?;
+    let since_ns = env::ns_since(&manifest.origin, env::wall_clock()?)
+        .with_context(|| dir.join("manifest.json").display().to_string())?;
+    ensure!(
+        since_ns >= 0,
+        "{}: `origin` lies in the future\n  hint: set the clock",
+        dir.join("manifest.json").display()
+    );
+    let clock = Clock::start_at(since_ns);
     manifest.status = Status::Running;
     manifest.ended = None;
     manifest.n_resumed += 1;
     recorder.write_manifest(&manifest)?;
     Ok(Prepared { scenario, cells, recorder, manifest, clock })
+}
+
+/// A complete run whose journal no longer says so: nothing may be written, or its good rows would be called unfinished.
+fn not_damaged(manifest: &Manifest, recorder: &Recorder, dir: &Path) -> anyhow::Result<()> {
+    let covered = manifest.cells.iter().all(|cell| recorder.done().contains(&cell.id));
+    ensure!(
+        covered || manifest.status != Status::Complete,
+        "{}: expected the {} cells of a complete run, got {}\n  hint: restore the file; nothing was changed",
+        dir.join("cells.jsonl").display(),
+        manifest.cells.len(),
+        recorder.done().len()
+    );
+    Ok(())
 }
 
 /// Rows of two machines or two versions under one run id could not be told apart.
@@ -442,7 +469,7 @@ fn short_id(scenario: &Scenario, origin: &str) -> String {
     digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The environment's key for every server, and for a target with an `api_key_file` that file's.
+/// The environment's key for every server, and for a target with an `api_key_file` that file's alone.
 #[expect(clippy::disallowed_methods, reason = "cli is where the environment is read")]
 fn api_keys(scenario: &Scenario) -> anyhow::Result<Keys> {
     let everywhere = match std::env::var("KVBENCH_API_KEY") {
@@ -450,16 +477,24 @@ fn api_keys(scenario: &Scenario) -> anyhow::Result<Keys> {
         Err(std::env::VarError::NotPresent) => None,
         Err(std::env::VarError::NotUnicode(_)) => bail!("KVBENCH_API_KEY: expected UTF-8"),
     };
+    everywhere.iter().try_for_each(ApiKey::check)?;
     let mut keys = Keys::from(everywhere);
     for target in &scenario.targets {
-        let TargetKind::Engine(EngineTarget { api_key_file: Some(file), .. }) = &target.kind else {
-            continue;
-        };
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("{}: cannot read the API key", file.display()))?;
-        let key = ApiKey::new(&text)
-            .with_context(|| format!("{}: expected an API key, got nothing", file.display()))?;
-        keys.by_file.insert(file.clone(), key);
+        if let TargetKind::Engine(EngineTarget { api_key_file: Some(file), .. }) = &target.kind {
+            keys.by_file.insert(file.clone(), key_in(file)?);
+        }
     }
     Ok(keys)
+}
+
+/// A key is short: a limit keeps a mistyped path (a device, a log) from being read for ever.
+fn key_in(file: &Path) -> anyhow::Result<ApiKey> {
+    let mut text = String::new();
+    std::fs::File::open(file)
+        .and_then(|file| file.take(KEY_BYTES_MAX).read_to_string(&mut text))
+        .with_context(|| format!("{}: cannot read the API key (`api_key_file`)", file.display()))?;
+    let key = ApiKey::new(&text)
+        .with_context(|| format!("{}: expected an API key, got nothing", file.display()))?;
+    key.check().with_context(|| file.display().to_string())?;
+    Ok(key)
 }

@@ -15,13 +15,20 @@ pub fn watch(stop: StopFlag) -> anyhow::Result<()> {
         .build()
         .context("signals: no runtime")?;
     let guard = runtime.enter();
-    let interrupts = signal(SignalKind::interrupt()).context("signals: cannot listen to SIGINT")?;
-    let terminations =
-        signal(SignalKind::terminate()).context("signals: cannot listen to SIGTERM")?;
+    // A closed terminal (SIGHUP) is a request to stop like any other.
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let signals: Vec<Signal> = kinds
+        .into_iter()
+        .map(signal)
+        .collect::<Result<_, _>>()
+        .context("signals: cannot listen to SIGINT, SIGTERM and SIGHUP")?;
     drop(guard);
+    // A write past `ulimit -f` is then an error with a sentence, as on a full disk, and not a silent death.
+    // SAFETY: ignoring a signal installs no handler that could run.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     std::thread::Builder::new()
         .name("signals".to_owned())
-        .spawn(move || runtime.block_on(forward(interrupts, terminations, stop)))
+        .spawn(move || runtime.block_on(forward(signals, stop)))
         .context("signals: cannot start a thread")?;
     Ok(())
 }
@@ -30,16 +37,14 @@ pub fn watch(stop: StopFlag) -> anyhow::Result<()> {
     clippy::exit,
     reason = "a second Ctrl-C means now; what was flushed is on disk and --resume continues it"
 )]
-async fn forward(mut interrupts: Signal, mut terminations: Signal, stop: StopFlag) {
-    either(&mut interrupts, &mut terminations).await;
+async fn forward(mut signals: Vec<Signal>, stop: StopFlag) {
+    any(&mut signals).await;
     stop.raise();
-    either(&mut interrupts, &mut terminations).await;
+    any(&mut signals).await;
     std::process::exit(i32::from(INTERRUPTED));
 }
 
-async fn either(first: &mut Signal, second: &mut Signal) {
-    tokio::select! {
-        _ = first.recv() => {}
-        _ = second.recv() => {}
-    }
+async fn any(signals: &mut [Signal]) {
+    let waiting = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+    futures_util::future::select_all(waiting).await;
 }

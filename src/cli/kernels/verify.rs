@@ -34,10 +34,13 @@ pub struct VerifyArgs {
 }
 
 /// A count above zero.
+/// As the longest `kv_len` of a scenario: a typing error must not ask for terabytes.
+const COUNT_MAX: usize = 1 << 20;
+
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(count) if count > 0 => Ok(count),
-        _ => Err("expected a number above 0".to_owned()),
+        Ok(count) if (1..=COUNT_MAX).contains(&count) => Ok(count),
+        _ => Err(format!("expected a number from 1 to {COUNT_MAX}")),
     }
 }
 

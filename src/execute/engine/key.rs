@@ -17,8 +17,10 @@ pub struct Keys {
 
 impl Keys {
     pub(super) fn of(&self, target: &EngineTarget) -> Option<&ApiKey> {
-        let own = target.api_key_file.as_ref().and_then(|file| self.by_file.get(file));
-        own.or(self.everywhere.as_ref())
+        match &target.api_key_file {
+            Some(file) => self.by_file.get(file),
+            None => self.everywhere.as_ref(),
+        }
     }
 }
 
@@ -37,6 +39,14 @@ impl ApiKey {
     pub fn new(text: &str) -> Option<Self> {
         let trimmed = text.trim();
         (!trimmed.is_empty()).then(|| Self(trimmed.to_owned()))
+    }
+
+    /// Refuses a key that no header can carry, before anything is sent or measured.
+    ///
+    /// # Errors
+    /// It holds other than printable ASCII.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.header().map(drop)
     }
 
     /// The `authorization` header, marked so that HTTP libraries do not log it.
