@@ -33,10 +33,10 @@ pub struct VerifyArgs {
     pub seed: u64,
 }
 
-/// A count above zero.
 /// As the longest `kv_len` of a scenario: a typing error must not ask for terabytes.
 const COUNT_MAX: usize = 1 << 20;
 
+/// A count above zero, and not beyond reason.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if (1..=COUNT_MAX).contains(&count) => Ok(count),
