@@ -1,7 +1,6 @@
 //! The TOML grammar of an experiment, and the domain type it becomes: if a [`Scenario`] exists, it is valid.
-
 //!
-//! [`wire`] is the file's spelling, [`value`] the values that check themselves, [`check`] what they must agree on.
+//! `wire` is the file's spelling, `value` the values that check themselves, `check` what they must agree on.
 
 use std::path::{Path, PathBuf};
 
