@@ -6,6 +6,7 @@
 use crate::method::Method;
 
 pub mod cpu;
+pub(crate) mod data;
 pub mod roofline;
 
 /// What is timed.
@@ -31,8 +32,14 @@ pub enum Op {
     Decode,
     /// Bulk compression of a prompt's K and V at prefill: quantise and pack, or select and gather.
     Compress,
+    /// What one more token costs the cache: quantise and write its K and V (or evict for it). Device kernels only.
+    Append,
+    /// Quantising a full residual of half-precision tokens (KIVI, GEAR). Device kernels only.
+    Flush,
     /// Read-only stream over a buffer larger than the last-level cache: the bandwidth all else is judged by.
     Read,
+    /// Copy of one buffer into another, both larger than the last-level cache; bytes read and written both count.
+    Copy,
 }
 
 impl Op {
@@ -42,7 +49,10 @@ impl Op {
             Op::Prefill => "prefill",
             Op::Decode => "decode",
             Op::Compress => "compress",
+            Op::Append => "append",
+            Op::Flush => "flush",
             Op::Read => "read",
+            Op::Copy => "copy",
         }
     }
 }
@@ -92,11 +102,26 @@ pub trait Kernel: Send {
     /// Exact counts for one launch.
     fn work(&self) -> Work;
     /// Runs once with poisoned outputs and compares with f64. Deterministic for a given seed.
-    fn verify(&mut self) -> Verification;
+    ///
+    /// # Errors
+    /// The device refused: out of memory, a launch failed.
+    fn verify(&mut self) -> anyhow::Result<Verification>;
     /// Number of rotated copies of the data.
     fn copies(&self) -> usize;
     /// Runs once on copy `copy % copies()`. Must be called inside the device's thread pool.
-    fn launch(&mut self, copy: usize);
+    ///
+    /// # Errors
+    /// The device refused the launch.
+    fn launch(&mut self, copy: usize) -> anyhow::Result<()>;
+    /// Runs `launches` times from copy `first` on and returns nanoseconds by the device's own clock for all of them
+    /// together; `None` where the device has no clock of its own (CPU), so that the caller's counts.
+    ///
+    /// # Errors
+    /// The device refused a launch.
+    fn timed(&mut self, first: usize, launches: usize) -> anyhow::Result<Option<i64>> {
+        (first..first + launches).try_for_each(|copy| self.launch(copy))?;
+        Ok(None)
+    }
     /// Bytes this kernel keeps allocated, all copies together.
     fn resident_bytes(&self) -> u64;
 }

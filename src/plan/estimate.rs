@@ -85,7 +85,8 @@ impl Layer<'_> {
         let bytes = match op {
             Op::Decode => self.stored_bytes(),
             Op::Compress => self.fp16_bytes() + self.stored_bytes(),
-            Op::Prefill | Op::Read => self.fp16_bytes(),
+            Op::Prefill | Op::Read | Op::Append | Op::Flush => self.fp16_bytes(),
+            Op::Copy => 2.0 * self.fp16_bytes(),
         };
         bytes / BYTES_PER_S
             + if op == Op::Prefill { self.prefill_flops() / FLOPS_PER_S } else { 0.0 }

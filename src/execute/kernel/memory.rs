@@ -38,6 +38,7 @@ pub(super) fn need(spec: &KernelSpec) -> Need {
     let queries = rows * dim * spec.shape.heads_q as u64 * 6;
     match spec.op {
         Op::Read => Need { kept: spec.rotate_bytes.max(half_kv), scratch: 0 },
+        Op::Copy => Need { kept: 2 * spec.rotate_bytes.max(half_kv), scratch: 0 },
         Op::Compress => Need { kept: 2 * (spec.rotate_bytes + half_kv) + queries, scratch: 0 },
         _ => Need { kept: spec.rotate_bytes + half_kv + queries, scratch: half_kv },
     }

@@ -238,7 +238,9 @@ impl KernelBackend {
         let mut kernel = pool
             .install(|| (self.lab.open)(spec))
             .map_err(|error| Box::new(row::failure(template.clone(), format!("{error:#}"))))?;
-        let check = pool.install(|| kernel.verify());
+        let check = pool
+            .install(|| kernel.verify())
+            .map_err(|error| Box::new(row::failure(template.clone(), format!("{error:#}"))))?;
         let work = kernel.work();
         let template = KernelRow {
             bytes_moved: i64::try_from(work.bytes_moved).ok(),

@@ -54,7 +54,7 @@ pub(super) fn sample_all(
 ) -> anyhow::Result<bool> {
     let total = timing.max_samples as u64;
     let mut rule = StopRule::new(timing, n_judged);
-    warm_up(entrants, timing, repeat, pool, context);
+    warm_up(entrants, timing, repeat, pool, context)?;
     let started = now();
     for round in 0.. {
         let mut rows = Vec::with_capacity(entrants.len());
@@ -63,7 +63,7 @@ pub(super) fn sample_all(
                 push(rows, context)?;
                 return Ok(false);
             }
-            let sample = take(&mut entrants[index], pool, context);
+            let sample = take(&mut entrants[index], pool, context)?;
             if index < n_judged {
                 rule.add(index, sample.duration_ns);
             }
@@ -85,42 +85,45 @@ fn warm_up(
     repeat: u32,
     pool: &ThreadPool,
     context: &Context<'_>,
-) {
+) -> anyhow::Result<()> {
     for round in 0..timing.warmup.max(1) {
         for index in order(entrants.len(), round, repeat) {
             if context.stop.is_raised() {
-                return;
+                return Ok(());
             }
             let entrant = &mut entrants[index];
             entrant.launches = 1;
-            let sample = take(entrant, pool, context);
+            let sample = take(entrant, pool, context)?;
             let wanted = SHORTEST_WINDOW_NS / sample.duration_ns.max(1) + 1;
             entrant.launches = wanted.clamp(1, MOST_LAUNCHES);
         }
     }
+    Ok(())
 }
 
 /// One sample. Nothing but the launches lies between the two looks at the clock; threads are asked for their CPU time
 /// outside, which also wakes them.
-fn take(entrant: &mut Entrant<'_>, pool: &ThreadPool, context: &Context<'_>) -> Sample {
+fn take(
+    entrant: &mut Entrant<'_>,
+    pool: &ThreadPool,
+    context: &Context<'_>,
+) -> anyhow::Result<Sample> {
     let (first, launches) = (entrant.copy, entrant.launches);
     let kernel = &mut *entrant.kernel;
     let cpu_before = pool_cpu_ns(pool);
-    let (start, end) = pool.install(|| {
+    let (start, end, device_ns) = pool.install(|| {
         let start = now();
-        for launch in 0..launches {
-            kernel.launch(first + launch as usize);
-        }
-        (start, now())
+        let device = kernel.timed(first, launches as usize);
+        (start, now(), device)
     });
     let cpu_after = pool_cpu_ns(pool);
     entrant.copy = (first + launches as usize) % entrant.kernel.copies().max(1);
     let window_ns = i64::try_from((end - start).as_nanos()).unwrap_or(i64::MAX);
-    Sample {
+    Ok(Sample {
         t_ns: context.clock.at_ns(start),
-        duration_ns: window_ns / launches,
+        duration_ns: device_ns?.unwrap_or(window_ns) / launches,
         thread_cpu_ns: cpu_before.zip(cpu_after).map(|(before, after)| (after - before) / launches),
-    }
+    })
 }
 
 /// CPU time of all threads of the pool since they began. Idle spinning of the pool counts as the kernel's: on two

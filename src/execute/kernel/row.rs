@@ -85,8 +85,8 @@ fn longest(shape: &Shape) -> i64 {
 fn q_len(op: Op, kv_len: i64) -> i64 {
     match op {
         Op::Prefill => kv_len,
-        Op::Decode => 1,
-        Op::Compress | Op::Read => 0,
+        Op::Decode | Op::Append => 1,
+        Op::Compress | Op::Flush | Op::Read | Op::Copy => 0,
     }
 }
 

@@ -32,13 +32,13 @@ impl Kernel for Fake {
     fn work(&self) -> Work {
         Work { bytes_moved: 1000, flops: 10 }
     }
-    fn verify(&mut self) -> Verification {
-        Verification { max_rel_err: self.rel_err, gate: 1e-3 }
+    fn verify(&mut self) -> anyhow::Result<Verification> {
+        Ok(Verification { max_rel_err: self.rel_err, gate: 1e-3 })
     }
     fn copies(&self) -> usize {
         3
     }
-    fn launch(&mut self, copy: usize) {
+    fn launch(&mut self, copy: usize) -> anyhow::Result<()> {
         // Long enough that a sample is one launch, whatever the machine: work, not time, is counted.
         let began = crate::execute::clock::now();
         while began.elapsed().as_micros() < 30 {
@@ -51,6 +51,7 @@ impl Kernel for Fake {
         {
             flag.raise();
         }
+        Ok(())
     }
     fn resident_bytes(&self) -> u64 {
         1000

@@ -14,9 +14,9 @@ use super::{
     caches::Caches,
     check::{self, Error, relative},
     compress::{Compress, kept},
-    data::{Data, Kind, Place, needs_scores},
     layout::HeadParts,
 };
+use crate::kernel::data::{Data, Kind, Place, needs_scores};
 use crate::{
     kernel::{Kernel, Op, Verification, Work},
     method::{Method, select},
@@ -112,21 +112,21 @@ impl Kernel for Bulk {
         Work { bytes_moved: bytes * shape.heads_kv as u64, flops: 0 }
     }
 
-    fn verify(&mut self) -> Verification {
+    fn verify(&mut self) -> anyhow::Result<Verification> {
         self.caches.poison(0);
-        self.launch(0);
+        self.launch(0)?;
         let mut error = Error::default();
         for at in check::sample(&self.plan.spec) {
             self.check_head(at, &mut error);
         }
-        error.verification_half()
+        Ok(error.verification_half())
     }
 
     fn copies(&self) -> usize {
         self.caches.copies()
     }
 
-    fn launch(&mut self, copy: usize) {
+    fn launch(&mut self, copy: usize) -> anyhow::Result<()> {
         let copy = copy % self.copies();
         let (method, shape) = (&self.plan.spec.method, &self.plan.spec.shape);
         let heads = shape.kv_lens.len() * shape.heads_kv;
@@ -137,6 +137,7 @@ impl Kernel for Bulk {
             let out = HeadParts::new(bytes, layout);
             isa.dispatch(Compress { layout, k: &input.k, v: &input.v, kept: kept.as_deref(), out });
         });
+        Ok(())
     }
 
     fn resident_bytes(&self) -> u64 {

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use super::{
     arena::Arena,
     compress::{Compress, kept},
-    data::{Data, Kind, Place, needs_scores},
     layout::{HeadParts, HeadRef, Layout},
     simd::Isa,
 };
+use crate::kernel::data::{Data, Kind, Place, needs_scores};
 use crate::{kernel::Shape, method::Method};
 
 /// Caches of one method at one shape.

@@ -6,8 +6,8 @@
 
 use half::f16;
 
-use super::data::Place;
 use crate::{
+    kernel::data::Place,
     kernel::{KernelSpec, Verification},
     method::Method,
 };

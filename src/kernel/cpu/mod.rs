@@ -11,7 +11,6 @@ mod bulk;
 mod caches;
 mod check;
 mod compress;
-mod data;
 mod decode;
 mod layout;
 mod math;
@@ -69,6 +68,10 @@ pub fn open_on(spec: &KernelSpec, isa: Isa) -> anyhow::Result<Box<dyn Kernel>> {
         Op::Decode => Box::new(step::Step::new(plan)?),
         Op::Compress => Box::new(bulk::Bulk::new(plan)?),
         Op::Prefill => Box::new(prefill::Prefill::new(plan)?),
+        Op::Append | Op::Flush | Op::Copy => anyhow::bail!(
+            "op: expected prefill, decode, compress or read on the CPU, got {}\n  hint: device = \"cuda\" has it",
+            spec.op.name()
+        ),
     })
 }
 

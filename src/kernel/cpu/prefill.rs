@@ -12,11 +12,11 @@ use super::{
     Plan, check,
     check::Error,
     compress::kept,
-    data::{Data, Kind, Place},
     math,
     simd::{Job, Simd},
     tile::{Ahead, Rows, scores, weighted},
 };
+use crate::kernel::data::{Data, Kind, Place};
 use crate::{
     kernel::{Kernel, Op, Verification, Work},
     method::{Method, Pooling, select},
@@ -356,25 +356,25 @@ impl Kernel for Prefill {
         work
     }
 
-    fn verify(&mut self) -> Verification {
+    fn verify(&mut self) -> anyhow::Result<Verification> {
         for output in &mut self.outputs {
             output.out.fill(f16::NAN);
             output.lse.fill(f32::NAN);
             output.columns.fill(f32::NAN);
         }
-        self.launch(0);
+        self.launch(0)?;
         let mut error = Error::default();
         for at in check::sample(&self.plan.spec) {
             self.check_head(at, &mut error);
         }
-        error.verification_half()
+        Ok(error.verification_half())
     }
 
     fn copies(&self) -> usize {
         self.copies
     }
 
-    fn launch(&mut self, copy: usize) {
+    fn launch(&mut self, copy: usize) -> anyhow::Result<()> {
         let (method, shape, isa) = (&self.plan.spec.method, &self.plan.spec.shape, self.plan.isa);
         let heads = self.outputs.len();
         let inputs = &self.inputs[copy % self.copies * heads..][..heads];
@@ -390,6 +390,7 @@ impl Kernel for Prefill {
                 out.kept = kept(method, len, &pooled).unwrap_or_default();
             }
         });
+        Ok(())
     }
 
     fn resident_bytes(&self) -> u64 {

@@ -14,10 +14,10 @@ use super::{
     Plan,
     caches::Caches,
     check::{self, Error},
-    data::{Data, Kind, Place},
     decode::{Decode, Part, TILE, merge},
     math,
 };
+use crate::kernel::data::{Data, Kind, Place};
 use crate::{
     kernel::{Kernel, Op, Verification, Work},
     method::{Method, select},
@@ -215,29 +215,30 @@ impl Kernel for Step {
         }
     }
 
-    fn verify(&mut self) -> Verification {
+    fn verify(&mut self) -> anyhow::Result<Verification> {
         self.out.fill(f16::NAN);
         let heads = self.victims.len();
         let before: Vec<Vec<f32>> = self.acc.iter().take(heads).cloned().collect();
-        self.launch(0);
+        self.launch(0)?;
         let mut error = Error::default();
         let none = Vec::new();
         for at in check::sample(&self.plan.spec) {
             let i = at.seq * self.plan.spec.shape.heads_kv + at.head;
             self.check_head(at, before.get(i).unwrap_or(&none), &mut error);
         }
-        error.verification(&self.plan.spec.method)
+        Ok(error.verification(&self.plan.spec.method))
     }
 
     fn copies(&self) -> usize {
         self.caches.copies()
     }
 
-    fn launch(&mut self, copy: usize) {
+    fn launch(&mut self, copy: usize) -> anyhow::Result<()> {
         let copy = copy % self.copies();
         let spans = self.spans();
         let parts = self.run_spans(copy, &spans);
         self.finish(copy, &spans, &parts);
+        Ok(())
     }
 
     fn resident_bytes(&self) -> u64 {

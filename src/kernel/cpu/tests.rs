@@ -31,7 +31,7 @@ fn spec(
 }
 
 fn assert_passes(spec: &KernelSpec, isa: Isa) {
-    let verification = open_on(spec, isa).unwrap().verify();
+    let verification = open_on(spec, isa).unwrap().verify().unwrap();
     assert!(verification.passed(), "{isa:?} {spec:?}: {verification:?}");
 }
 
@@ -113,7 +113,7 @@ fn copies_reach_the_rotation() {
     let mut kernel = open(&spec).unwrap();
     assert!(kernel.copies() as u64 * kernel.work().bytes_moved >= 20_000);
     for copy in 0..kernel.copies() + 1 {
-        kernel.launch(copy);
+        kernel.launch(copy).unwrap();
     }
     assert!(kernel.resident_bytes() >= 20_000);
 }
@@ -159,11 +159,13 @@ mod mutants {
 
     use super::*;
     use crate::{
-        kernel::cpu::{
-            check::Error,
+        kernel::{
+            cpu::{
+                check::Error,
+                decode::{Decode, Part, merge},
+                layout::{HeadParts, HeadRef, Layout},
+            },
             data::{Data, Kind, Place},
-            decode::{Decode, Part, merge},
-            layout::{HeadParts, HeadRef, Layout},
         },
         method::select,
     };
