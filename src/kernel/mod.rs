@@ -6,6 +6,7 @@
 use crate::method::Method;
 
 pub mod cpu;
+pub mod cuda;
 pub(crate) mod data;
 pub mod roofline;
 
