@@ -10,7 +10,8 @@ use rayon::prelude::*;
 
 use crate::method::Method;
 
-const BLOCK: usize = 1 << 20;
+/// Normals in the block.
+pub(crate) const BLOCK: usize = 1 << 20;
 
 /// What a row belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +98,11 @@ impl Data {
     pub(crate) fn scores(&self, at: Place, tokens: usize) -> Vec<f32> {
         let score = |t| ((self.hash(Kind::Score, at, t) >> 40) as f32 + 0.5) / 16_777_216.0;
         (0..tokens).map(score).collect()
+    }
+
+    /// The block of normals, for devices that make the same rows from it.
+    pub(crate) fn block(&self) -> &[f16] {
+        &self.block
     }
 
     /// Bytes held.

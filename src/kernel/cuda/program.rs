@@ -10,7 +10,8 @@ pub enum Source {
 }
 
 /// Headers of `kernels/`, by the name sources include them with.
-pub(crate) const HEADERS: &[(&str, &str)] = &[("kvb.cuh", include_str!("../../../kernels/kvb.cuh"))];
+pub(crate) const HEADERS: &[(&str, &str)] =
+    &[("kvb.cuh", include_str!("../../../kernels/kvb.cuh"))];
 
 impl Source {
     /// Every source.
