@@ -1,11 +1,14 @@
 //! Kernels on an NVIDIA GPU, compiled at run time from `kernels/*.cu`.
 
+pub mod compile;
 pub(crate) mod data;
 pub(crate) mod device;
 #[cfg(test)]
 pub(crate) mod emu;
 mod mem;
+pub mod nvrtc;
 pub mod program;
+mod sass;
 pub(crate) mod timed;
 
 use program::Instance;

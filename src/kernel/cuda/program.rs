@@ -43,16 +43,25 @@ pub struct Instance {
     pub expression: String,
     /// `KVB_D`; sources that do not depend on it get 128.
     pub head_dim: usize,
+    /// Elements of K and V that one warp handles in one pass of the main loop (32 tokens at D 128: 8192), for the
+    /// instruction count; `None` for kernels without such a loop.
+    pub loop_elements: Option<u32>,
 }
 
 impl Instance {
     /// An instance of a kernel that does not depend on the head dimension.
     pub(crate) fn new(source: Source, expression: impl Into<String>) -> Self {
-        Self { source, expression: expression.into(), head_dim: 128 }
+        Self { source, expression: expression.into(), head_dim: 128, loop_elements: None }
     }
 
     /// An instance for a head dimension.
     pub(crate) fn at(source: Source, expression: impl Into<String>, head_dim: usize) -> Self {
-        Self { source, expression: expression.into(), head_dim }
+        Self { source, expression: expression.into(), head_dim, loop_elements: None }
+    }
+
+    /// Says how many elements a pass of the main loop handles; see [`Instance::loop_elements`].
+    pub(crate) fn counting(mut self, loop_elements: u32) -> Self {
+        self.loop_elements = Some(loop_elements);
+        self
     }
 }
