@@ -1,8 +1,19 @@
-//! Kernels on an NVIDIA GPU, compiled at run time from `kernels/*.cu`.
+//! Kernels on an NVIDIA GPU, compiled at run time from `kernels/*.cu` for the device's own architecture.
+//!
+//! `device` is what they need of a GPU: `driver` is the real one, `emu` (tests) runs the same sources on the CPU, so that
+//! layouts, arguments, splits and checks are tested without a GPU. Quantisation semantics are the methods', the memory
+//! layout is kvbench's own.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::{Kernel, KernelSpec, Op};
 
 pub mod compile;
 pub(crate) mod data;
 pub(crate) mod device;
+mod driver;
 #[cfg(test)]
 pub(crate) mod emu;
 mod mem;
@@ -11,10 +22,104 @@ pub mod program;
 mod sass;
 pub(crate) mod timed;
 
+use device::Device;
+pub use device::Limits;
 use program::Instance;
 
 /// Every instance that may be launched: what `kvbench kernels build` compiles, what must not spill, what the emulator
 /// knows.
-pub(crate) fn instances() -> Vec<Instance> {
+pub fn instances() -> Vec<Instance> {
     [data::instances(), mem::instances()].concat()
+}
+
+/// A GPU with a compiler for it.
+#[derive(Clone)]
+pub struct Gpu {
+    device: Arc<dyn Device>,
+    compiler: String,
+}
+
+impl Gpu {
+    /// The first GPU of this machine.
+    ///
+    /// # Errors
+    /// No driver, no device or no NVRTC: what is missing and the remedy.
+    pub fn first(tools: &nvrtc::Tools) -> Result<Self> {
+        let driver = driver::Driver::first(tools)?;
+        let nvrtc = driver.compiler().nvrtc();
+        let compiler = format!("NVRTC {} ({})", nvrtc.version_text(), nvrtc.path.display());
+        Ok(Self { device: Arc::new(driver), compiler })
+    }
+
+    /// What it is.
+    pub fn limits(&self) -> &Limits {
+        self.device.limits()
+    }
+
+    /// What compiles the kernels, and where it was found.
+    pub fn compiler(&self) -> &str {
+        &self.compiler
+    }
+
+    /// Device memory that can be allocated now.
+    pub fn free_bytes(&self) -> Option<u64> {
+        self.device.free_bytes()
+    }
+
+    /// Prepares a kernel.
+    ///
+    /// # Errors
+    /// A shape or method without a kernel, too little memory, a compiler error.
+    pub fn open(&self, spec: &KernelSpec) -> Result<Box<dyn Kernel>> {
+        open(&self.device, spec)
+    }
+}
+
+/// Prepares a kernel on a device.
+pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dyn Kernel>> {
+    supports(spec)?;
+    Ok(match spec.op {
+        Op::Read | Op::Copy => Box::new(mem::Probe::new(device, spec)?),
+        op => anyhow::bail!(
+            "{}: expected a method with a CUDA kernel for {}, got {}\n  hint: device = \"cpu\"",
+            op.name(),
+            op.name(),
+            spec.method.family()
+        ),
+    })
+}
+
+/// Most query heads of one KV head: they share the eight columns of a tensor-core instruction.
+const GROUP_MAX: usize = 8;
+
+/// Whether there is a kernel for this shape.
+///
+/// # Errors
+/// What was expected and what was given.
+pub fn supports(spec: &KernelSpec) -> Result<()> {
+    let shape = &spec.shape;
+    spec.method.check().map_err(anyhow::Error::msg)?;
+    spec.method.check_head_dim(shape.head_dim).map_err(anyhow::Error::msg)?;
+    let (heads_q, heads_kv) = (shape.heads_q, shape.heads_kv);
+    anyhow::ensure!(
+        !shape.kv_lens.is_empty() && !shape.kv_lens.contains(&0),
+        "kv_lens: expected at least one length, each at least 1, got {:?}",
+        shape.kv_lens
+    );
+    anyhow::ensure!(
+        heads_kv > 0 && heads_q > 0 && heads_q.is_multiple_of(heads_kv),
+        "heads_q: expected a multiple of heads_kv {heads_kv}, got {heads_q}"
+    );
+    anyhow::ensure!(
+        heads_q / heads_kv <= GROUP_MAX,
+        "heads_q: expected at most {GROUP_MAX} query heads a KV head on CUDA, got {}\n  hint: device = \"cpu\" has no \
+         such limit",
+        heads_q / heads_kv
+    );
+    anyhow::ensure!(
+        [64, 128].contains(&shape.head_dim),
+        "head_dim: expected 64 or 128 on CUDA, got {}\n  hint: device = \"cpu\" covers the others",
+        shape.head_dim
+    );
+    Ok(())
 }
