@@ -206,7 +206,7 @@ fn nvrtc() -> Finding {
             "NVRTC",
             Status::Missing,
             error.to_string(),
-            "only CUDA kernels need it: pip install nvidia-cuda-nvrtc-cu12 and put its folder into LD_LIBRARY_PATH",
+            "only CUDA kernels need it: pip install nvidia-cuda-nvrtc==13.0.88, or set KVBENCH_NVRTC_DIR to the folder of libnvrtc.so",
         ),
     }
 }

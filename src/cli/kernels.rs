@@ -12,9 +12,11 @@ use crate::{
 };
 
 mod bench;
+mod build;
 mod verify;
 
 pub use bench::BenchArgs;
+pub use build::BuildArgs;
 pub use verify::VerifyArgs;
 
 /// Operations that have a kernel for each method.
@@ -35,6 +37,8 @@ pub enum KernelsCommand {
     List,
     /// Compares every kernel with f64 attention over what its cache stores; exit 1 if one is off.
     Verify(VerifyArgs),
+    /// Compiles the CUDA kernels for architectures, without a GPU; exit 1 if a kernel fails or spills registers.
+    Build(BuildArgs),
     /// Times kernels at one shape, without a scenario and without files.
     Bench(BenchArgs),
 }
@@ -55,6 +59,7 @@ pub fn run_on(args: &KernelsArgs, ui: &Ui, lab: Lab) -> anyhow::Result<ExitCode>
     match &args.command {
         KernelsCommand::List => list(ui, &lab),
         KernelsCommand::Verify(args) => verify::run(args, ui, &lab),
+        KernelsCommand::Build(args) => build::run(args, ui),
         KernelsCommand::Bench(args) => bench::run(args, ui, lab),
     }
 }

@@ -5,7 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::execute::clock::now;
+use crate::{
+    execute::clock::now,
+    kernel::cuda::nvrtc::{Nvrtc, Tools},
+    record::env,
+};
 
 /// Engines that kvbench can measure, by the program that starts each.
 pub const ENGINES: [(&str, &str); 6] = [
@@ -60,20 +64,22 @@ fn cuda_version(code: i32) -> String {
     format!("{}.{}", code / 1000, code % 1000 / 10)
 }
 
-/// Version of NVRTC, which compiles CUDA kernels.
+/// Where the tools of the CUDA kernels are looked for first, and where compiled kernels are kept.
+pub fn tools() -> Tools {
+    let cache = env::folder("KVBENCH_KERNEL_CACHE");
+    Tools {
+        nvrtc_dir: env::folder("KVBENCH_NVRTC_DIR"),
+        cache_dir: cache.or_else(|| Some(env::cache_folder()?.join("kernels"))),
+    }
+}
+
+/// Version of NVRTC, which compiles CUDA kernels, and where it lies.
 ///
 /// # Errors
 /// The library is missing or does not answer.
 pub fn nvrtc() -> anyhow::Result<String> {
-    use cudarc::nvrtc::sys;
-    // SAFETY: only tries to open the library; see `cuda`.
-    let present = unsafe { sys::is_culib_present() };
-    anyhow::ensure!(present, "libnvrtc.so is not there");
-    let (mut major, mut minor) = (0, 0);
-    // SAFETY: the library is present, and both places are valid for one int each.
-    let status = unsafe { sys::nvrtcVersion(&raw mut major, &raw mut minor) };
-    anyhow::ensure!(status == sys::nvrtcResult::NVRTC_SUCCESS, "NVRTC: {status:?}");
-    Ok(format!("{major}.{minor}"))
+    let nvrtc = Nvrtc::find(&tools())?;
+    Ok(format!("{} ({})", nvrtc.version_text(), nvrtc.path.display()))
 }
 
 /// NVML's driver version and the number of devices.

@@ -1,7 +1,7 @@
 //! What the machine says about itself and what its wall clock shows. The only place that reads the wall clock.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -94,6 +94,18 @@ pub fn git_revision(dir: &Path) -> Option<String> {
     let revision = git(&["rev-parse", "HEAD"])?;
     let changed = git(&["status", "--porcelain", "--untracked-files=no"])?;
     Some(if changed.is_empty() { revision } else { format!("{revision}-dirty") })
+}
+
+/// Folder that an environment variable names; `None` where it is unset or empty.
+#[expect(clippy::disallowed_methods, reason = "what the machine is set to is read here")]
+pub fn folder(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// The user's folder for things that can be made again, by the XDG base directory rules; `None` without a home.
+pub fn cache_folder() -> Option<PathBuf> {
+    let own = folder("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    own.or_else(|| Some(folder("HOME")?.join(".cache"))).map(|path| path.join("kvbench"))
 }
 
 fn line(path: &str) -> Option<String> {
