@@ -37,6 +37,13 @@ expect 2 "$kvbench" run "$work/bad.toml" 2>"$work/err"
 grep -q "bad.toml:2:1" "$work/err" || { cat "$work/err" >&2; exit 1; }
 expect 2 "$kvbench" report "$work/nowhere" 2>/dev/null
 
+echo "-- CUDA kernels: every one compiles for sm_80 and sm_90a without a spill"
+if [ -n "${KVBENCH_NVRTC_DIR:-}" ]; then
+  expect 0 env KVBENCH_KERNEL_CACHE="$work/cubin" "$kvbench" kernels build --arch sm_80,sm_90a
+else
+  echo "skipped: KVBENCH_NVRTC_DIR is not set (pip install nvidia-cuda-nvrtc==13.0.88)"
+fi
+
 echo "-- kernels verify, data make, doctor"
 expect 0 "$kvbench" kernels verify >/dev/null
 expect 0 "$kvbench" data make longbench --rows 8 --seed 1 --out "$work/lb.jsonl" >/dev/null
