@@ -11,6 +11,7 @@
 
 mod cli;
 mod client;
+mod fake_gpu;
 mod resume;
 mod serve;
 mod tidy;
