@@ -123,6 +123,11 @@ pub trait Kernel: Send {
         (first..first + launches).try_for_each(|copy| self.launch(copy))?;
         Ok(None)
     }
+    /// Lane instructions of one launch's main loop, from the machine code; `None` where they cannot be counted (CPU, no
+    /// disassembler, no such loop).
+    fn lane_instructions(&self) -> Option<u64> {
+        None
+    }
     /// Bytes this kernel keeps allocated, all copies together.
     fn resident_bytes(&self) -> u64;
 }

@@ -98,6 +98,9 @@ pub(crate) trait Device: Send + Sync {
     /// # Errors
     /// No NVRTC, a compiler error, a module that does not load.
     fn function(&self, instance: &Instance) -> Result<Function>;
+    /// Lane instructions of the function's main loop per KV element, counted in its machine code; `None` where there was no
+    /// disassembler, or no such loop.
+    fn instructions_per_element(&self, function: Function) -> Option<f64>;
     /// Queues one launch. Dynamic shared memory above 48 KiB is opted in to by the device.
     ///
     /// # Errors

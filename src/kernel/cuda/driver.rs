@@ -48,6 +48,7 @@ struct State {
 struct Loaded {
     function: sys::CUfunction,
     smem_opted: usize,
+    instructions_per_element: Option<f64>,
 }
 
 // SAFETY: the handles are the driver's own pointers, which it lets any thread use once the context is current there;
@@ -226,10 +227,15 @@ impl Device for Driver {
         self.enter()?;
         let function = self.load(&binary)?;
         let mut state = self.state();
-        state.functions.push(Loaded { function, smem_opted: 0 });
+        let instructions_per_element = binary.instructions_per_element();
+        state.functions.push(Loaded { function, smem_opted: 0, instructions_per_element });
         let handle = Function(state.functions.len() - 1);
         state.known.insert(instance.clone(), handle);
         Ok(handle)
+    }
+
+    fn instructions_per_element(&self, function: Function) -> Option<f64> {
+        self.state().functions[function.0].instructions_per_element
     }
 
     fn launch(&self, function: Function, launch: Launch, args: &[Arg]) -> Result<()> {

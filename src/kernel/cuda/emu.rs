@@ -215,6 +215,10 @@ impl Device for Emulator {
         Ok(Function(state.functions.len() - 1))
     }
 
+    fn instructions_per_element(&self, _function: Function) -> Option<f64> {
+        None
+    }
+
     fn launch(&self, function: Function, launch: Launch, args: &[Arg]) -> Result<()> {
         if let Some(captured) = &mut self.state().capturing {
             captured.push((function, launch, args.to_vec()));
