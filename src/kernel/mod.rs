@@ -5,6 +5,7 @@
 
 use crate::method::Method;
 
+pub(crate) mod check;
 pub mod cpu;
 pub mod cuda;
 pub(crate) mod data;
@@ -143,6 +144,8 @@ pub struct KernelSpec {
     pub shape: Shape,
     /// Seed of the random data; the same seed gives the same q, K, V whatever the method.
     pub seed: u64,
+    /// Tokens of a page, 16 or 64, on devices whose cache is paged; the CPU's is not.
+    pub page: usize,
     /// Rotation: at least this many bytes of distinct data are cycled through.
     pub rotate_bytes: u64,
 }

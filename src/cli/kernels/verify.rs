@@ -92,7 +92,7 @@ fn check(
     };
     let method = named.method.clone();
     // Nothing is timed, so one copy of the data is enough.
-    let spec = KernelSpec { op, method, shape, seed: args.seed, rotate_bytes: 0 };
+    let spec = KernelSpec { op, method, shape, seed: args.seed, page: 16, rotate_bytes: 0 };
     let result = pool.install(|| (lab.open)(&spec).and_then(|mut kernel| kernel.verify()));
     let mut cells: Vec<Value> =
         [&model.name, op.name(), &named.name].map(|word| Value::Text(word.to_owned())).to_vec();

@@ -124,8 +124,14 @@ mod tests {
     #[test]
     fn need_counts_the_half_precision_cache_and_the_rotation() {
         let shape = Shape { kv_lens: vec![100, 50], heads_q: 4, heads_kv: 2, head_dim: 8 };
-        let spec =
-            KernelSpec { op: Op::Decode, method: Method::Fp16, shape, seed: 0, rotate_bytes: 1000 };
+        let spec = KernelSpec {
+            op: Op::Decode,
+            method: Method::Fp16,
+            shape,
+            seed: 0,
+            page: 16,
+            rotate_bytes: 1000,
+        };
         let kv = 150 * 2 * 8 * 4;
         let queries = 2 * 4 * 8 * 6;
         assert_eq!(need(&spec), Need { kept: 1000 + kv + queries, scratch: kv });

@@ -190,7 +190,14 @@ impl KernelBackend {
 
     fn spec(&self, step: &Step, method: &Method, op: Op, seed: u64) -> KernelSpec {
         let rotate_bytes = (self.lab.llc_bytes as f64 * step.timing.rotate_llc) as u64;
-        KernelSpec { op, method: method.clone(), shape: step.shape.clone(), seed, rotate_bytes }
+        KernelSpec {
+            op,
+            method: method.clone(),
+            shape: step.shape.clone(),
+            seed,
+            page: 16,
+            rotate_bytes,
+        }
     }
 
     fn template(

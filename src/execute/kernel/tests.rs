@@ -318,6 +318,7 @@ fn kernels_that_do_not_fit_together_take_turns() {
         method: Method::Fp16,
         shape: crate::kernel::Shape { kv_lens: vec![64; 2], heads_q: 4, heads_kv: 2, head_dim: 8 },
         seed: 0,
+        page: 16,
         rotate_bytes: 2000,
     };
     let need = memory::need(&spec);
@@ -394,7 +395,15 @@ fn block_bytes(block: &[Cell], timing: &Timing, llc: u64) -> u64 {
         let rotate_bytes = (llc as f64 * timing.rotate_llc) as u64;
         let method = cell.method.method.clone();
         let shape = steps[0].shape.clone();
-        memory::need(&KernelSpec { op: steps[0].op, method, shape, seed: 0, rotate_bytes }).kept
+        memory::need(&KernelSpec {
+            op: steps[0].op,
+            method,
+            shape,
+            seed: 0,
+            page: 16,
+            rotate_bytes,
+        })
+        .kept
     };
     block.iter().map(kept).sum()
 }

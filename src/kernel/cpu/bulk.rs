@@ -12,10 +12,10 @@ use rayon::prelude::*;
 use super::{
     Plan,
     caches::Caches,
-    check::{self, Error, relative},
     compress::{Compress, kept},
     layout::HeadParts,
 };
+use crate::kernel::check::{self, Error, relative};
 use crate::kernel::data::{Data, Kind, Place, needs_scores};
 use crate::{
     kernel::{Kernel, Op, Verification, Work},

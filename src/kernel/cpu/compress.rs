@@ -31,7 +31,7 @@ pub(crate) struct Compress<'a> {
 
 /// Which tokens a method keeps of `len`, given their scores; `None` when it keeps all. H2O's and SnapKV's scores must
 /// cover all tokens. Of equal scores the earlier token wins, as in [`crate::method::select`].
-pub(crate) fn kept(method: &Method, len: usize, scores: &[f32]) -> Option<Vec<usize>> {
+pub(in crate::kernel) fn kept(method: &Method, len: usize, scores: &[f32]) -> Option<Vec<usize>> {
     match *method {
         Method::Streaming { sink, window } => Some(select::streaming(len, sink, window)),
         Method::H2o { heavy, recent } => Some(top_and_tail(scores, heavy, recent)),

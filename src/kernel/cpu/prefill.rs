@@ -9,13 +9,13 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::{
-    Plan, check,
-    check::Error,
+    Plan,
     compress::kept,
     math,
     simd::{Job, Simd},
     tile::{Ahead, Rows, scores, weighted},
 };
+use crate::kernel::check::{self, Error};
 use crate::kernel::data::{Data, Kind, Place};
 use crate::{
     kernel::{Kernel, Op, Verification, Work},

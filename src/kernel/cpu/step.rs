@@ -13,10 +13,10 @@ use rayon::prelude::*;
 use super::{
     Plan,
     caches::Caches,
-    check::{self, Error},
     decode::{Decode, Part, TILE, merge},
     math,
 };
+use crate::kernel::check::{self, Error};
 use crate::kernel::data::{Data, Kind, Place};
 use crate::{
     kernel::{Kernel, Op, Verification, Work},

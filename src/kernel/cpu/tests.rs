@@ -1,5 +1,8 @@
 use super::*;
-use crate::method::{Method, Pooling};
+use crate::{
+    kernel::check,
+    method::{Method, Pooling},
+};
 
 fn methods() -> Vec<Method> {
     vec![
@@ -27,7 +30,7 @@ fn spec(
     head_dim: usize,
 ) -> KernelSpec {
     let shape = Shape { kv_lens: kv_lens.to_vec(), heads_q: group * heads_kv, heads_kv, head_dim };
-    KernelSpec { op, method, shape, seed: 7, rotate_bytes: 0 }
+    KernelSpec { op, method, shape, seed: 7, page: 16, rotate_bytes: 0 }
 }
 
 fn assert_passes(spec: &KernelSpec, isa: Isa) {
@@ -160,8 +163,8 @@ mod mutants {
     use super::*;
     use crate::{
         kernel::{
+            check::Error,
             cpu::{
-                check::Error,
                 decode::{Decode, Part, merge},
                 layout::{HeadParts, HeadRef, Layout},
             },

@@ -8,9 +8,9 @@ use super::{
     data::grid,
     device::{Arg, Buffer, Device, Function, Launch},
     program::{Instance, Source},
-    timed::Rotation,
+    timed::Prepared,
 };
-use crate::kernel::{Kernel, KernelSpec, Op, Verification, Work};
+use crate::kernel::{KernelSpec, Op, Verification, Work};
 
 /// Kernels of this file.
 pub(crate) fn instances() -> Vec<Instance> {
@@ -32,7 +32,6 @@ pub(crate) struct Probe {
     output: Buffer,
     n_words: usize,
     n_blocks: usize,
-    rotation: Rotation,
 }
 
 impl Probe {
@@ -59,7 +58,6 @@ impl Probe {
             output: Buffer::poisoned(device, out as u64)?,
             n_words,
             n_blocks,
-            rotation: Rotation::default(),
         })
     }
 
@@ -77,7 +75,7 @@ impl Probe {
 /// Knuth's multiplier, so that the words differ and no memory compresses them.
 const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
 
-impl Kernel for Probe {
+impl Prepared for Probe {
     fn op(&self) -> Op {
         self.op
     }
@@ -90,7 +88,7 @@ impl Kernel for Probe {
 
     fn verify(&mut self) -> Result<Verification> {
         self.output.fill(0xFF)?;
-        self.launch(0)?;
+        self.queue(0)?;
         let max_rel_err = if self.checks()? { 0.0 } else { 1.0 };
         Ok(Verification { max_rel_err, gate: 0.0 })
     }
@@ -99,21 +97,13 @@ impl Kernel for Probe {
         1
     }
 
-    fn launch(&mut self, _copy: usize) -> Result<()> {
+    fn queue(&self, _copy: usize) -> Result<()> {
         let launch =
             Launch { grid: grid(self.n_blocks, 1, 1), block: THREADS, smem_bytes: WARP_SUMS };
         let n = Arg::U64(self.n_words as u64);
         let (input, output) = (self.input.arg(), self.output.arg());
         let args = if self.op == Op::Copy { [input, output, n] } else { [input, n, output] };
         self.device.launch(self.function, launch, &args)
-    }
-
-    fn timed(&mut self, first: usize, launches: usize) -> Result<Option<i64>> {
-        let device = Arc::clone(&self.device);
-        let mut rotation = std::mem::take(&mut self.rotation);
-        let time = rotation.time(&device, (first, launches), |copy| self.launch(copy));
-        self.rotation = rotation;
-        time
     }
 
     fn resident_bytes(&self) -> u64 {
@@ -125,20 +115,23 @@ impl Kernel for Probe {
 mod tests {
     use super::*;
     use crate::{
-        kernel::{Shape, cuda::emu},
+        kernel::{
+            Kernel as _, Shape,
+            cuda::{emu, timed::Timed},
+        },
         method::Method,
     };
 
     fn spec(op: Op) -> KernelSpec {
         let shape = Shape { kv_lens: vec![37, 12], heads_q: 2, heads_kv: 2, head_dim: 64 };
-        KernelSpec { op, method: Method::Fp16, shape, seed: 1, rotate_bytes: 0 }
+        KernelSpec { op, method: Method::Fp16, shape, seed: 1, page: 16, rotate_bytes: 0 }
     }
 
     #[test]
     fn probes_read_and_copy_every_word() {
         let Some(device) = emu::device() else { return };
         for op in [Op::Read, Op::Copy] {
-            let mut probe = Probe::new(&device, &spec(op)).unwrap();
+            let mut probe = Timed::new(&device, Probe::new(&device, &spec(op)).unwrap());
             assert!(probe.verify().unwrap().passed(), "{op:?}");
             assert_eq!(probe.timed(0, 3).unwrap(), None, "the emulator has no clock");
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::{Kernel, KernelSpec, Op};
+use crate::method::Method;
 
 pub mod compile;
 pub(crate) mod data;
@@ -16,8 +17,12 @@ pub(crate) mod device;
 mod driver;
 #[cfg(test)]
 pub(crate) mod emu;
+mod h2o;
+mod half_cache;
+mod half_decode;
 mod mem;
 pub mod nvrtc;
+pub(crate) mod paged;
 pub mod program;
 mod sass;
 pub(crate) mod timed;
@@ -25,11 +30,19 @@ pub(crate) mod timed;
 use device::Device;
 pub use device::Limits;
 use program::Instance;
+use timed::Timed;
 
 /// Every instance that may be launched: what `kvbench kernels build` compiles, what must not spill, what the emulator
 /// knows.
 pub fn instances() -> Vec<Instance> {
-    [data::instances(), mem::instances()].concat()
+    [
+        data::instances(),
+        mem::instances(),
+        half_cache::instances(),
+        half_decode::instances(),
+        h2o::instances(),
+    ]
+    .concat()
 }
 
 /// A GPU with a compiler for it.
@@ -79,7 +92,10 @@ impl Gpu {
 pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dyn Kernel>> {
     supports(spec)?;
     Ok(match spec.op {
-        Op::Read | Op::Copy => Box::new(mem::Probe::new(device, spec)?),
+        Op::Read | Op::Copy => Box::new(Timed::new(device, mem::Probe::new(device, spec)?)),
+        Op::Decode if keeps_values(&spec.method) => {
+            Box::new(Timed::new(device, half_decode::HalfDecode::new(device, spec)?))
+        }
         op => anyhow::bail!(
             "{}: expected a method with a CUDA kernel for {}, got {}\n  hint: device = \"cpu\"",
             op.name(),
@@ -87,6 +103,11 @@ pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dy
             spec.method.family()
         ),
     })
+}
+
+/// Methods whose cache holds 16-bit values as they are.
+fn keeps_values(method: &Method) -> bool {
+    !method.is_quantised()
 }
 
 /// Most query heads of one KV head: they share the eight columns of a tensor-core instruction.
@@ -123,3 +144,6 @@ pub fn supports(spec: &KernelSpec) -> Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,22 +5,30 @@
 pub enum Source {
     /// Random data, the same as the CPU's.
     Data,
+    /// Decode over 16-bit K and V, and writing such pages.
+    DecodeHalf,
+    /// H2O's scores and victims.
+    H2o,
     /// Memory probes: read and copy.
     Mem,
 }
 
 /// Headers of `kernels/`, by the name sources include them with.
-pub(crate) const HEADERS: &[(&str, &str)] =
-    &[("kvb.cuh", include_str!("../../../kernels/kvb.cuh"))];
+pub(crate) const HEADERS: &[(&str, &str)] = &[
+    ("kvb.cuh", include_str!("../../../kernels/kvb.cuh")),
+    ("attend.cuh", include_str!("../../../kernels/attend.cuh")),
+];
 
 impl Source {
     /// Every source.
-    pub const ALL: &[Source] = &[Source::Data, Source::Mem];
+    pub const ALL: &[Source] = &[Source::Data, Source::DecodeHalf, Source::H2o, Source::Mem];
 
     /// File name.
     pub fn file(self) -> &'static str {
         match self {
             Source::Data => "data.cu",
+            Source::DecodeHalf => "decode_half.cu",
+            Source::H2o => "h2o.cu",
             Source::Mem => "mem.cu",
         }
     }
@@ -29,6 +37,8 @@ impl Source {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Source::Data => include_str!("../../../kernels/data.cu"),
+            Source::DecodeHalf => include_str!("../../../kernels/decode_half.cu"),
+            Source::H2o => include_str!("../../../kernels/h2o.cu"),
             Source::Mem => include_str!("../../../kernels/mem.cu"),
         }
     }

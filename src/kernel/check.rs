@@ -16,6 +16,8 @@ use crate::{
 pub(crate) const MAX_HEADS: usize = 8;
 /// Gate of 16-bit caches.
 pub(crate) const GATE_HALF: f64 = 1e-3;
+/// Gate of bf16 caches on tensor cores: probabilities and queries have eight bits of mantissa there.
+pub(crate) const GATE_BRAIN: f64 = 5e-3;
 /// Gate of quantised caches.
 pub(crate) const GATE_QUANTISED: f64 = 2e-3;
 
@@ -74,7 +76,11 @@ impl Error {
 
     /// Held to the gate of a method.
     pub(crate) fn verification(self, method: &Method) -> Verification {
-        let gate = if method.is_quantised() { GATE_QUANTISED } else { GATE_HALF };
+        let gate = match method {
+            Method::Bf16 => GATE_BRAIN,
+            method if method.is_quantised() => GATE_QUANTISED,
+            _ => GATE_HALF,
+        };
         Verification { max_rel_err: self.0, gate }
     }
 

@@ -1,0 +1,86 @@
+use super::*;
+use crate::{kernel::Shape, method::Pooling};
+
+const H2O: Method = Method::H2o { heavy: 33, recent: 40 };
+const STREAMING: Method = Method::Streaming { sink: 4, window: 60 };
+const SNAPKV: Method =
+    Method::Snapkv { window: 16, budget: 100, pooling: Pooling::Avg, pool_width: 5 };
+
+/// `heads` are KV heads; `group` query heads share each.
+fn spec(
+    op: Op,
+    method: &Method,
+    kv_lens: &[usize],
+    (group, heads): (usize, usize),
+    (head_dim, page): (usize, usize),
+) -> KernelSpec {
+    let shape =
+        Shape { kv_lens: kv_lens.to_vec(), heads_q: group * heads, heads_kv: heads, head_dim };
+    KernelSpec { op, method: method.clone(), shape, seed: 7, page, rotate_bytes: 0 }
+}
+
+fn verify(device: &Arc<dyn Device>, spec: &KernelSpec) -> super::super::Verification {
+    open(device, spec).unwrap().verify().unwrap()
+}
+
+fn assert_passes(device: &Arc<dyn Device>, spec: &KernelSpec) {
+    let verification = verify(device, spec);
+    assert!(verification.passed(), "{spec:?}: {verification:?}");
+}
+
+#[test]
+fn decode_of_16_bit_caches_is_right() {
+    let Some(device) = emu::device() else { return };
+    for method in [Method::Fp16, Method::Bf16, STREAMING, H2O, SNAPKV] {
+        // Tails, one token, several tiles a warp, several splits.
+        assert_passes(&device, &spec(Op::Decode, &method, &[1, 15, 17, 130], (1, 2), (128, 16)));
+        assert_passes(&device, &spec(Op::Decode, &method, &[333], (4, 1), (128, 64)));
+        assert_passes(&device, &spec(Op::Decode, &method, &[70, 600], (5, 1), (64, 16)));
+        assert_passes(&device, &spec(Op::Decode, &method, &[200], (8, 2), (64, 64)));
+    }
+}
+
+#[test]
+fn a_group_that_does_not_fit_is_refused_with_a_remedy() {
+    let Some(device) = emu::device() else { return };
+    let wide = spec(Op::Decode, &Method::Fp16, &[8], (16, 1), (128, 16));
+    let error = open(&device, &wide).err().unwrap().to_string();
+    assert!(error.contains("at most 8 query heads") && error.contains("hint:"), "{error}");
+    let odd = spec(Op::Decode, &Method::Fp16, &[8], (1, 1), (96, 16));
+    assert!(open(&device, &odd).err().unwrap().to_string().contains("64 or 128"));
+}
+
+/// Bugs that kernels have. Each must fail the verification that a measured kernel has to pass.
+mod mutants {
+    use super::*;
+
+    fn caught(file: &str, find: &str, replace: &str, spec: &KernelSpec) {
+        let Some(device) = emu::mutant(file, find, replace) else { return };
+        let verification = verify(&device, spec);
+        assert!(!verification.passed(), "`{replace}` was not seen: {verification:?}");
+    }
+
+    #[test]
+    fn of_16_bit_decode() {
+        let fp16 = spec(Op::Decode, &Method::Fp16, &[600, 45], (4, 1), (128, 16));
+        let half = |find, replace| caught("decode_half.cu", find, replace, &fp16);
+        half("k * 2 + (lane >> 4)", "k * 2 + 1 - (lane >> 4)");
+        half("s[0][j] = token < L ? raw", "s[0][j] = token <= L ? raw");
+        half(
+            "return tile < end ? pages[tile / (PAGE / TILE)]",
+            "return tile < end ? pages[tile / (PAGE / TILE) + 1]",
+        );
+        let shared = |find, replace| caught("attend.cuh", find, replace, &fp16);
+        shared("A.l[0] *= r[0]; A.l[1] *= r[1];", "A.l[1] *= r[1];");
+        shared("o += f * ldcg(po", "o += ldcg(po");
+    }
+
+    #[test]
+    fn of_streaming_and_h2o() {
+        let streaming = spec(Op::Decode, &STREAMING, &[300], (2, 1), (128, 16));
+        caught("decode_half.cu", "SINKS && token < sinks ?", "SINKS && token < 0 ?", &streaming);
+        let h2o = spec(Op::Decode, &H2O, &[300], (2, 1), (128, 16));
+        caught("h2o.cu", "if (p < oldest_recent &&", "if (p > oldest_recent &&", &h2o);
+        caught("h2o.cu", "mass / (float)G", "mass", &h2o);
+    }
+}
