@@ -7,10 +7,10 @@ constexpr int THREADS = 256;
 // acc: [b * Hkv + h][slots]; pos: position in the text of the token in each slot, [b * Hkv + h][slots].
 // A slot may be evicted when its token is older than the `recent` newest; newest[b] is the newest position.
 // victims[b * Hkv + h]: the slot with the lowest score, of equals the older token; -1 where none may be evicted.
-// grid (1, Hkv, B), block 256.
+// mean: 1 / G. grid (1, Hkv, B), block 256.
 extern "C" __global__ void __launch_bounds__(THREADS)
 h2o_update(const float* __restrict__ scores, const float* __restrict__ lse, float* acc, const int* __restrict__ pos,
-           const int* __restrict__ kept, const int* __restrict__ newest, int* victims, int G, int slots, int recent) {
+           const int* __restrict__ kept, const int* __restrict__ newest, int* victims, int G, int slots, int recent, float mean) {
   KVB_SMEM(shared);
   float* best = (float*)shared; int* best_pos = (int*)(best + THREADS); int* best_slot = best_pos + THREADS;
   int tid = threadIdx.x, b = blockIdx.z, bh = b * gridDim.y + blockIdx.y, n = kept[b], oldest_recent = newest[b] - recent + 1;
@@ -22,7 +22,7 @@ h2o_update(const float* __restrict__ scores, const float* __restrict__ lse, floa
       mass += ex2(fminf(scores[row * slots + slot] - lse[row], 0.f));
     }
     size_t at = (size_t)bh * slots + slot;
-    float sum = acc[at] + mass / (float)G; acc[at] = sum;
+    float sum = acc[at] + mass * mean; acc[at] = sum;
     int p = pos[at];
     if (p < oldest_recent && (sum < low || (sum == low && p < low_pos))) { low = sum; low_pos = p; low_slot = slot; }
   }

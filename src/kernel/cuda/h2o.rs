@@ -104,6 +104,7 @@ impl Scores {
         for n in [shape.heads_q / shape.heads_kv, self.slots, self.recent] {
             args.push(Arg::I32(i32::try_from(n)?));
         }
+        args.push(Arg::F32(shape.heads_kv as f32 / shape.heads_q as f32));
         let grid = grid(1, shape.heads_kv, shape.kv_lens.len());
         self.device.launch(
             self.function,

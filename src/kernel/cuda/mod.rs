@@ -20,6 +20,8 @@ pub(crate) mod emu;
 mod h2o;
 mod half_cache;
 mod half_decode;
+mod kivi;
+mod kivi_cache;
 mod mem;
 pub mod nvrtc;
 pub(crate) mod paged;
@@ -41,6 +43,8 @@ pub fn instances() -> Vec<Instance> {
         half_cache::instances(),
         half_decode::instances(),
         h2o::instances(),
+        kivi::instances(),
+        kivi_cache::instances(),
     ]
     .concat()
 }
@@ -96,6 +100,12 @@ pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dy
         Op::Decode if keeps_values(&spec.method) => {
             Box::new(Timed::new(device, half_decode::HalfDecode::new(device, spec)?))
         }
+        Op::Decode if is_kivi(&spec.method) => {
+            Box::new(Timed::new(device, kivi::KiviDecode::new(device, spec)?))
+        }
+        Op::Compress if is_kivi(&spec.method) => {
+            Box::new(Timed::new(device, kivi::KiviPack::new(device, spec)?))
+        }
         op => anyhow::bail!(
             "{}: expected a method with a CUDA kernel for {}, got {}\n  hint: device = \"cpu\"",
             op.name(),
@@ -108,6 +118,10 @@ pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dy
 /// Methods whose cache holds 16-bit values as they are.
 fn keeps_values(method: &Method) -> bool {
     !method.is_quantised()
+}
+
+fn is_kivi(method: &Method) -> bool {
+    matches!(method, Method::Kivi { .. })
 }
 
 /// Most query heads of one KV head: they share the eight columns of a tensor-core instruction.

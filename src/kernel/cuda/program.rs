@@ -9,6 +9,10 @@ pub enum Source {
     DecodeHalf,
     /// H2O's scores and victims.
     H2o,
+    /// Decode over a KIVI cache.
+    Kivi,
+    /// Writing a KIVI cache.
+    KiviPack,
     /// Memory probes: read and copy.
     Mem,
 }
@@ -17,11 +21,19 @@ pub enum Source {
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("kvb.cuh", include_str!("../../../kernels/kvb.cuh")),
     ("attend.cuh", include_str!("../../../kernels/attend.cuh")),
+    ("kivi.cuh", include_str!("../../../kernels/kivi.cuh")),
 ];
 
 impl Source {
     /// Every source.
-    pub const ALL: &[Source] = &[Source::Data, Source::DecodeHalf, Source::H2o, Source::Mem];
+    pub const ALL: &[Source] = &[
+        Source::Data,
+        Source::DecodeHalf,
+        Source::H2o,
+        Source::Kivi,
+        Source::KiviPack,
+        Source::Mem,
+    ];
 
     /// File name.
     pub fn file(self) -> &'static str {
@@ -29,6 +41,8 @@ impl Source {
             Source::Data => "data.cu",
             Source::DecodeHalf => "decode_half.cu",
             Source::H2o => "h2o.cu",
+            Source::Kivi => "kivi.cu",
+            Source::KiviPack => "kivi_pack.cu",
             Source::Mem => "mem.cu",
         }
     }
@@ -39,6 +53,8 @@ impl Source {
             Source::Data => include_str!("../../../kernels/data.cu"),
             Source::DecodeHalf => include_str!("../../../kernels/decode_half.cu"),
             Source::H2o => include_str!("../../../kernels/h2o.cu"),
+            Source::Kivi => include_str!("../../../kernels/kivi.cu"),
+            Source::KiviPack => include_str!("../../../kernels/kivi_pack.cu"),
             Source::Mem => include_str!("../../../kernels/mem.cu"),
         }
     }

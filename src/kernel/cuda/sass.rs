@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 /// cuobjdump: beside NVRTC (`lib/../bin`), below /usr/local/cuda, or on the path.
@@ -19,8 +20,10 @@ pub(crate) fn find(nvrtc: &Path) -> Option<PathBuf> {
 /// Warp instructions of one pass of a kernel's main loop: the shortest loop among those with the most tensor-core
 /// instructions. `None` where the tool fails or there is no such loop.
 pub(crate) fn main_loop(cuobjdump: &Path, cubin: &[u8], function: &str) -> Option<u32> {
-    let file =
-        std::env::temp_dir().join(format!("kvbench-{}-{function}.cubin", std::process::id()));
+    // Instances of several head dimensions share a name and are built at the same time.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let file = std::env::temp_dir().join(format!("kvbench-{}-{number}.cubin", std::process::id()));
     std::fs::write(&file, cubin).ok()?;
     let output = Command::new(cuobjdump).arg("--dump-sass").arg(&file).output();
     let _ = std::fs::remove_file(&file);

@@ -40,6 +40,48 @@ fn decode_of_16_bit_caches_is_right() {
     }
 }
 
+fn kivi(bits: u32, group: usize, residual: usize) -> Method {
+    Method::Kivi { bits, group, residual }
+}
+
+#[test]
+fn decode_of_kivi_is_right() {
+    let Some(device) = emu::device() else { return };
+    for bits in [4, 2] {
+        // Shorter than the residual; K flushed and V not; tails within a chunk; several pages, chunks a warp and splits.
+        for lens in [vec![1, 31, 128, 129], vec![300, 257], vec![1000]] {
+            assert_passes(
+                &device,
+                &spec(Op::Decode, &kivi(bits, 32, 128), &lens, (4, 1), (128, 16)),
+            );
+        }
+        assert_passes(
+            &device,
+            &spec(Op::Decode, &kivi(bits, 64, 64), &[500, 90], (1, 2), (128, 16)),
+        );
+        assert_passes(&device, &spec(Op::Decode, &kivi(bits, 128, 128), &[700], (8, 1), (128, 16)));
+        assert_passes(
+            &device,
+            &spec(Op::Decode, &kivi(bits, 32, 32), &[333, 64], (5, 1), (64, 16)),
+        );
+        assert_passes(&device, &spec(Op::Decode, &kivi(bits, 64, 128), &[400], (2, 1), (64, 16)));
+    }
+}
+
+#[test]
+fn kivi_stores_what_the_paper_says() {
+    let Some(device) = emu::device() else { return };
+    for bits in [4, 2] {
+        for (group, d) in [(32, 128), (64, 128), (128, 128), (32, 64), (64, 64)] {
+            let lens = [1, 127, 128, 129, 300];
+            assert_passes(
+                &device,
+                &spec(Op::Compress, &kivi(bits, group, 128), &lens, (1, 2), (d, 16)),
+            );
+        }
+    }
+}
+
 #[test]
 fn a_group_that_does_not_fit_is_refused_with_a_remedy() {
     let Some(device) = emu::device() else { return };
@@ -76,11 +118,29 @@ mod mutants {
     }
 
     #[test]
+    fn of_kivi() {
+        let four = spec(Op::Decode, &kivi(4, 32, 128), &[700], (4, 1), (128, 16));
+        let decode = |find, replace| caught("kivi.cu", find, replace, &four);
+        decode("z[0] *= r[0]; z[1] *= r[1];\n      #pragma", "z[1] *= r[1];\n      #pragma");
+        decode("c0[1] = c0[2] = c0[3] = 0.f;", "c0[1] = c0[2] = c0[3] = 1.f;");
+        decode("(at % R) * D", "((at + 1) % R) * D");
+        decode("among(k1, nv, len)", "among(k1, nv - 1, len)");
+        let pack = spec(Op::Compress, &kivi(2, 32, 128), &[300], (1, 1), (128, 16));
+        caught("kivi_pack.cu", "return (u32)rintf(fminf(", "return (u32)(fminf(", &pack);
+        caught(
+            "kivi.cuh",
+            "(token % 8 / 2) * 4 + token / 8 * 2",
+            "(token % 8 / 2) * 4 + token / 8",
+            &pack,
+        );
+    }
+
+    #[test]
     fn of_streaming_and_h2o() {
         let streaming = spec(Op::Decode, &STREAMING, &[300], (2, 1), (128, 16));
         caught("decode_half.cu", "SINKS && token < sinks ?", "SINKS && token < 0 ?", &streaming);
         let h2o = spec(Op::Decode, &H2O, &[300], (2, 1), (128, 16));
         caught("h2o.cu", "if (p < oldest_recent &&", "if (p > oldest_recent &&", &h2o);
-        caught("h2o.cu", "mass / (float)G", "mass", &h2o);
+        caught("h2o.cu", "mass * mean", "mass", &h2o);
     }
 }
