@@ -91,13 +91,13 @@ template<int GS> KVB_DEV void add_minima(Acc& A, const float (&z)[4]) {
   }
 }
 
-// Rows of a ring into shared memory, zeros from token `end` on.
+// Sixteen rows of a ring into shared memory, zeros from token `end` on. R is a multiple of 16: a tile never wraps.
 KVB_DEV void load_ring(char* to, const u16* ring, int token, int end, int R) {
-  int lane = threadIdx.x & 31;
+  int lane = threadIdx.x & 31; const u16* rows = ring + (size_t)(token % R) * D;
   #pragma unroll
   for (int i = 0; i < 16 * D / 256; ++i) {
-    int c = i * 32 + lane, row = c / (D / 8), ch = c % (D / 8), at = token + row;
-    cp16(swz(to, row, ch), ring + (size_t)(at % R) * D + ch * 8, at < end ? 16 : 0);
+    int c = i * 32 + lane, row = c / (D / 8), ch = c % (D / 8);
+    cp16(swz(to, row, ch), rows + c * 8, token + row < end ? 16 : 0);
   }
 }
 

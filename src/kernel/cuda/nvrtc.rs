@@ -107,7 +107,7 @@ impl Nvrtc {
         let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }?;
         let library = Arc::new(library);
         std::mem::forget(Arc::clone(&library));
-        let mut nvrtc = Self { library, path: path.to_owned(), version: (0, 0) };
+        let mut nvrtc = Self { library, path: place(path), version: (0, 0) };
         let (mut major, mut minor) = (0, 0);
         type Version = unsafe extern "C" fn(*mut c_int, *mut c_int) -> Status;
         let version = nvrtc.function::<Version>(c"nvrtcVersion")?;
@@ -229,6 +229,20 @@ impl Nvrtc {
     pub fn version_text(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
     }
+}
+
+/// Where a library that was opened by name lies: Linux lists what is mapped. Tools are looked for beside it.
+fn place(path: &Path) -> PathBuf {
+    if path.parent().is_some_and(|folder| folder.is_dir()) {
+        return path.to_owned();
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let mapped = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+    let found = mapped.map(Path::new).find(|mapped| {
+        let name = mapped.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("libnvrtc.so")
+    });
+    found.unwrap_or(path).to_owned()
 }
 
 /// Files of a folder whose name begins with `prefix`.

@@ -17,8 +17,7 @@ pub(crate) fn find(nvrtc: &Path) -> Option<PathBuf> {
     })
 }
 
-/// Warp instructions of one pass of a kernel's main loop: the shortest loop among those with the most tensor-core
-/// instructions. `None` where the tool fails or there is no such loop.
+/// Warp instructions of one pass of a kernel's main loop: the innermost loop with the most tensor-core instructions. `None` where the tool fails or there is no such loop.
 pub(crate) fn main_loop(cuobjdump: &Path, cubin: &[u8], function: &str) -> Option<u32> {
     // Instances of several head dimensions share a name and are built at the same time.
     static NUMBER: AtomicU64 = AtomicU64::new(0);
@@ -46,14 +45,20 @@ fn count_main_loop(sass: &str, function: &str) -> Option<u32> {
     let body: Vec<(u32, &str)> =
         lines.take_while(|line| !line.contains("Function :")).filter_map(instruction).collect();
     let is_tensor = |text: &&str| text.contains("HMMA") || text.contains("IMMA");
-    let loops = body.iter().filter_map(|&(address, text)| {
-        let target = branch_target(text).filter(|&target| target < address)?;
-        let inside = || body.iter().filter(|(at, _)| (target..=address).contains(at));
-        let tensor = inside().filter(|(_, text)| is_tensor(text)).count();
-        Some((tensor, std::cmp::Reverse(inside().count())))
-    });
-    let (tensor, std::cmp::Reverse(count)) = loops.max()?;
-    (tensor > 0).then(|| u32::try_from(count).ok())?
+    let inside =
+        |(from, to): (u32, u32)| body.iter().filter(move |(at, _)| (from..=to).contains(at));
+    let tensor = |span| inside(span).filter(|(_, text)| is_tensor(text)).count();
+    let spans: Vec<(u32, u32)> = body
+        .iter()
+        .filter_map(|&(at, text)| Some((branch_target(text).filter(|&target| target < at)?, at)))
+        .filter(|&span| tensor(span) > 0)
+        .collect();
+    // Out-of-line code that jumps back looks like a loop around all that lies between: only innermost loops count.
+    let innermost = |&&(from, to): &&(u32, u32)| {
+        !spans.iter().any(|&(a, b)| (a, b) != (from, to) && from <= a && b <= to)
+    };
+    let most = spans.iter().filter(innermost).max_by_key(|&&span| tensor(span))?;
+    u32::try_from(inside(*most).count()).ok()
 }
 
 fn branch_target(text: &str) -> Option<u32> {

@@ -123,7 +123,7 @@ mod mutants {
         let decode = |find, replace| caught("kivi.cu", find, replace, &four);
         decode("z[0] *= r[0]; z[1] *= r[1];\n      #pragma", "z[1] *= r[1];\n      #pragma");
         decode("c0[1] = c0[2] = c0[3] = 0.f;", "c0[1] = c0[2] = c0[3] = 1.f;");
-        decode("(at % R) * D", "((at + 1) % R) * D");
+        decode("ring + (size_t)(token % R) * D", "ring + (size_t)((token + 16) % R) * D");
         decode("among(k1, nv, len)", "among(k1, nv - 1, len)");
         let pack = spec(Op::Compress, &kivi(2, 32, 128), &[300], (1, 1), (128, 16));
         caught("kivi_pack.cu", "return (u32)rintf(fminf(", "return (u32)(fminf(", &pack);
