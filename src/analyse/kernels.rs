@@ -38,7 +38,12 @@ pub(super) fn probes(kernels: &DataFrame) -> anyhow::Result<BTreeMap<Block, f64>
     let medians = kernels
         .clone()
         .lazy()
-        .filter(col("method").eq(lit(PROBE_METHOD)).and(col("duration_ns").gt(lit(0))))
+        .filter(
+            col("method")
+                .eq(lit(PROBE_METHOD))
+                .and(col("op").eq(lit("read")))
+                .and(col("duration_ns").gt(lit(0))),
+        )
         .group_by([col("target"), col("workload"), col("load"), col("repeat")])
         // Bytes per nanosecond is 1e9 bytes per second.
         .agg([(col("bytes_moved").cast(polars::prelude::DataType::Float64) / col("duration_ns"))

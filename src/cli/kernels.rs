@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::{
     cli::ui::Ui,
-    execute::kernel::Lab,
+    execute::kernel::{Lab, Labs},
     kernel::Op,
     method::{Method, Pooling},
     report::{Column, Table, Value, render},
@@ -48,38 +48,38 @@ pub enum KernelsCommand {
 /// # Errors
 /// As [`run_on`].
 pub fn run(args: &KernelsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
-    run_on(args, ui, Lab::cpu())
+    run_on(args, ui, Labs::here())
 }
 
-/// Runs a subcommand on `lab`.
+/// Runs a subcommand on the devices of `labs`.
 ///
 /// # Errors
 /// An unknown model or method; CUDA is asked for; the result cannot be written.
-pub fn run_on(args: &KernelsArgs, ui: &Ui, lab: Lab) -> anyhow::Result<ExitCode> {
+pub fn run_on(args: &KernelsArgs, ui: &Ui, labs: Labs) -> anyhow::Result<ExitCode> {
     match &args.command {
-        KernelsCommand::List => list(ui, &lab),
-        KernelsCommand::Verify(args) => verify::run(args, ui, &lab),
+        KernelsCommand::List => list(ui, &labs),
+        KernelsCommand::Verify(args) => verify::run(args, ui, &labs),
         KernelsCommand::Build(args) => build::run(args, ui),
-        KernelsCommand::Bench(args) => bench::run(args, ui, lab),
+        KernelsCommand::Bench(args) => bench::run(args, ui, labs),
     }
 }
 
-fn list(ui: &Ui, lab: &Lab) -> anyhow::Result<ExitCode> {
+fn list(ui: &Ui, labs: &Labs) -> anyhow::Result<ExitCode> {
     let columns = ["op", "method", "backend", "device"].map(|name| Column::new(name, ""));
     let mut table = Table::new("Kernels on this machine", columns.to_vec());
-    let row = |op: Op, method: &str| -> Vec<Value> {
-        let words = [op.name(), method, &lab.backend, &lab.device];
-        words.map(|word| Value::Text(word.to_owned())).to_vec()
-    };
-    for op in OPS {
-        table.rows.extend(catalogue().iter().map(|named| row(op, &named.name)));
+    for lab in [&labs.cpu, &labs.gpu].into_iter().filter(|lab| lab.missing.is_none()) {
+        table.rows.extend(lab.kernels.iter().map(|&(op, method)| row(op, method, lab)));
     }
-    table.rows.push(row(Op::Read, "any"));
     ui.out(&render(&table, ui.format, ui.color))?;
-    if let Some(gpu) = &lab.idle_gpu {
-        ui.note(&format!("{gpu} is present; this version has no CUDA kernels"));
+    if let Some(missing) = &labs.gpu.missing {
+        ui.note(&format!("no CUDA kernels here: {missing}"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn row(op: Op, method: &str, lab: &Lab) -> Vec<Value> {
+    let words = [op.name(), method, &lab.backend, &lab.device];
+    words.map(|word| Value::Text(word.to_owned())).to_vec()
 }
 
 /// Every method at the parameters of the shipped scenarios.
@@ -118,9 +118,13 @@ fn model(name: &str) -> anyhow::Result<ModelShape> {
     })
 }
 
-fn check_device(device: Device, lab: &Lab) -> anyhow::Result<()> {
-    anyhow::ensure!(device != Device::Cuda, "{}", lab.cuda_missing);
-    Ok(())
+/// The device that was asked for, if it is there.
+fn present(labs: &Labs, device: Device) -> anyhow::Result<&Lab> {
+    let lab = labs.choose(device);
+    if let Some(missing) = &lab.missing {
+        anyhow::bail!("--device: expected CUDA, got {missing}");
+    }
+    Ok(lab)
 }
 
 #[cfg(test)]

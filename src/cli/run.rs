@@ -17,7 +17,7 @@ use crate::{
         Observer, StopFlag,
         clock::Clock,
         engine::{self, ApiKey, ClientHealth, EngineBackend, Keys},
-        kernel::{KernelBackend, Lab},
+        kernel::{KernelBackend, Labs},
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
     },
@@ -258,7 +258,7 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     let watcher =
         Watcher { progress: Progress::new(*ui, n_blocks as u64), notices: Mutex::new(Vec::new()) };
     let scenario = &prepared.scenario;
-    let mut kernel = KernelBackend::new(Lab::cpu(), scenario.timing, scenario.seed);
+    let mut kernel = KernelBackend::new(Labs::here(), scenario.timing, scenario.seed);
     let mut engine =
         EngineBackend::new(scenario.seed, api_keys(scenario)?, Box::new(workload::build))?;
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };

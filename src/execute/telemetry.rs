@@ -103,6 +103,45 @@ impl Telemetry {
 }
 
 /// A panic while the lock was held cannot leave a half row behind.
+/// What a GPU was doing right after a sample.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GpuState {
+    /// SM clock.
+    pub sm_clock_mhz: Option<f64>,
+    /// Board power.
+    pub power_w: Option<f64>,
+    /// Whether heat, the power brake or the hardware slowed it down. The software power cap is not counted: under it a
+    /// GPU runs as it always will at this load.
+    pub throttled: bool,
+}
+
+/// Reads the first GPU between samples; the sampling thread has a handle of its own.
+pub struct NvmlState(Nvml);
+
+impl NvmlState {
+    /// `None` where there is no NVML or no device.
+    pub fn first() -> Option<Self> {
+        let nvml = Nvml::init().ok()?;
+        nvml.device_by_index(0).ok()?;
+        Some(Self(nvml))
+    }
+
+    /// Clock, power and throttling now.
+    pub fn read(&self) -> Option<GpuState> {
+        let device = self.0.device_by_index(0).ok()?;
+        let slowed = ThrottleReasons::HW_SLOWDOWN
+            | ThrottleReasons::HW_THERMAL_SLOWDOWN
+            | ThrottleReasons::SW_THERMAL_SLOWDOWN
+            | ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN;
+        let reasons = device.current_throttle_reasons().ok()?;
+        Some(GpuState {
+            sm_clock_mhz: device.clock_info(NvmlClock::SM).ok().map(f64::from),
+            power_w: device.power_usage().ok().map(|mw| f64::from(mw) / 1000.0),
+            throttled: reasons.intersects(slowed),
+        })
+    }
+}
+
 fn locked(rows: &Mutex<Vec<TelemetryRow>>) -> MutexGuard<'_, Vec<TelemetryRow>> {
     rows.lock().unwrap_or_else(PoisonError::into_inner)
 }

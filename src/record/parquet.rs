@@ -253,6 +253,12 @@ table_row!(
     flops,
     max_rel_err,
     verified,
+    launches,
+    timer,
+    lane_instructions,
+    sm_clock_mhz,
+    power_w,
+    n_discarded,
     err,
 );
 

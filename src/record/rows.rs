@@ -81,7 +81,7 @@ pub struct KernelRow {
     pub repeat: i64,
     /// Device as the machine names it.
     pub device: String,
-    /// Implementation: `cpu-avx512`, `cpu-avx2`, `cpu-portable`.
+    /// Implementation: `cpu-avx512`, `cpu-avx2`, `cpu-portable`, `cuda-sm_90a`.
     pub backend: String,
     /// `prefill`, `decode`, `compress` or `read`.
     pub op: String,
@@ -120,6 +120,18 @@ pub struct KernelRow {
     pub max_rel_err: Option<f64>,
     /// Whether the kernel passed its check; a kernel that did not has no times.
     pub verified: bool,
+    /// Launches in the window that `duration_ns` is the mean of; `None` where nothing was timed.
+    pub launches: Option<i64>,
+    /// Whose clock: `host`, or `device` (CUDA events around a replayed graph); empty where nothing was timed.
+    pub timer: String,
+    /// Lane instructions of one launch's main loop, counted in its machine code.
+    pub lane_instructions: Option<i64>,
+    /// SM clock right after the sample, where NVML tells.
+    pub sm_clock_mhz: Option<f64>,
+    /// Board power right after the sample, where NVML tells.
+    pub power_w: Option<f64>,
+    /// Samples of this cell thrown away before this one, because the GPU was throttled.
+    pub n_discarded: i64,
     /// What went wrong, `None` when nothing did.
     pub err: Option<String>,
 }

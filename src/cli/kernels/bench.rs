@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use super::{check_device, chosen, model, verify::positive};
+use super::{chosen, model, present, verify::positive};
 use crate::{
     cli::ui::Ui,
     execute::{
         Backend, Context, Observer, StopFlag,
         clock::Clock,
         kernel::{
-            KernelBackend, Lab,
+            KernelBackend, Labs,
             stop::{median, median_interval},
         },
     },
@@ -57,12 +57,12 @@ fn op(text: &str) -> Result<Op, String> {
     found.ok_or_else(|| format!("expected prefill, decode or compress, got `{text}`"))
 }
 
-pub(super) fn run(args: &BenchArgs, ui: &Ui, lab: Lab) -> anyhow::Result<ExitCode> {
-    check_device(args.device, &lab)?;
+pub(super) fn run(args: &BenchArgs, ui: &Ui, labs: Labs) -> anyhow::Result<ExitCode> {
+    let lab = present(&labs, args.device)?;
     let methods = methods(args)?;
     let backend = lab.backend.clone();
     let cells = cells(args, &methods)?;
-    let rows = measure(args, lab, &cells, ui)?;
+    let rows = measure(args, labs, &cells, ui)?;
     let title = format!(
         "One attention layer of {}, {} on {backend}: batch {}, {} cached tokens, medians of {} samples",
         args.model,
@@ -134,7 +134,12 @@ impl Observer for Notes<'_> {
     }
 }
 
-fn measure(args: &BenchArgs, lab: Lab, cells: &[Cell], ui: &Ui) -> anyhow::Result<Vec<KernelRow>> {
+fn measure(
+    args: &BenchArgs,
+    labs: Labs,
+    cells: &[Cell],
+    ui: &Ui,
+) -> anyhow::Result<Vec<KernelRow>> {
     let timing = Timing {
         warmup: 2,
         min_samples: args.samples,
@@ -154,7 +159,7 @@ fn measure(args: &BenchArgs, lab: Lab, cells: &[Cell], ui: &Ui) -> anyhow::Resul
         stop: StopFlag::default(),
         clock: Clock::start(),
     };
-    KernelBackend::new(lab, timing, 1).run(&block, &mut context)?;
+    KernelBackend::new(labs, timing, 1).run(&block, &mut context)?;
     Ok(rows.0)
 }
 

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use rayon::ThreadPool;
 
-use super::{OPS, catalogue, check_device, model};
+use super::{OPS, catalogue, model, present};
 use crate::{
     cli::ui::Ui,
-    execute::kernel::Lab,
+    execute::kernel::{Lab, Labs},
     kernel::{KernelSpec, Op, Shape},
     report::{Column, Table, Value, render},
     scenario::{Device, ModelShape, NamedMethod},
@@ -50,8 +50,8 @@ struct Checked {
     passed: bool,
 }
 
-pub(super) fn run(args: &VerifyArgs, ui: &Ui, lab: &Lab) -> anyhow::Result<ExitCode> {
-    check_device(args.device, lab)?;
+pub(super) fn run(args: &VerifyArgs, ui: &Ui, labs: &Labs) -> anyhow::Result<ExitCode> {
+    let lab = present(labs, args.device)?;
     let pool = (lab.pool)(None)?;
     let mut table = Table::new("Kernels against f64 attention over the stored cache", columns());
     let mut failed = 0;
@@ -59,7 +59,8 @@ pub(super) fn run(args: &VerifyArgs, ui: &Ui, lab: &Lab) -> anyhow::Result<ExitC
         let model = model(name)?;
         for (op, &kv_len) in OPS.iter().flat_map(|op| args.kv_len.iter().map(move |len| (op, len)))
         {
-            for named in catalogue() {
+            let has = |named: &NamedMethod| lab.kernels.contains(&(*op, named.method.family()));
+            for named in catalogue().into_iter().filter(has) {
                 let checked = check(args, lab, &pool, &model, (*op, kv_len), &named);
                 failed += usize::from(!checked.passed);
                 table.rows.push(checked.cells);

@@ -1,14 +1,22 @@
 //! What a kernel backend needs from the machine, as values and functions: tests hand in their own.
 
+use std::sync::Arc;
+
 use rayon::ThreadPool;
 
 use super::step::Lengths;
 use crate::{
-    execute::probe,
-    kernel::{Kernel, KernelSpec, cpu},
+    execute::{
+        probe,
+        telemetry::{GpuState, NvmlState},
+    },
+    kernel::{
+        Kernel, KernelSpec, Op, cpu,
+        cuda::{self, Gpu},
+    },
     plan::Arrival,
     record::env::Machine,
-    scenario::Workload,
+    scenario::{Device, Workload},
     units::human_bytes,
     workload,
 };
@@ -22,6 +30,9 @@ pub type Available = dyn Fn() -> Option<u64> + Send + Sync;
 /// Lengths of a workload's requests in order, by workload, batch size and seed.
 pub type ReadLengths = dyn Fn(&Workload, usize, u64) -> anyhow::Result<Vec<Lengths>> + Send + Sync;
 
+/// Clock, power and throttling of the device now; `None` where it does not tell.
+pub type ReadState = dyn Fn() -> Option<GpuState> + Send + Sync;
+
 /// A machine with kernels.
 pub struct Lab {
     /// Device as the machine names it.
@@ -30,10 +41,16 @@ pub struct Lab {
     pub backend: String,
     /// Last-level cache.
     pub llc_bytes: u64,
-    /// Name of an NVIDIA GPU that is there but not used, for a notice.
-    pub idle_gpu: Option<String>,
-    /// Why a target that asks for CUDA cannot be measured.
-    pub cuda_missing: String,
+    /// Why there is no such device here; `None` where there is one.
+    pub missing: Option<String>,
+    /// Operations and families of methods that it has kernels for.
+    pub kernels: Vec<(Op, &'static str)>,
+    /// What measures the memory in every round.
+    pub probes: Vec<Op>,
+    /// Least rotation in sizes of the cache, whatever the scenario says.
+    pub rotate_least: f64,
+    /// Tells clock, power and throttling right after a sample, where the device does.
+    pub state: Option<Box<ReadState>>,
     /// See [`Open`].
     pub open: Box<Open>,
     /// See [`MakePool`].
@@ -48,6 +65,9 @@ pub struct Lab {
 
 /// Assumed last-level cache where the system does not tell: larger than most, so that rotation errs on the cold side.
 const LLC_ASSUMED: u64 = 64 << 20;
+
+/// Rotation on a GPU, in sizes of its L2: fewer and part of the cache is found there again.
+const ROTATE_L2: f64 = 5.0;
 
 impl Lab {
     /// This machine's CPU, its kernels on the fastest instruction set it has.
@@ -78,13 +98,15 @@ impl Lab {
         open: Box<Open>,
         pool: Box<MakePool>,
     ) -> Self {
-        let cuda = probe::cuda();
         Self {
             device,
             backend,
             llc_bytes,
-            idle_gpu: cuda.as_ref().ok().and_then(|driver| Some(driver.devices.first()?.0.clone())),
-            cuda_missing: cuda_missing(cuda.as_ref()),
+            missing: None,
+            kernels: cpu::registry().into_iter().map(|line| (line.op, line.method)).collect(),
+            probes: vec![Op::Read],
+            rotate_least: 0.0,
+            state: None,
             open,
             pool,
             available: Box::new(probe::available_memory),
@@ -92,20 +114,70 @@ impl Lab {
             notices: Vec::new(),
         }
     }
+
+    /// The first NVIDIA GPU with its kernels, or what is missing for it.
+    pub fn gpu() -> Self {
+        match Gpu::first(&probe::tools()) {
+            Ok(gpu) => Self::of_gpu(gpu),
+            Err(error) => Self::absent(format!("{error:#}")),
+        }
+    }
+
+    fn of_gpu(gpu: Gpu) -> Self {
+        let limits = gpu.limits().clone();
+        let (opener, asked) = (gpu.clone(), gpu.clone());
+        let reader = NvmlState::first();
+        Self {
+            device: limits.name,
+            backend: format!("cuda-{}", limits.arch),
+            llc_bytes: limits.l2_bytes,
+            missing: None,
+            kernels: cuda::registry(),
+            probes: vec![Op::Read, Op::Copy],
+            rotate_least: ROTATE_L2,
+            state: reader.map(|reader| Box::new(move || reader.read()) as Box<ReadState>),
+            open: Box::new(move |spec| opener.open(spec)),
+            // One thread launches; the device does the rest.
+            pool: Box::new(|_| cpu::pool(Some(1))),
+            available: Box::new(move || asked.free_bytes()),
+            lengths: Box::new(lengths),
+            notices: vec![format!("kernels are compiled by {}", gpu.compiler())],
+        }
+    }
+
+    fn absent(why: String) -> Self {
+        let refusal = why.clone();
+        let open = Box::new(move |_: &KernelSpec| anyhow::bail!("{refusal}"));
+        let pool = Box::new(|_| cpu::pool(Some(1)));
+        let lab = Self::here("no GPU".to_owned(), "cuda".to_owned(), 0, open, pool);
+        Self { missing: Some(why), ..lab }
+    }
 }
 
-/// Why `device = "cuda"` cannot be measured.
-fn cuda_missing(cuda: Result<&probe::CudaDriver, &anyhow::Error>) -> String {
-    let got = match cuda {
-        Ok(driver) if driver.devices.is_empty() => "a driver without a device".to_owned(),
-        Ok(_) => {
-            "a driver and a device, but this version of kvbench has no CUDA kernels".to_owned()
+/// The two devices that kernels run on.
+#[derive(Clone)]
+pub struct Labs {
+    /// The CPU.
+    pub cpu: Arc<Lab>,
+    /// The GPU, or why there is none.
+    pub gpu: Arc<Lab>,
+}
+
+impl Labs {
+    /// This machine's.
+    pub fn here() -> Self {
+        Self { cpu: Arc::new(Lab::cpu()), gpu: Arc::new(Lab::gpu()) }
+    }
+
+    /// Which one measures a target: `auto` takes the GPU where there is one.
+    pub fn choose(&self, device: Device) -> &Arc<Lab> {
+        match device {
+            Device::Cpu => &self.cpu,
+            Device::Cuda => &self.gpu,
+            Device::Auto if self.gpu.missing.is_none() => &self.gpu,
+            Device::Auto => &self.cpu,
         }
-        Err(error) => error.to_string(),
-    };
-    format!(
-        "device: expected CUDA, got {got}\n  hint: device = \"cpu\" or \"auto\"; see kvbench doctor"
-    )
+    }
 }
 
 /// The requests' own lengths; an answer without one is as long as it may get.
@@ -137,10 +209,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cuda_lacks_is_named() {
-        let driver = probe::CudaDriver { version: None, devices: vec![("H200".into(), None)] };
-        assert!(cuda_missing(Ok(&driver)).contains("no CUDA kernels"));
-        let absent = anyhow::anyhow!("no NVIDIA driver");
-        assert!(cuda_missing(Err(&absent)).contains("got no NVIDIA driver"));
+    fn auto_takes_the_gpu_where_there_is_one() {
+        let cpu = Arc::new(Lab::cpu());
+        let without = Labs { cpu: cpu.clone(), gpu: Arc::new(Lab::absent("no driver".into())) };
+        assert!(Arc::ptr_eq(without.choose(Device::Auto), &cpu));
+        assert_eq!(without.choose(Device::Cuda).missing.as_deref(), Some("no driver"));
+        let with = Labs { cpu: cpu.clone(), gpu: Arc::new(Lab::cpu()) };
+        assert!(Arc::ptr_eq(with.choose(Device::Auto), &with.gpu));
+        assert!(Arc::ptr_eq(with.choose(Device::Cpu), &cpu));
     }
 }

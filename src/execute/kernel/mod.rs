@@ -6,7 +6,7 @@
 //! and without a time, and the others go on. Where the kernels of a block do not fit into memory together they are
 //! measured in groups, one after another, each beside its own probe samples, and a notice says so.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use rayon::ThreadPool;
 
@@ -29,7 +29,7 @@ pub mod stop;
 #[cfg(test)]
 mod tests;
 
-pub use lab::{Available, Lab, MakePool, Open, ReadLengths};
+pub use lab::{Available, Lab, Labs, MakePool, Open, ReadLengths, ReadState};
 pub use step::Lengths;
 
 use rounds::Entrant;
@@ -37,7 +37,9 @@ use step::Step;
 
 /// Measures kernel cells.
 pub struct KernelBackend {
-    lab: Lab,
+    labs: Labs,
+    /// The device of the block that is measured.
+    lab: Arc<Lab>,
     timing: Timing,
     seed: u64,
     told: BTreeSet<String>,
@@ -65,8 +67,8 @@ struct Ready {
 
 impl KernelBackend {
     /// `timing` and `seed` are the scenario's.
-    pub fn new(lab: Lab, timing: Timing, seed: u64) -> Self {
-        Self { lab, timing, seed, told: BTreeSet::new() }
+    pub fn new(labs: Labs, timing: Timing, seed: u64) -> Self {
+        Self { lab: Arc::clone(&labs.cpu), labs, timing, seed, told: BTreeSet::new() }
     }
 }
 
@@ -100,10 +102,12 @@ impl KernelBackend {
         if let Some(cell) = cells.iter().find(|cell| cell.task != first.task) {
             anyhow::bail!("{}: expected the same task as {} in one block", cell.id, first.id);
         }
-        match target.device {
-            Device::Cuda => anyhow::bail!("{}", self.lab.cuda_missing),
-            Device::Auto => self.tell_idle_gpu(context),
-            Device::Cpu => {}
+        self.lab = Arc::clone(self.labs.choose(target.device));
+        if let Some(missing) = &self.lab.missing {
+            anyhow::bail!("device: expected CUDA, got {missing}");
+        }
+        if target.device == Device::Auto {
+            self.tell_missing_gpu(context);
         }
         for notice in self.lab.notices.clone() {
             self.tell(context, notice);
@@ -117,12 +121,12 @@ impl KernelBackend {
         Ok((Block { cells, pool: (self.lab.pool)(target.threads)?, seed }, steps))
     }
 
-    fn tell_idle_gpu(&mut self, context: &Context<'_>) {
-        if let Some(gpu) = &self.lab.idle_gpu {
+    fn tell_missing_gpu(&mut self, context: &Context<'_>) {
+        if let Some(missing) = self.labs.gpu.missing.clone() {
+            let missing = missing.lines().next().unwrap_or_default().to_owned();
             let text = format!(
-                "{gpu} is present, but this version has no CUDA kernels: kernel targets with device = \"auto\" run on \
-                 the CPU ({})",
-                self.lab.device
+                "kernel targets with device = \"auto\" run on the CPU ({}): {missing}",
+                self.labs.cpu.device
             );
             self.tell(context, text);
         }
@@ -160,7 +164,10 @@ impl KernelBackend {
         context: &mut Context<'_>,
     ) -> anyhow::Result<bool> {
         let Some(first) = steps.first() else { return Ok(true) };
-        let mut probe = self.open_probe(block, first, context)?;
+        let mut probes = Vec::new();
+        for &op in &self.lab.probes {
+            probes.extend(self.open_probe(block, first, op, context)?);
+        }
         for step in steps {
             let specs = self.specs(block, step);
             let needs: Vec<_> = specs.iter().map(memory::need).collect();
@@ -174,7 +181,7 @@ impl KernelBackend {
             }
             for group in seating.groups {
                 let ready = self.open_group(block, step, &specs, &group, context)?;
-                if !self.sample_group(block, step, ready, probe.as_mut(), tally, context)? {
+                if !self.sample_group(block, step, ready, &mut probes, tally, context)? {
                     return Ok(false);
                 }
             }
@@ -189,7 +196,8 @@ impl KernelBackend {
     }
 
     fn spec(&self, step: &Step, method: &Method, op: Op, seed: u64) -> KernelSpec {
-        let rotate_bytes = (self.lab.llc_bytes as f64 * step.timing.rotate_llc) as u64;
+        let rotation = step.timing.rotate_llc.max(self.lab.rotate_least);
+        let rotate_bytes = (self.lab.llc_bytes as f64 * rotation) as u64;
         KernelSpec {
             op,
             method: method.clone(),
@@ -254,6 +262,7 @@ impl KernelBackend {
             flops: i64::try_from(work.flops).ok(),
             max_rel_err: check.max_rel_err.is_finite().then_some(check.max_rel_err),
             verified: check.passed(),
+            lane_instructions: kernel.lane_instructions().and_then(|n| i64::try_from(n).ok()),
             ..template
         };
         if check.passed() {
@@ -271,10 +280,11 @@ impl KernelBackend {
         &self,
         block: &Block<'_>,
         step: &Step,
+        op: Op,
         context: &mut Context<'_>,
     ) -> anyhow::Result<Option<Ready>> {
-        let spec = self.spec(step, &Method::Fp16, Op::Read, block.seed);
-        let template = row::probe_template(context.run_id, &self.lab, block.cells[0], step);
+        let spec = self.spec(step, &Method::Fp16, op, block.seed);
+        let template = row::probe_template(context.run_id, &self.lab, block.cells[0], (step, op));
         let seating = memory::seat(&[memory::need(&spec)], (self.lab.available)());
         let opened = match seating.refused.into_iter().next() {
             Some((_, err)) => Err(Box::new(row::failure(template, err))),
@@ -284,7 +294,7 @@ impl KernelBackend {
             Ok((kernel, template)) => Ok(Some(Ready { cell: usize::MAX, kernel, template })),
             Err(failed) => {
                 let err = failed.err.as_deref().unwrap_or_default();
-                context.observer.notice(&format!("read-bandwidth probe: {err}"));
+                context.observer.notice(&format!("{} bandwidth probe: {err}", op.name()));
                 context.sink.row(Row::Kernel(*failed))?;
                 Ok(None)
             }
@@ -297,7 +307,7 @@ impl KernelBackend {
         block: &Block<'_>,
         step: &Step,
         mut ready: Vec<Ready>,
-        probe: Option<&mut Ready>,
+        probes: &mut [Ready],
         tally: &mut Tally,
         context: &mut Context<'_>,
     ) -> anyhow::Result<bool> {
@@ -310,13 +320,16 @@ impl KernelBackend {
             .iter_mut()
             .map(|r| Entrant::new(r.kernel.as_mut(), r.template.clone(), tally.taken[r.cell]))
             .collect();
-        if let Some(probe) = probe {
-            let here = row::probe_template(context.run_id, &self.lab, block.cells[0], step);
+        for probe in probes {
+            let op = (step, probe.kernel.op());
+            let here = row::probe_template(context.run_id, &self.lab, block.cells[0], op);
             let template = row::measured_like(here, &probe.template);
             entrants.push(Entrant::new(probe.kernel.as_mut(), template, tally.probe_taken));
         }
         let how = (step.timing, block.cells[0].repeat);
-        let complete = rounds::sample_all(&mut entrants, n_judged, how, &block.pool, context)?;
+        let state = self.lab.state.as_deref();
+        let complete =
+            rounds::sample_all(&mut entrants, n_judged, how, (&block.pool, state), context)?;
         for (entrant, &cell) in entrants.iter().zip(&cells) {
             tally.taken[cell] = entrant.taken;
         }

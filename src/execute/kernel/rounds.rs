@@ -2,9 +2,9 @@
 
 use rayon::ThreadPool;
 
-use super::{order::order, stop::StopRule};
+use super::{ReadState, order::order, stop::StopRule};
 use crate::{
-    execute::{Context, clock::now},
+    execute::{Context, clock::now, telemetry::GpuState},
     kernel::Kernel,
     record::{KernelRow, Row},
     scenario::Timing,
@@ -16,6 +16,10 @@ const SHORTEST_WINDOW_NS: i64 = 20_000;
 /// Most launches in one window.
 const MOST_LAUNCHES: i64 = 64;
 
+/// Most throttled samples of a cell that are thrown away: beyond, the GPU is as slow as it will stay, and its samples are
+/// kept. Every row says how many were discarded before it.
+const MOST_DISCARDED: i64 = 100;
+
 /// A verified kernel that takes part in the rounds.
 pub(super) struct Entrant<'a> {
     pub(super) kernel: &'a mut dyn Kernel,
@@ -25,12 +29,15 @@ pub(super) struct Entrant<'a> {
     pub(super) taken: i64,
     copy: usize,
     launches: i64,
+    discarded: i64,
+    /// A launch failed: it takes part no more.
+    failed: bool,
 }
 
 impl<'a> Entrant<'a> {
     /// `taken` samples of this cell exist already.
     pub(super) fn new(kernel: &'a mut dyn Kernel, template: KernelRow, taken: i64) -> Self {
-        Self { kernel, template, taken, copy: 0, launches: 1 }
+        Self { kernel, template, taken, copy: 0, launches: 1, discarded: 0, failed: false }
     }
 }
 
@@ -41,20 +48,26 @@ struct Sample {
     duration_ns: i64,
     /// Per launch, all threads of the pool.
     thread_cpu_ns: Option<i64>,
+    timer: &'static str,
+    state: Option<GpuState>,
 }
 
-/// Samples all entrants until the stop rule ends it. The last entrant may be the probe: it is sampled in every round
-/// but has no say in when to stop. Returns whether it came to its end (`false`: the stop flag was raised).
+/// Where launches run and what tells the state of the device.
+type Place<'a> = (&'a ThreadPool, Option<&'a ReadState>);
+
+/// Samples all entrants until the stop rule ends it. Those from `n_judged` on are probes: sampled in every round, without a
+/// say in when to stop. An entrant whose launch fails becomes a row with `err`; the others go on. Returns whether it came
+/// to its end (`false`: the stop flag was raised).
 pub(super) fn sample_all(
     entrants: &mut [Entrant<'_>],
     n_judged: usize,
     (timing, repeat): (Timing, u32),
-    pool: &ThreadPool,
+    place: Place<'_>,
     context: &mut Context<'_>,
 ) -> anyhow::Result<bool> {
     let total = timing.max_samples as u64;
     let mut rule = StopRule::new(timing, n_judged);
-    warm_up(entrants, timing, repeat, pool, context)?;
+    warm_up(entrants, timing, repeat, place, context)?;
     let started = now();
     for round in 0.. {
         let mut rows = Vec::with_capacity(entrants.len());
@@ -63,14 +76,26 @@ pub(super) fn sample_all(
                 push(rows, context)?;
                 return Ok(false);
             }
-            let sample = take(&mut entrants[index], pool, context)?;
-            if index < n_judged {
-                rule.add(index, sample.duration_ns);
+            if entrants[index].failed {
+                continue;
             }
-            rows.push(row(&mut entrants[index], sample));
+            match kept_sample(&mut entrants[index], place, context) {
+                Ok(sample) => {
+                    if index < n_judged {
+                        rule.add(index, sample.duration_ns);
+                    }
+                    rows.push(row(&mut entrants[index], sample));
+                }
+                Err(error) => rows.push(drop_out(&mut entrants[index], &error)),
+            }
         }
         push(rows, context)?;
         context.observer.progress(round as u64 + 1, total);
+        let judged = &entrants[..n_judged];
+        if judged.iter().all(|entrant| entrant.failed) {
+            break;
+        }
+        rule.leave_out(|index| judged[index].failed);
         if rule.verdict(started.elapsed().as_secs_f64()).is_some() {
             break;
         }
@@ -78,13 +103,37 @@ pub(super) fn sample_all(
     Ok(true)
 }
 
-/// Untimed rounds, at least one; they also show which kernels are so short that they need several launches a sample.
+/// A sample that was not throttled, or the first that may not be thrown away any more.
+fn kept_sample(
+    entrant: &mut Entrant<'_>,
+    place: Place<'_>,
+    context: &Context<'_>,
+) -> anyhow::Result<Sample> {
+    loop {
+        let sample = take(entrant, place, context)?;
+        let throttled = sample.state.is_some_and(|state| state.throttled);
+        if !throttled || entrant.discarded >= MOST_DISCARDED || context.stop.is_raised() {
+            return Ok(sample);
+        }
+        entrant.discarded += 1;
+    }
+}
+
+/// The row of a kernel whose launch failed.
+fn drop_out(entrant: &mut Entrant<'_>, error: &anyhow::Error) -> KernelRow {
+    entrant.failed = true;
+    let template = KernelRow { n_discarded: entrant.discarded, ..entrant.template.clone() };
+    super::row::failure(template, format!("{error:#}"))
+}
+
+/// Untimed rounds, at least one; they also show which kernels are so short that they need several launches a sample. The
+/// window is fixed here, so that a device's graph is made once.
 fn warm_up(
     entrants: &mut [Entrant<'_>],
     timing: Timing,
     repeat: u32,
-    pool: &ThreadPool,
-    context: &Context<'_>,
+    place: Place<'_>,
+    context: &mut Context<'_>,
 ) -> anyhow::Result<()> {
     for round in 0..timing.warmup.max(1) {
         for index in order(entrants.len(), round, repeat) {
@@ -92,20 +141,30 @@ fn warm_up(
                 return Ok(());
             }
             let entrant = &mut entrants[index];
+            if entrant.failed {
+                continue;
+            }
             entrant.launches = 1;
-            let sample = take(entrant, pool, context)?;
-            let wanted = SHORTEST_WINDOW_NS / sample.duration_ns.max(1) + 1;
-            entrant.launches = wanted.clamp(1, MOST_LAUNCHES);
+            match take(entrant, place, context) {
+                Ok(sample) => {
+                    let wanted = SHORTEST_WINDOW_NS / sample.duration_ns.max(1) + 1;
+                    entrant.launches = wanted.clamp(1, MOST_LAUNCHES);
+                }
+                Err(error) => {
+                    let row = drop_out(entrant, &error);
+                    context.sink.row(Row::Kernel(row))?;
+                }
+            }
         }
     }
     Ok(())
 }
 
 /// One sample. Nothing but the launches lies between the two looks at the clock; threads are asked for their CPU time
-/// outside, which also wakes them.
+/// outside, which also wakes them, and so is the device for its state.
 fn take(
     entrant: &mut Entrant<'_>,
-    pool: &ThreadPool,
+    (pool, state): Place<'_>,
     context: &Context<'_>,
 ) -> anyhow::Result<Sample> {
     let (first, launches) = (entrant.copy, entrant.launches);
@@ -116,13 +175,19 @@ fn take(
         let device = kernel.timed(first, launches as usize);
         (start, now(), device)
     });
-    let cpu_after = pool_cpu_ns(pool);
+    let (cpu_after, state) = (pool_cpu_ns(pool), state.and_then(|read| read()));
     entrant.copy = (first + launches as usize) % entrant.kernel.copies().max(1);
-    let window_ns = i64::try_from((end - start).as_nanos()).unwrap_or(i64::MAX);
+    let host_ns = i64::try_from((end - start).as_nanos()).unwrap_or(i64::MAX);
+    let device_ns = device_ns?;
     Ok(Sample {
         t_ns: context.clock.at_ns(start),
-        duration_ns: device_ns?.unwrap_or(window_ns) / launches,
-        thread_cpu_ns: cpu_before.zip(cpu_after).map(|(before, after)| (after - before) / launches),
+        duration_ns: device_ns.unwrap_or(host_ns) / launches,
+        thread_cpu_ns: cpu_before
+            .zip(cpu_after)
+            .filter(|_| device_ns.is_none())
+            .map(|(before, after)| (after - before) / launches),
+        timer: if device_ns.is_some() { "device" } else { "host" },
+        state,
     })
 }
 
@@ -147,6 +212,11 @@ fn row(entrant: &mut Entrant<'_>, sample: Sample) -> KernelRow {
         t_ns: Some(sample.t_ns),
         duration_ns: Some(sample.duration_ns),
         thread_cpu_ns: sample.thread_cpu_ns,
+        launches: Some(entrant.launches),
+        timer: sample.timer.to_owned(),
+        sm_clock_mhz: sample.state.and_then(|state| state.sm_clock_mhz),
+        power_w: sample.state.and_then(|state| state.power_w),
+        n_discarded: entrant.discarded,
         ..entrant.template.clone()
     }
 }

@@ -44,11 +44,16 @@ pub(super) fn bare(run_id: &str, lab: &Lab, cell: &Cell) -> KernelRow {
 }
 
 /// The probe's row: the shape of the block it stands beside, its own bytes, no storage type of a cache.
-pub(super) fn probe_template(run_id: &str, lab: &Lab, cell: &Cell, step: &Step) -> KernelRow {
+pub(super) fn probe_template(
+    run_id: &str,
+    lab: &Lab,
+    cell: &Cell,
+    (step, op): (&Step, Op),
+) -> KernelRow {
     KernelRow {
         cell_id: probe_id(cell),
         method: PROBE.to_owned(),
-        op: Op::Read.name().to_owned(),
+        op: op.name().to_owned(),
         q_len: 0,
         dtype: "bytes".to_owned(),
         ..template(run_id, lab, cell, step)

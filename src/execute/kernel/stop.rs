@@ -18,6 +18,7 @@ pub enum Verdict {
 pub struct StopRule {
     timing: Timing,
     sorted_ns: Vec<Vec<f64>>,
+    left_out: Vec<bool>,
 }
 
 impl StopRule {
@@ -26,7 +27,7 @@ impl StopRule {
     /// `min_samples == max_samples` means exactly that many rounds: neither the interval nor the clock decides, so that
     /// two runs have the same rows in everything but their times.
     pub fn new(timing: Timing, n_kernels: usize) -> Self {
-        Self { timing, sorted_ns: vec![Vec::new(); n_kernels] }
+        Self { timing, sorted_ns: vec![Vec::new(); n_kernels], left_out: vec![false; n_kernels] }
     }
 
     /// Adds a sample of kernel `kernel` (its index below `n_kernels`).
@@ -36,9 +37,18 @@ impl StopRule {
         sorted.insert(sorted.partition_point(|&other| other < value), value);
     }
 
+    /// Kernels that failed have no say any more.
+    pub fn leave_out(&mut self, is_out: impl Fn(usize) -> bool) {
+        self.left_out.iter_mut().enumerate().for_each(|(index, out)| *out = is_out(index));
+    }
+
+    fn judged(&self) -> impl Iterator<Item = &Vec<f64>> {
+        self.sorted_ns.iter().zip(&self.left_out).filter(|(_, out)| !**out).map(|(ns, _)| ns)
+    }
+
     /// Looks after a whole round whether it was the last one. `elapsed_s` counts from the first sample.
     pub fn verdict(&self, elapsed_s: f64) -> Option<Verdict> {
-        let rounds = self.sorted_ns.iter().map(Vec::len).min()?;
+        let rounds = self.judged().map(Vec::len).min()?;
         let fixed = self.timing.min_samples >= self.timing.max_samples;
         if rounds >= self.timing.max_samples.max(1) {
             Some(Verdict::Enough)
@@ -54,7 +64,7 @@ impl StopRule {
     }
 
     fn settled(&self) -> bool {
-        self.sorted_ns.iter().all(|sorted| match median_interval(sorted) {
+        self.judged().all(|sorted| match median_interval(sorted) {
             Some((low, high)) => (high - low) <= self.timing.target_rel_ci * median(sorted),
             None => false,
         })

@@ -45,6 +45,8 @@ impl Kernel for Fake {
             std::hint::spin_loop();
         }
         self.log.lock().unwrap().push(format!("{}#{}", self.name, copy % 3));
+        let own = self.log.lock().unwrap().iter().filter(|l| l.starts_with("bf16#")).count();
+        anyhow::ensure!(self.name != "bf16" || own < 3, "launch failed");
         let launched = self.launched.fetch_add(1, Ordering::SeqCst) + 1;
         if let Some((at, flag)) = &self.stop_at
             && launched == *at
@@ -100,7 +102,6 @@ struct Bench {
     available: Option<u64>,
     stop_at: Option<usize>,
     timing: Timing,
-    idle_gpu: Option<String>,
     task: fn(KernelTarget) -> Task,
 }
 
@@ -114,14 +115,7 @@ impl Default for Bench {
             max_seconds: 60.0,
             rotate_llc: 2.0,
         };
-        Self {
-            device: Device::Auto,
-            available: None,
-            stop_at: None,
-            timing,
-            idle_gpu: None,
-            task: launch,
-        }
+        Self { device: Device::Auto, available: None, stop_at: None, timing, task: launch }
     }
 }
 
@@ -171,8 +165,11 @@ impl Bench {
             device: "fake cpu".into(),
             backend: "cpu-fake".into(),
             llc_bytes: 1000,
-            idle_gpu: self.idle_gpu.clone(),
-            cuda_missing: "no CUDA here\n  hint: device = \"cpu\"".into(),
+            missing: None,
+            kernels: vec![],
+            probes: vec![Op::Read],
+            rotate_least: 0.0,
+            state: None,
             open: Box::new(open),
             pool: Box::new(|_| Ok(rayon::ThreadPoolBuilder::new().num_threads(2).build()?)),
             available: Box::new(move || available),
@@ -200,7 +197,12 @@ impl Bench {
             stop,
             clock: Clock::start(),
         };
-        let mut backend = KernelBackend::new(lab, self.timing, 7);
+        let nothing: Box<Open> = Box::new(|_| anyhow::bail!("nothing to open"));
+        let no_pool: Box<MakePool> = Box::new(|_| anyhow::bail!("no pool"));
+        let missing = Some("no driver\n  hint: device = \"cpu\"".to_owned());
+        let gpu = Lab { missing, ..Lab::here("none".into(), "cuda".into(), 0, nothing, no_pool) };
+        let labs = Labs { cpu: Arc::new(lab), gpu: Arc::new(gpu) };
+        let mut backend = KernelBackend::new(labs, self.timing, 7);
         backend.run(&block, &mut context).unwrap();
         let log = log.lock().unwrap().clone();
         Outcome {
@@ -325,7 +327,11 @@ fn kernels_that_do_not_fit_together_take_turns() {
     let room = need.kept * 3 / 2 + need.scratch;
     let outcome =
         Bench { available: Some(room * 10 / 8), ..decode }.run(&[Method::Fp16, Method::Int8]);
-    assert!(outcome.notices[0].contains("2 groups"), "{:?}", outcome.notices);
+    assert!(
+        outcome.notices.iter().any(|notice| notice.contains("2 groups")),
+        "{:?}",
+        outcome.notices
+    );
     let last_f16 = outcome.rows.iter().rposition(|row| row.method == "f16");
     let first_int8 = outcome.rows.iter().position(|row| row.method == "int8");
     assert!(last_f16 < first_int8);
@@ -334,13 +340,27 @@ fn kernels_that_do_not_fit_together_take_turns() {
 }
 
 #[test]
-fn cuda_is_refused_with_a_reason_and_auto_says_that_a_gpu_idles() {
+fn cuda_is_refused_with_a_reason_and_auto_says_what_is_missing() {
     let refused = Bench { device: Device::Cuda, ..Bench::default() }.run(&[Method::Fp16]);
-    assert!(refused.rows[0].err.as_ref().unwrap().contains("no CUDA here"));
+    assert!(refused.rows[0].err.as_ref().unwrap().contains("expected CUDA, got no driver"));
+    assert!(refused.rows[0].backend == "cuda" && refused.rows[0].timer.is_empty());
     assert_eq!(refused.rows[0].kv_tokens, 128);
     assert_eq!(refused.finished.len(), 1);
-    let auto = Bench { idle_gpu: Some("H200".into()), ..Bench::default() }.run(&[Method::Fp16]);
-    assert!(auto.notices[0].contains("H200"));
+    let auto = Bench { device: Device::Auto, ..Bench::default() }.run(&[Method::Fp16]);
+    assert!(auto.notices[0].contains("run on the CPU (fake cpu): no driver"), "{:?}", auto.notices);
+}
+
+#[test]
+fn a_kernel_whose_launch_fails_drops_out_and_the_others_go_on() {
+    let bf16 = Method::Bf16; // the fake fails its third launch
+    let outcome = Bench::default().run(&[Method::Fp16, bf16]);
+    let failed = of(&outcome.rows, "bf16");
+    assert_eq!(failed.iter().filter(|row| row.err.is_some()).count(), 1);
+    assert!(failed.last().unwrap().err.as_ref().unwrap().contains("launch failed"));
+    assert!(failed.iter().all(|row| row.err.is_none() || row.duration_ns.is_none()));
+    let timed = of(&outcome.rows, "f16").iter().filter(|row| row.duration_ns.is_some()).count();
+    assert_eq!(timed, 4);
+    assert_eq!(outcome.finished.len(), 2);
 }
 
 #[test]

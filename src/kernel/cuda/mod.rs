@@ -115,6 +115,14 @@ pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dy
     })
 }
 
+/// Operations and families of methods with a kernel here.
+pub fn registry() -> Vec<(Op, &'static str)> {
+    let half = ["fp16", "bf16", "streaming", "h2o", "snapkv"].map(|family| (Op::Decode, family));
+    let kivi = [Op::Decode, Op::Compress].map(|op| (op, "kivi"));
+    let probes = [Op::Read, Op::Copy].map(|op| (op, "any"));
+    half.into_iter().chain(kivi).chain(probes).collect()
+}
+
 /// Methods whose cache holds 16-bit values as they are.
 fn keeps_values(method: &Method) -> bool {
     !method.is_quantised()
