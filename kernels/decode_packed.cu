@@ -39,18 +39,20 @@ template<class F> KVB_DEV void tile_words(const char* codes, u32 (&w)[Packed<F>:
 
 struct Row { float scale, low; };
 template<class F> KVB_DEV Row row_of(const char* scales, int token) {
-  if constexpr (F::AFFINE) { u32 pair = ((const u32*)scales)[token]; return Row{h2f((u16)pair), h2f((u16)(pair >> 16))}; }
+  if constexpr (Packed<F>::SCALE == 0) return Row{1.f, 0.f};
+  else if constexpr (F::AFFINE) { u32 pair = ((const u32*)scales)[token]; return Row{h2f((u16)pair), h2f((u16)(pair >> 16))}; }
   else return Row{((const float*)scales)[token], 0.f};
 }
 
-// grid (splits, Hkv, B). For Fp8 without scales ks and vs hold ones: the same code, and the bytes are counted without them.
+// grid (splits, Hkv, B).
 template<class F, int WARPS, int STAGES, int PAGE> __global__ void __launch_bounds__(WARPS * 32)
 decode_packed(const u16* __restrict__ q, const char* __restrict__ kc, const char* __restrict__ ks, const char* __restrict__ vc,
               const char* __restrict__ vs, const int* __restrict__ bt, const int* __restrict__ lens, float* po, float* pml, u32* count,
               u16* out, float* lse, int G, int maxp, float sl2) {
   using P = Packed<F>;
   constexpr int ROWS = 16 * P::SCALE, STAGE = 2 * P::BYTES + 2 * ROWS, TILES = PAGE / 16;
-  constexpr float UNSHIFT = F::FLOAT ? 256.f : 1.f;
+  // What a code is short of: 2^8 for FP8. GAIN keeps small P * scale clear of fp16's subnormals; the output takes it back.
+  constexpr float UNSHIFT = F::FLOAT ? 256.f : 1.f, GAIN = F::FLOAT ? 256.f : 64.f;
   KVB_SMEM(shared);
   int lane = threadIdx.x & 31, w = threadIdx.x >> 5, g = lane >> 2, t = lane & 3;
   int h = blockIdx.y, b = blockIdx.z, Hkv = gridDim.y, bh = b * Hkv + h, L = lens[b];
@@ -113,7 +115,7 @@ decode_packed(const u16* __restrict__ q, const char* __restrict__ kc, const char
     // V's scales of this lane's tokens along k: 2t, 2t + 1, 2t + 8, 2t + 9; zero beyond the end, where the pool may hold NaN.
     float vsc[4];
     #pragma unroll
-    for (int i = 0; i < 4; ++i) { int n = 2 * t + (i & 1) + (i >> 1) * 8; vsc[i] = tile * 16 + n < L ? row_of<F>(vr, n).scale * UNSHIFT : 0.f; }
+    for (int i = 0; i < 4; ++i) { int n = 2 * t + (i & 1) + (i >> 1) * 8; vsc[i] = tile * 16 + n < L ? row_of<F>(vr, n).scale * GAIN : 0.f; }
     u32 b0 = scaled(pb[0][0], vsc[0], vsc[1]), b1 = scaled(pb[0][1], vsc[2], vsc[3]);
     tile_words<F>(vb, words);
     #pragma unroll
@@ -125,7 +127,10 @@ decode_packed(const u16* __restrict__ q, const char* __restrict__ kc, const char
     #pragma unroll
     for (int k = 4; k < 32; k <<= 1) { low[0] += shx(low[0], k); low[1] += shx(low[1], k); }
     #pragma unroll
-    for (int i = 0; i < KS; ++i) { A.o[i][0] += low[0]; A.o[i][2] += low[0]; A.o[i][1] += low[1]; A.o[i][3] += low[1]; }
+    for (int i = 0; i < KS; ++i) {
+      A.o[i][0] = A.o[i][0] / GAIN + low[0]; A.o[i][2] = A.o[i][2] / GAIN + low[0];
+      A.o[i][1] = A.o[i][1] / GAIN + low[1]; A.o[i][3] = A.o[i][3] / GAIN + low[1];
+    }
   }
   finish<WARPS>(A, shared, Merge{po, pml, count, out, lse}, G);
 }

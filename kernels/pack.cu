@@ -14,25 +14,25 @@ KVB_DEV u32 e4m3(float x) {
   return sign | code;
 }
 
-// Codes of one row of D values, and its scales.
+// One row of D values by one warp: codes, and the scales of token `token`. `row` is null beyond the end: zeros.
 template<class F> KVB_DEV void quantise_row(const u16* row, u8* codes, char* scales, int token) {
+  int lane = threadIdx.x & 31; float x[D / 32], lo = INFINITY_F, hi = NEG_INF;
+  #pragma unroll
+  for (int i = 0; i < D / 32; ++i) { x[i] = row ? h2f(row[i * 32 + lane]) : 0.f; lo = fminf(lo, x[i]); hi = fmaxf(hi, x[i]); }
+  #pragma unroll
+  for (int m = 16; m; m >>= 1) { lo = fminf(lo, shx(lo, m)); hi = fmaxf(hi, shx(hi, m)); }
   if constexpr (F::AFFINE) {
     constexpr float TOP = (float)((1 << F::BITS) - 1);
-    float lo = INFINITY_F, hi = NEG_INF;
-    for (int d = 0; d < D; ++d) { float x = h2f(row[d]); lo = fminf(lo, x); hi = fmaxf(hi, x); }
     u16 scale = f2h((hi - lo) / TOP), low = f2h(lo);
     if (!(h2f(scale) > 0.f)) scale = 0x3C00;    // a constant row: any scale gives back its minimum
-    for (int d = 0; d < D; ++d) codes[d] = (u8)rintf(fminf(fmaxf((h2f(row[d]) - h2f(low)) / h2f(scale), 0.f), TOP));
-    ((u32*)scales)[token] = (u32)scale | (u32)low << 16;
+    #pragma unroll
+    for (int i = 0; i < D / 32; ++i) codes[i * 32 + lane] = (u8)rintf(fminf(fmaxf((x[i] - h2f(low)) / h2f(scale), 0.f), TOP));
+    if (lane == 0) ((u32*)scales)[token] = (u32)scale | (u32)low << 16;
   } else {
-    float scale = 1.f;
-    if constexpr (same<F, Fp8Row>()) {
-      float top = 0.f;
-      for (int d = 0; d < D; ++d) top = fmaxf(top, fabsf(h2f(row[d])));
-      scale = fmaxf(top / 448.f, 1e-6f);
-    }
-    for (int d = 0; d < D; ++d) codes[d] = (u8)e4m3(h2f(row[d]) / scale);
-    ((float*)scales)[token] = scale;
+    float scale = Packed<F>::SCALE ? fmaxf(fmaxf(hi, -lo) / 448.f, 1e-6f) : 1.f;
+    #pragma unroll
+    for (int i = 0; i < D / 32; ++i) codes[i * 32 + lane] = (u8)e4m3(x[i] / scale);
+    if (Packed<F>::SCALE && lane == 0) ((float*)scales)[token] = scale;
   }
 }
 
@@ -59,17 +59,14 @@ pack_rows(const u16* __restrict__ k, const u16* __restrict__ v, const int* __res
   using P = Packed<F>;
   KVB_SMEM(shared);
   u8* codes = (u8*)shared;
-  int h = blockIdx.y, b = blockIdx.z, Hkv = gridDim.y, L = lens[b], first = blockIdx.x * 16, lane = threadIdx.x & 31;
+  int h = blockIdx.y, b = blockIdx.z, Hkv = gridDim.y, L = lens[b], first = blockIdx.x * 16;
   if (first >= L) return;
   size_t raw = ((size_t)starts[b] * Hkv + (size_t)h * L) * D;
   size_t at = ((size_t)bt[(size_t)b * maxp + first / PAGE] * Hkv + h) * (PAGE / 16) + first % PAGE / 16;
   for (int side = 0; side < 2; ++side) {
     const u16* rows = (side ? v : k) + raw; char* scales = (side ? vs : ks) + at * 16 * P::SCALE;
-    // Rows first into shared memory: a thread then walks along one.
-    u16* values = (u16*)(shared + 16 * D);
-    for (int x = threadIdx.x; x < 16 * D; x += THREADS) values[x / D * (D + 2) + x % D] = first + x / D < L ? rows[(size_t)(first + x / D) * D + x % D] : (u16)0;
-    __syncthreads();
-    if (threadIdx.x < 16) quantise_row<F>(values + threadIdx.x * (D + 2), codes + threadIdx.x * D, scales, threadIdx.x);
+    for (int n = threadIdx.x >> 5; n < 16; n += THREADS / 32)
+      quantise_row<F>(first + n < L ? rows + (size_t)(first + n) * D : nullptr, codes + n * D, scales, n);
     __syncthreads();
     if (side) write_tile<F, true>(codes, (u32*)(vc + at * P::BYTES)); else write_tile<F, false>(codes, (u32*)(kc + at * P::BYTES));
     __syncthreads();

@@ -2,9 +2,8 @@
 // where they lie is kvbench's own: codes in the order of tensor-core fragments, tile by tile of 16 tokens.
 //
 //   kc, vc  [page][Hkv][PAGE / 16 tiles][TILE bytes]   word W of a lane at vector W / 4, [vector][lane] of 16 bytes
-//   ks, vs  [page][Hkv][PAGE][2]  f32: scale and offset of the token's row; a value is code * scale + offset
-//
-// The scales are stored as LMDeploy and vLLM store them (fp16 pairs, or one f32) and count as such: see SCALE_BYTES.
+//   ks, vs  [page][Hkv][PAGE]  scale and minimum of the token's row as an fp16 pair (INT8, INT4: as LMDeploy), its scale as
+//           f32 (FP8 per token and head: as vLLM), or nothing (FP8 with scale 1)
 #pragma once
 #include "attend.cuh"
 
@@ -18,7 +17,7 @@ struct Fp8 { static constexpr int BITS = 8; static constexpr bool AFFINE = false
 template<class F> struct Packed {
   static constexpr int WORDS = KS * F::BITS / 4;        // words a lane has of one tile
   static constexpr int BYTES = 16 * D * F::BITS / 8;    // of a tile
-  static constexpr int SCALE = F::AFFINE || F::FLOAT ? 4 : 0;   // bytes of a row's scales: fp16 pair, or f32
+  static constexpr int SCALE = same<F, Fp8>() ? 0 : 4;  // bytes of a row's scales: fp16 pair, f32, or none
 };
 
 // Bit of row r, half j of the k extent and element e within a lane's word: 4-bit words hold a fragment, 8-bit words a row of it.

@@ -4,7 +4,7 @@
 //! scale))` with ties to even, `x' = code * scale + min`, scale and minimum rounded to fp16 once. KIVI itself divides
 //! by zero on a constant group; here a scale of 0 is replaced by 1, so that the group comes back as its minimum.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::Method;
 
@@ -81,7 +81,11 @@ impl Method {
         match *self {
             Method::Int8 => both_per_token(k, v, head_dim, 8),
             Method::Int4 => both_per_token(k, v, head_dim, 4),
+            Method::Bf16 => k.iter_mut().chain(v).for_each(|x| *x = bf16::from_f64(*x).to_f64()),
             Method::Fp8 => k.iter_mut().chain(v).for_each(|x| *x = fp8_e4m3(*x)),
+            Method::Fp8TokenHead => {
+                k.chunks_mut(head_dim).chain(v.chunks_mut(head_dim)).for_each(fp8_row);
+            }
             Method::Kivi { bits, group, .. } => {
                 per_channel(k, tk, head_dim, group, bits);
                 per_token(v, tv, head_dim, group, bits);
@@ -89,6 +93,13 @@ impl Method {
             _ => {}
         }
     }
+}
+
+/// One (token, head) of vLLM's `fp8_per_token_head`: f32 scale absmax / 448, at least 1e-6.
+fn fp8_row(row: &mut [f64]) {
+    let top = row.iter().fold(0.0_f64, |top, x| top.max(x.abs()));
+    let scale = f64::from(((top / FP8_MAX) as f32).max(1e-6));
+    row.iter_mut().for_each(|x| *x = fp8_e4m3(*x / scale) * scale);
 }
 
 fn both_per_token(k: &mut [f64], v: &mut [f64], head_dim: usize, bits: u32) {

@@ -11,6 +11,7 @@ use anyhow::Result;
 use super::{Kernel, KernelSpec, Op};
 use crate::method::Method;
 
+mod base;
 pub mod compile;
 pub(crate) mod data;
 pub(crate) mod device;
@@ -24,6 +25,7 @@ mod kivi;
 mod kivi_cache;
 mod mem;
 pub mod nvrtc;
+mod packed;
 pub(crate) mod paged;
 pub mod program;
 mod sass;
@@ -45,6 +47,7 @@ pub fn instances() -> Vec<Instance> {
         h2o::instances(),
         kivi::instances(),
         kivi_cache::instances(),
+        packed::instances(),
     ]
     .concat()
 }
@@ -106,6 +109,12 @@ pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dy
         Op::Compress if is_kivi(&spec.method) => {
             Box::new(Timed::new(device, kivi::KiviPack::new(device, spec)?))
         }
+        Op::Decode if is_packed(&spec.method) => {
+            Box::new(Timed::new(device, packed::PackedDecode::new(device, spec)?))
+        }
+        Op::Compress if is_packed(&spec.method) => {
+            Box::new(Timed::new(device, packed::PackedPack::new(device, spec)?))
+        }
         op => anyhow::bail!(
             "{}: expected a method with a CUDA kernel for {}, got {}\n  hint: device = \"cpu\"",
             op.name(),
@@ -120,12 +129,20 @@ pub fn registry() -> Vec<(Op, &'static str)> {
     let half = ["fp16", "bf16", "streaming", "h2o", "snapkv"].map(|family| (Op::Decode, family));
     let kivi = [Op::Decode, Op::Compress].map(|op| (op, "kivi"));
     let probes = [Op::Read, Op::Copy].map(|op| (op, "any"));
-    half.into_iter().chain(kivi).chain(probes).collect()
+    let packed = ["int8", "int4", "fp8", "fp8-token-head"]
+        .into_iter()
+        .flat_map(|family| [Op::Decode, Op::Compress].map(|op| (op, family)));
+    half.into_iter().chain(kivi).chain(packed).chain(probes).collect()
 }
 
 /// Methods whose cache holds 16-bit values as they are.
 fn keeps_values(method: &Method) -> bool {
     !method.is_quantised()
+}
+
+/// Methods with one scale a (token, KV head), or none.
+fn is_packed(method: &Method) -> bool {
+    matches!(method, Method::Int8 | Method::Int4 | Method::Fp8 | Method::Fp8TokenHead)
 }
 
 fn is_kivi(method: &Method) -> bool {

@@ -15,6 +15,10 @@ pub enum Source {
     KiviPack,
     /// Memory probes: read and copy.
     Mem,
+    /// Writing caches quantised per token and head.
+    Pack,
+    /// Decode over caches quantised per token and head.
+    Packed,
 }
 
 /// Headers of `kernels/`, by the name sources include them with.
@@ -22,6 +26,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("kvb.cuh", include_str!("../../../kernels/kvb.cuh")),
     ("attend.cuh", include_str!("../../../kernels/attend.cuh")),
     ("kivi.cuh", include_str!("../../../kernels/kivi.cuh")),
+    ("packed.cuh", include_str!("../../../kernels/packed.cuh")),
 ];
 
 impl Source {
@@ -33,6 +38,8 @@ impl Source {
         Source::Kivi,
         Source::KiviPack,
         Source::Mem,
+        Source::Pack,
+        Source::Packed,
     ];
 
     /// File name.
@@ -44,6 +51,8 @@ impl Source {
             Source::Kivi => "kivi.cu",
             Source::KiviPack => "kivi_pack.cu",
             Source::Mem => "mem.cu",
+            Source::Pack => "pack.cu",
+            Source::Packed => "decode_packed.cu",
         }
     }
 
@@ -56,6 +65,8 @@ impl Source {
             Source::Kivi => include_str!("../../../kernels/kivi.cu"),
             Source::KiviPack => include_str!("../../../kernels/kivi_pack.cu"),
             Source::Mem => include_str!("../../../kernels/mem.cu"),
+            Source::Pack => include_str!("../../../kernels/pack.cu"),
+            Source::Packed => include_str!("../../../kernels/decode_packed.cu"),
         }
     }
 }

@@ -82,6 +82,30 @@ fn kivi_stores_what_the_paper_says() {
     }
 }
 
+const PACKED: [Method; 4] = [Method::Int8, Method::Int4, Method::Fp8, Method::Fp8TokenHead];
+
+#[test]
+fn decode_of_packed_caches_is_right() {
+    let Some(device) = emu::device() else { return };
+    for method in PACKED {
+        assert_passes(&device, &spec(Op::Decode, &method, &[1, 15, 17, 130], (1, 2), (128, 16)));
+        assert_passes(&device, &spec(Op::Decode, &method, &[700], (4, 1), (128, 64)));
+        assert_passes(&device, &spec(Op::Decode, &method, &[70, 600], (5, 1), (64, 16)));
+        assert_passes(&device, &spec(Op::Decode, &method, &[200], (8, 2), (64, 64)));
+    }
+}
+
+#[test]
+fn packed_caches_store_what_the_reference_says() {
+    let Some(device) = emu::device() else { return };
+    for method in PACKED {
+        for (d, page) in [(128, 16), (64, 64)] {
+            let lens = [1, 16, 33, 150];
+            assert_passes(&device, &spec(Op::Compress, &method, &lens, (1, 2), (d, page)));
+        }
+    }
+}
+
 #[test]
 fn a_group_that_does_not_fit_is_refused_with_a_remedy() {
     let Some(device) = emu::device() else { return };
@@ -133,6 +157,17 @@ mod mutants {
             "(token % 8 / 2) * 4 + token / 8",
             &pack,
         );
+    }
+
+    #[test]
+    fn of_packed_caches() {
+        let int8 = spec(Op::Decode, &Method::Int8, &[600], (4, 1), (128, 16));
+        let decode = |find, replace| caught("decode_packed.cu", find, replace, &int8);
+        decode("row_of<F>(kr, g + 8 * r)", "row_of<F>(kr, g)");
+        decode("low[0] = low[0] * r[0] +", "low[0] = low[0] +");
+        decode("int n = 2 * t + (i & 1)", "int n = 2 * t");
+        let fp8 = spec(Op::Compress, &Method::Fp8, &[300], (1, 1), (128, 16));
+        caught("pack.cu", "if (n == 16) { n = 8; ++e; }", "", &fp8);
     }
 
     #[test]

@@ -1,0 +1,356 @@
+//! Caches quantised per (token, KV head): INT8 and INT4 as LMDeploy, FP8 with scale 1 and per token and head as vLLM. The
+//! layout is `kernels/packed.cuh`'s.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use half::f16;
+
+use super::{
+    base::{Base, Rows},
+    data::{Ragged, grid},
+    device::{Arg, Buffer, Device, Function, Launch},
+    paged::{Pages, Workspace, copies, scale_log2, splits},
+    program::{Instance, Source},
+    timed::Prepared,
+};
+use crate::{
+    kernel::{KernelSpec, Op, Verification, Work, data::Place},
+    method::Method,
+};
+
+const WARPS: usize = 4;
+/// Tiles of 16 tokens that each warp keeps in flight.
+const STAGES: usize = 4;
+const TILE: usize = 16;
+const PACK_THREADS: u32 = 128;
+/// Blocks that share an SM's registers.
+const RESIDENT: usize = 4;
+
+/// Storage format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Int8,
+    Int4,
+    Fp8,
+    Fp8Row,
+}
+
+impl Format {
+    const ALL: [Format; 4] = [Format::Int8, Format::Int4, Format::Fp8, Format::Fp8Row];
+
+    fn of(method: &Method) -> Result<Self> {
+        Ok(match method {
+            Method::Int8 => Format::Int8,
+            Method::Int4 => Format::Int4,
+            Method::Fp8 => Format::Fp8,
+            Method::Fp8TokenHead => Format::Fp8Row,
+            other => bail!("expected int8, int4, fp8 or fp8-token-head, got {}", other.label()),
+        })
+    }
+
+    /// Name in the kernels.
+    fn name(self) -> &'static str {
+        match self {
+            Format::Int8 => "Int8",
+            Format::Int4 => "Int4",
+            Format::Fp8 => "Fp8",
+            Format::Fp8Row => "Fp8Row",
+        }
+    }
+
+    fn bits(self) -> usize {
+        if self == Format::Int4 { 4 } else { 8 }
+    }
+
+    /// Bytes of a row's scales.
+    fn scale_bytes(self) -> usize {
+        if self == Format::Fp8 { 0 } else { 4 }
+    }
+
+    fn decode(self, page: usize, d: usize) -> Instance {
+        let expression = format!("decode_packed<{}, {WARPS}, {STAGES}, {page}>", self.name());
+        Instance::at(Source::Packed, expression, d).counting((2 * TILE * d) as u32)
+    }
+
+    fn pack(self, page: usize, d: usize) -> Instance {
+        Instance::at(Source::Pack, format!("pack_rows<{}, {page}>", self.name()), d)
+    }
+
+    /// Shared memory of a decode block: the stages of all warps, or what `finish` needs.
+    fn smem_bytes(self, d: usize) -> usize {
+        let stage = 2 * TILE * (d * self.bits() / 8 + self.scale_bytes());
+        (WARPS * STAGES * stage).max((WARPS * (8 * d + 16) + 4) * 4)
+    }
+}
+
+/// Kernels of this file.
+pub(crate) fn instances() -> Vec<Instance> {
+    let mut all = Vec::new();
+    for d in [64, 128] {
+        for page in [16, 64] {
+            for format in Format::ALL {
+                all.push(format.decode(page, d));
+                all.push(format.pack(page, d));
+            }
+        }
+    }
+    all
+}
+
+/// Pools with their page table.
+struct Cache {
+    format: Format,
+    d: usize,
+    heads_kv: usize,
+    lens: Ragged,
+    pages: Pages,
+    /// `kc, ks, vc, vs`.
+    pools: [Buffer; 4],
+    pack: Function,
+}
+
+impl Cache {
+    fn new(base: &Base, format: Format, copy: usize) -> Result<Self> {
+        let (device, spec) = (&base.device, &base.spec);
+        let (d, page) = (base.heads.d, spec.page);
+        let pages = Pages::new(device, &spec.shape.kv_lens, page, spec.seed ^ copy as u64)?;
+        let tokens = pages.n_pages * base.heads.kv * page;
+        let pool = |bytes: usize| Buffer::poisoned(device, (tokens * bytes) as u64);
+        let (codes, scales) = (d * format.bits() / 8, format.scale_bytes());
+        Ok(Self {
+            format,
+            d,
+            heads_kv: base.heads.kv,
+            lens: Ragged::new(device, &spec.shape.kv_lens)?,
+            pools: [pool(codes)?, pool(scales)?, pool(codes)?, pool(scales)?],
+            pack: device.function(&format.pack(page, d))?,
+            pages,
+        })
+    }
+
+    fn pack(&self, device: &Arc<dyn Device>, [k, v]: &[Buffer; 2]) -> Result<()> {
+        let mut args = vec![k.arg(), v.arg(), self.lens.lens.arg(), self.lens.starts.arg()];
+        args.push(self.pages.arg());
+        args.extend(self.pools.iter().map(Buffer::arg));
+        args.push(Arg::I32(i32::try_from(self.pages.maxp)?));
+        let blocks = self.lens.longest().div_ceil(TILE);
+        let launch = Launch {
+            grid: grid(blocks, self.heads_kv, self.lens.host.len()),
+            block: PACK_THREADS,
+            smem_bytes: TILE * self.d,
+        };
+        device.launch(self.pack, launch, &args)
+    }
+
+    fn stored(&self, at: Place, len: usize) -> Result<Rows> {
+        let (mut k, mut v) = (Vec::new(), Vec::new());
+        for token in (0..len).step_by(TILE) {
+            let page = self.pages.of(at.seq, token) * self.heads_kv + at.head;
+            let tile = page * (self.pages.page / TILE) + token % self.pages.page / TILE;
+            for n in 0..TILE.min(len - token) {
+                k.extend(self.row(tile, n, false)?);
+                v.extend(self.row(tile, n, true)?);
+            }
+        }
+        Ok((k, v))
+    }
+
+    /// Row `n` of a tile.
+    fn row(&self, tile: usize, n: usize, is_v: bool) -> Result<Vec<f64>> {
+        let bytes = TILE * self.d * self.format.bits() / 8;
+        let [codes, scales] =
+            if is_v { [&self.pools[2], &self.pools[3]] } else { [&self.pools[0], &self.pools[1]] };
+        let words: Vec<u32> = codes.read((tile * bytes) as u64, bytes / 4)?;
+        let place = ((tile * TILE + n) * self.format.scale_bytes()) as u64;
+        let value: Box<dyn Fn(u32) -> f64> = match self.format {
+            Format::Fp8 => Box::new(from_e4m3),
+            Format::Fp8Row => {
+                let scale = f64::from(scales.read::<f32>(place, 1)?[0]);
+                Box::new(move |code| from_e4m3(code) * scale)
+            }
+            Format::Int8 | Format::Int4 => {
+                let pair = scales.read::<f16>(place, 2)?;
+                let (scale, min) = (pair[0].to_f64(), pair[1].to_f64());
+                Box::new(move |code| f64::from(code) * scale + min)
+            }
+        };
+        let at = |d: usize| if is_v { (d % 16, n) } else { (n, d % 16) };
+        Ok((0..self.d).map(|d| value(self.code(&words, d / 16, at(d)))).collect())
+    }
+
+    /// The code at row and column of fragment `f`.
+    fn code(&self, words: &[u32], f: usize, (row, col): (usize, usize)) -> u32 {
+        let (lane, r, j) = (row % 8 * 4 + col % 8 / 2, row / 8, col / 8);
+        let (word, shift) = if self.format.bits() == 4 {
+            (f, r * 8 + j * 4 + col % 2 * 16)
+        } else {
+            (f * 2 + r, j * 8 + col % 2 * 16)
+        };
+        words[(word / 4 * 32 + lane) * 4 + word % 4] >> shift & ((1 << self.format.bits()) - 1)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.pools.iter().map(Buffer::bytes).sum::<u64>() + self.pages.bytes()
+    }
+}
+
+fn from_e4m3(code: u32) -> f64 {
+    let (exponent, mantissa) = ((code >> 3 & 15).cast_signed(), f64::from(code & 7) / 8.0);
+    let size = if exponent == 0 {
+        mantissa * f64::powi(2.0, -6)
+    } else {
+        (1.0 + mantissa) * f64::powi(2.0, exponent - 7)
+    };
+    if code & 0x80 == 0 { size } else { -size }
+}
+
+/// A prepared decode step.
+pub(crate) struct PackedDecode {
+    base: Base,
+    function: Function,
+    caches: Vec<(Cache, Buffer)>,
+    work: Workspace,
+}
+
+impl PackedDecode {
+    /// Makes data and caches.
+    ///
+    /// # Errors
+    /// Out of memory, no compiler.
+    pub(crate) fn new(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Self> {
+        let (base, format) = (Base::new(device, spec)?, Format::of(&spec.method)?);
+        let shape = &spec.shape;
+        let (d, heads) = (shape.head_dim, shape.kv_lens.len() * shape.heads_kv);
+        let longest = shape.kv_lens.iter().copied().max().unwrap_or(1);
+        let room = device.limits().smem_sm_bytes / format.smem_bytes(d);
+        let n_splits = splits(device.limits(), heads, longest, room.clamp(1, RESIDENT));
+        let work = Workspace::new(device, heads, (shape.heads_q / shape.heads_kv, d), n_splits)?;
+        let function = device.function(&format.decode(spec.page, d))?;
+        let mut caches = Vec::new();
+        for copy in 0..copies(spec.rotate_bytes, base.cache_bytes()) {
+            let cache = Cache::new(&base, format, copy)?;
+            cache.pack(device, &base.raw(copy, &cache.lens)?)?;
+            let q = base.queries(copy)?;
+            device.sync()?;
+            caches.push((cache, q));
+        }
+        Ok(Self { base, function, caches, work })
+    }
+}
+
+impl Prepared for PackedDecode {
+    fn op(&self) -> Op {
+        Op::Decode
+    }
+
+    fn work(&self) -> Work {
+        self.base.decode_work()
+    }
+
+    fn verify(&mut self) -> Result<Verification> {
+        self.work.poison()?;
+        self.queue(0)?;
+        self.base.check_decode(&self.work, |at, len| self.caches[0].0.stored(at, len))
+    }
+
+    fn copies(&self) -> usize {
+        self.caches.len()
+    }
+
+    fn queue(&self, copy: usize) -> Result<()> {
+        let (cache, q) = &self.caches[copy];
+        let shape = &self.base.spec.shape;
+        let mut args = vec![q.arg()];
+        args.extend(cache.pools.iter().map(Buffer::arg));
+        args.extend([cache.pages.arg(), cache.lens.lens.arg()]);
+        args.extend(self.work.args());
+        for n in [shape.heads_q / shape.heads_kv, cache.pages.maxp] {
+            args.push(Arg::I32(i32::try_from(n)?));
+        }
+        args.push(Arg::F32(scale_log2(shape.head_dim)));
+        let launch = Launch {
+            grid: grid(self.work.splits, shape.heads_kv, shape.kv_lens.len()),
+            block: (WARPS * 32) as u32,
+            smem_bytes: cache.format.smem_bytes(shape.head_dim),
+        };
+        self.base.device.launch(self.function, launch, &args)
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        let caches: u64 = self.caches.iter().map(|(cache, q)| cache.bytes() + q.bytes()).sum();
+        caches + self.work.bytes()
+    }
+
+    fn lane_instructions(&self) -> Option<u64> {
+        self.base.lane_instructions(self.function)
+    }
+}
+
+/// Compressing a prompt.
+pub(crate) struct PackedPack {
+    base: Base,
+    caches: Vec<(Cache, [Buffer; 2])>,
+}
+
+impl PackedPack {
+    /// Makes data and empty caches.
+    ///
+    /// # Errors
+    /// Out of memory, no compiler.
+    pub(crate) fn new(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Self> {
+        let (base, format) = (Base::new(device, spec)?, Format::of(&spec.method)?);
+        let mut caches = Vec::new();
+        for copy in 0..copies(spec.rotate_bytes, base.cache_bytes()) {
+            let cache = Cache::new(&base, format, copy)?;
+            let raw = base.raw(copy, &cache.lens)?;
+            caches.push((cache, raw));
+        }
+        Ok(Self { base, caches })
+    }
+}
+
+impl Prepared for PackedPack {
+    fn op(&self) -> Op {
+        Op::Compress
+    }
+
+    fn work(&self) -> Work {
+        self.base.compress_work()
+    }
+
+    fn verify(&mut self) -> Result<Verification> {
+        self.caches[0].0.pools.iter().try_for_each(|pool| pool.fill(0xFF))?;
+        self.queue(0)?;
+        self.base.check_stored(|at, len| self.caches[0].0.stored(at, len))
+    }
+
+    fn copies(&self) -> usize {
+        self.caches.len()
+    }
+
+    fn queue(&self, copy: usize) -> Result<()> {
+        let (cache, raw) = &self.caches[copy];
+        cache.pack(&self.base.device, raw)
+    }
+
+    fn resident_bytes(&self) -> u64 {
+        let one = |(cache, [k, v]): &(Cache, [Buffer; 2])| cache.bytes() + k.bytes() + v.bytes();
+        self.caches.iter().map(one).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::quant;
+
+    #[test]
+    fn every_e4m3_code_is_a_number_the_reference_keeps() {
+        for code in (0..=0x7E).chain(0x80..=0xFE) {
+            let value = from_e4m3(code);
+            assert!((quant::fp8_e4m3(value) - value).abs() < 1e-12, "{code:#x}");
+        }
+        assert!((from_e4m3(0x7E) - quant::FP8_MAX).abs() < 1e-12);
+    }
+}
