@@ -146,7 +146,7 @@ kv_len = [200]
 
 fn rows(results: &Path) -> Vec<KernelRow> {
     let run = fs::read_dir(results).unwrap().next().unwrap().unwrap().path();
-    read_rows(&run.join("kernels.parquet")).unwrap()
+    read_rows(&run).unwrap()
 }
 
 #[test]
