@@ -13,7 +13,7 @@ pub(super) mod compress;
 mod decode;
 mod layout;
 mod math;
-mod prefill;
+pub(super) mod prefill;
 mod quantised;
 mod read;
 mod simd;

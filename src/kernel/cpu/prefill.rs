@@ -69,7 +69,7 @@ struct Causal<'a> {
 }
 
 /// First query whose attention the method adds up, or `len` where it adds none.
-fn first_scored(method: &Method, len: usize) -> usize {
+pub(in crate::kernel) fn first_scored(method: &Method, len: usize) -> usize {
     match *method {
         Method::H2o { .. } => 0,
         Method::Snapkv { window, .. } => len.saturating_sub(window),
@@ -287,7 +287,7 @@ impl Prefill {
 }
 
 /// 0 when two ascending sets hold the same scores up to ties, else how far the sums of scores are apart.
-fn set_error(got: &[usize], expected: &[usize], scores: &[f64]) -> f64 {
+pub(in crate::kernel) fn set_error(got: &[usize], expected: &[usize], scores: &[f64]) -> f64 {
     if got.len() != expected.len() || got.windows(2).any(|w| w[0] >= w[1]) {
         return f64::NAN;
     }
@@ -296,11 +296,11 @@ fn set_error(got: &[usize], expected: &[usize], scores: &[f64]) -> f64 {
     if reference > 0.0 { (total(got) - reference).abs() / reference } else { 0.0 }
 }
 
-fn dot(a: &[f64], b: &[f64]) -> f64 {
+pub(in crate::kernel) fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn log_sum_exp_error(query: &[f64], keys: &[f64], got: f32) -> f64 {
+pub(in crate::kernel) fn log_sum_exp_error(query: &[f64], keys: &[f64], got: f32) -> f64 {
     let scale = 1.0 / (query.len() as f64).sqrt();
     let scores: Vec<f64> = keys.chunks(query.len()).map(|k| dot(query, k) * scale).collect();
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -309,7 +309,7 @@ fn log_sum_exp_error(query: &[f64], keys: &[f64], got: f32) -> f64 {
 }
 
 /// First, last and evenly spaced indices, [`CHECKED`] at most.
-fn picks(len: usize) -> Vec<usize> {
+pub(in crate::kernel) fn picks(len: usize) -> Vec<usize> {
     if len <= CHECKED {
         return (0..len).collect();
     }

@@ -28,7 +28,7 @@ pub(crate) struct Heads {
 }
 
 /// Which tokens of a prompt go into the cache.
-pub(crate) enum Kept {
+pub(crate) enum Kept<'a> {
     /// All.
     All,
     /// The first `sinks` and the newest of the rest.
@@ -36,13 +36,8 @@ pub(crate) enum Kept {
         /// Sink tokens.
         sinks: usize,
     },
-    /// Those named, `[seq][head][stride]`.
-    Index {
-        /// Tokens by slot.
-        tokens: Buffer,
-        /// Slots of the longest sequence.
-        stride: usize,
-    },
+    /// Those named by slot, `[seq][head][stride]`, and the stride.
+    Index((&'a Buffer, usize)),
 }
 
 /// Name of the storage type in the kernels.
@@ -149,14 +144,14 @@ impl HalfCache {
         &self,
         (k, v): (&Buffer, &Buffer),
         lens: &Ragged,
-        which: &Kept,
+        which: &Kept<'_>,
         rope: Option<&Buffer>,
     ) -> Result<()> {
         let (index, stride, sinks) = match which {
             // Slot and token are the same.
             Kept::All => (Arg::Ptr(0), 0, usize::try_from(i32::MAX)?),
             Kept::Ends { sinks } => (Arg::Ptr(0), 0, *sinks),
-            Kept::Index { tokens, stride } => (tokens.arg(), *stride, 0),
+            Kept::Index((tokens, stride)) => (tokens.arg(), *stride, 0),
         };
         let args = [
             k.arg(),
@@ -194,17 +189,6 @@ impl HalfCache {
     pub(crate) fn poison(&self) -> Result<()> {
         self.k.fill(0xFF)?;
         self.v.fill(0xFF)
-    }
-
-    /// One stored row of K and V.
-    ///
-    /// # Errors
-    /// A launch failed.
-    pub(crate) fn row(&self, seq: usize, head: usize, slot: usize) -> Result<(Vec<f64>, Vec<f64>)> {
-        let page = self.pages.of(seq, slot);
-        let first = (page * self.heads.kv + head) * self.pages.page + slot % self.pages.page;
-        let read = |pool: &Buffer| self.values(pool, first * self.heads.d, self.heads.d);
-        Ok((read(&self.k)?, read(&self.v)?))
     }
 
     /// All stored K and V of one (sequence, KV head): `[slot][d]` each.

@@ -124,7 +124,12 @@ impl HalfDecode {
         let lens = Ragged::new(device, &shape.kv_lens)?;
         let rows = |kind| self.random.rows(kind, copy, (&lens, heads.kv, heads.d));
         let (k, v) = (rows(Kind::Key)?, rows(Kind::Value)?);
-        let (which, scores) = self.choose(copy, &kept)?;
+        let (index, scores) = self.choose(copy, &kept)?;
+        let which = match (&index, &self.spec.method) {
+            (Some((tokens, stride)), _) => Kept::Index((tokens, *stride)),
+            (None, &Method::Streaming { sink, .. }) => Kept::Ends { sinks: sink },
+            _ => Kept::All,
+        };
         cache.pack((&k, &v), &lens, &which, self.rope.as_ref().map(|[table, ..]| table))?;
         let ones = Ragged::new(device, &vec![1; shape.kv_lens.len()])?;
         let q = self.random.rows(Kind::Query, copy, (&ones, shape.heads_q, heads.d))?;
@@ -133,11 +138,14 @@ impl HalfDecode {
         Ok(Copy { cache, q, scores })
     }
 
-    /// Which tokens the method keeps, and H2O's state.
-    fn choose(&self, copy: usize, kept: &[usize]) -> Result<(Kept, Option<Scores>)> {
+    /// The tokens that a method keeps by score, with the stride of their rows, and H2O's state.
+    fn choose(
+        &self,
+        copy: usize,
+        kept: &[usize],
+    ) -> Result<(Option<(Buffer, usize)>, Option<Scores>)> {
         let shape = &self.spec.shape;
         match self.spec.method {
-            Method::Streaming { sink, .. } => Ok((Kept::Ends { sinks: sink }, None)),
             Method::H2o { .. } | Method::Snapkv { .. } => {
                 let stride = kept.iter().copied().max().unwrap_or(1);
                 let mut index = vec![-1_i32; shape.kv_lens.len() * shape.heads_kv * stride];
@@ -158,9 +166,9 @@ impl HalfDecode {
                     .then(|| Scores::new(&self.device, &self.spec, (&index, &acc), stride))
                     .transpose()?;
                 let tokens = Buffer::of(&self.device, &index)?;
-                Ok((Kept::Index { tokens, stride }, scores))
+                Ok((Some((tokens, stride)), scores))
             }
-            _ => Ok((Kept::All, None)),
+            _ => Ok((None, None)),
         }
     }
 

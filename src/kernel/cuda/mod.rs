@@ -21,20 +21,25 @@ pub(crate) mod emu;
 mod h2o;
 mod half_cache;
 mod half_decode;
+mod half_pack;
 mod kivi;
 mod kivi_cache;
 mod mem;
 pub mod nvrtc;
 mod packed;
 pub(crate) mod paged;
+mod prefill;
 pub mod program;
 mod sass;
+mod select;
 pub(crate) mod timed;
 
 use device::Device;
 pub use device::Limits;
+use half_decode::HalfDecode;
+use half_pack::HalfPack;
 use program::Instance;
-use timed::Timed;
+use timed::{Prepared, Timed};
 
 /// Every instance that may be launched: what `kvbench kernels build` compiles, what must not spill, what the emulator
 /// knows.
@@ -48,6 +53,8 @@ pub fn instances() -> Vec<Instance> {
         kivi::instances(),
         kivi_cache::instances(),
         packed::instances(),
+        prefill::instances(),
+        select::instances(),
     ]
     .concat()
 }
@@ -98,41 +105,37 @@ impl Gpu {
 /// Prepares a kernel on a device.
 pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dyn Kernel>> {
     supports(spec)?;
+    let method = &spec.method;
     Ok(match spec.op {
-        Op::Read | Op::Copy => Box::new(Timed::new(device, mem::Probe::new(device, spec)?)),
-        Op::Decode if keeps_values(&spec.method) => {
-            Box::new(Timed::new(device, half_decode::HalfDecode::new(device, spec)?))
-        }
-        Op::Decode if is_kivi(&spec.method) => {
-            Box::new(Timed::new(device, kivi::KiviDecode::new(device, spec)?))
-        }
-        Op::Compress if is_kivi(&spec.method) => {
-            Box::new(Timed::new(device, kivi::KiviPack::new(device, spec)?))
-        }
-        Op::Decode if is_packed(&spec.method) => {
-            Box::new(Timed::new(device, packed::PackedDecode::new(device, spec)?))
-        }
-        Op::Compress if is_packed(&spec.method) => {
-            Box::new(Timed::new(device, packed::PackedPack::new(device, spec)?))
-        }
+        Op::Read | Op::Copy => timed(device, mem::Probe::new(device, spec)?),
+        Op::Prefill => timed(device, prefill::Prefill::new(device, spec)?),
+        Op::Decode if keeps_values(method) => timed(device, HalfDecode::new(device, spec)?),
+        Op::Compress if keeps_values(method) => timed(device, HalfPack::new(device, spec)?),
+        Op::Decode if is_kivi(method) => timed(device, kivi::KiviDecode::new(device, spec)?),
+        Op::Compress if is_kivi(method) => timed(device, kivi::KiviPack::new(device, spec)?),
+        Op::Decode if is_packed(method) => timed(device, packed::PackedDecode::new(device, spec)?),
+        Op::Compress if is_packed(method) => timed(device, packed::PackedPack::new(device, spec)?),
         op => anyhow::bail!(
-            "{}: expected a method with a CUDA kernel for {}, got {}\n  hint: device = \"cpu\"",
+            "{}: expected a method with a CUDA kernel for it, got {}\n  hint: `kvbench kernels list` shows those there are",
             op.name(),
-            op.name(),
-            spec.method.family()
+            method.family()
         ),
     })
 }
 
+fn timed(device: &Arc<dyn Device>, prepared: impl Prepared + 'static) -> Box<dyn Kernel> {
+    Box::new(Timed::new(device, prepared))
+}
+
+/// Families of methods with kernels.
+const FAMILIES: [&str; 10] =
+    ["fp16", "bf16", "int8", "int4", "fp8", "fp8-token-head", "kivi", "streaming", "h2o", "snapkv"];
+
 /// Operations and families of methods with a kernel here.
 pub fn registry() -> Vec<(Op, &'static str)> {
-    let half = ["fp16", "bf16", "streaming", "h2o", "snapkv"].map(|family| (Op::Decode, family));
-    let kivi = [Op::Decode, Op::Compress].map(|op| (op, "kivi"));
-    let probes = [Op::Read, Op::Copy].map(|op| (op, "any"));
-    let packed = ["int8", "int4", "fp8", "fp8-token-head"]
-        .into_iter()
-        .flat_map(|family| [Op::Decode, Op::Compress].map(|op| (op, family)));
-    half.into_iter().chain(kivi).chain(packed).chain(probes).collect()
+    let ops = [Op::Prefill, Op::Compress, Op::Decode].into_iter();
+    let methods = ops.flat_map(|op| FAMILIES.map(|family| (op, family)));
+    methods.chain([Op::Read, Op::Copy].map(|op| (op, "any"))).collect()
 }
 
 /// Methods whose cache holds 16-bit values as they are.

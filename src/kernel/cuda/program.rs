@@ -19,6 +19,10 @@ pub enum Source {
     Pack,
     /// Decode over caches quantised per token and head.
     Packed,
+    /// Causal attention over a prompt and the scores that methods take from it.
+    Prefill,
+    /// Pooling scores and choosing tokens.
+    Select,
 }
 
 /// Headers of `kernels/`, by the name sources include them with.
@@ -40,6 +44,8 @@ impl Source {
         Source::Mem,
         Source::Pack,
         Source::Packed,
+        Source::Prefill,
+        Source::Select,
     ];
 
     /// File name.
@@ -53,6 +59,8 @@ impl Source {
             Source::Mem => "mem.cu",
             Source::Pack => "pack.cu",
             Source::Packed => "decode_packed.cu",
+            Source::Prefill => "prefill.cu",
+            Source::Select => "select.cu",
         }
     }
 
@@ -67,6 +75,8 @@ impl Source {
             Source::Mem => include_str!("../../../kernels/mem.cu"),
             Source::Pack => include_str!("../../../kernels/pack.cu"),
             Source::Packed => include_str!("../../../kernels/decode_packed.cu"),
+            Source::Prefill => include_str!("../../../kernels/prefill.cu"),
+            Source::Select => include_str!("../../../kernels/select.cu"),
         }
     }
 }

@@ -40,6 +40,30 @@ fn decode_of_16_bit_caches_is_right() {
     }
 }
 
+const HALF: [Method; 5] = [Method::Fp16, Method::Bf16, STREAMING, H2O, SNAPKV];
+
+#[test]
+fn pages_of_16_bits_hold_what_the_method_keeps() {
+    let Some(device) = emu::device() else { return };
+    let max = Method::Snapkv { window: 8, budget: 33, pooling: Pooling::Max, pool_width: 7 };
+    for method in HALF.iter().chain([&max]) {
+        for (d, page) in [(128, 16), (64, 64)] {
+            let lens = [1, 16, 100, 700];
+            assert_passes(&device, &spec(Op::Compress, method, &lens, (2, 2), (d, page)));
+        }
+    }
+}
+
+#[test]
+fn prefill_is_right() {
+    let Some(device) = emu::device() else { return };
+    for method in [Method::Fp16, H2O, SNAPKV] {
+        assert_passes(&device, &spec(Op::Prefill, &method, &[1, 63, 65], (2, 1), (128, 16)));
+        assert_passes(&device, &spec(Op::Prefill, &method, &[200, 64], (5, 1), (64, 16)));
+    }
+    assert_passes(&device, &spec(Op::Prefill, &kivi(4, 32, 32), &[70], (1, 2), (128, 16)));
+}
+
 fn kivi(bits: u32, group: usize, residual: usize) -> Method {
     Method::Kivi { bits, group, residual }
 }
@@ -122,7 +146,8 @@ mod mutants {
 
     fn caught(file: &str, find: &str, replace: &str, spec: &KernelSpec) {
         let Some(device) = emu::mutant(file, find, replace) else { return };
-        let verification = verify(&device, spec);
+        // What cannot even be read back was seen as well.
+        let Ok(verification) = open(&device, spec).unwrap().verify() else { return };
         assert!(!verification.passed(), "`{replace}` was not seen: {verification:?}");
     }
 
@@ -168,6 +193,18 @@ mod mutants {
         decode("int n = 2 * t + (i & 1)", "int n = 2 * t");
         let fp8 = spec(Op::Compress, &Method::Fp8, &[300], (1, 1), (128, 16));
         caught("pack.cu", "if (n == 16) { n = 8; ++e; }", "", &fp8);
+    }
+
+    #[test]
+    fn of_prefill_and_selection() {
+        let h2o = spec(Op::Prefill, &H2O, &[150], (2, 1), (64, 16));
+        let prefill = |find, replace| caught("prefill.cu", find, replace, &h2o);
+        prefill("token <= r && token < L ?", "token < r && token < L ?");
+        prefill("m[i] = mx[i]; l[i] *= r;", "m[i] = mx[i];");
+        prefill("column <= r) sum", "column < r) sum");
+        let chosen = spec(Op::Compress, &SNAPKV, &[700], (2, 1), (64, 16));
+        caught("select.cu", "x > key || (equal", "x > key + 1u || (equal", &chosen);
+        caught("select.cu", "state[2] + before < left", "state[2] + before <= left", &chosen);
     }
 
     #[test]
