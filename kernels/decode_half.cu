@@ -123,15 +123,3 @@ pack_half(const u16* __restrict__ k, const u16* __restrict__ v, const int* __res
     vp[to + d] = T::from_half(v[from + d]);
   }
 }
-
-// One new token a sequence into slot slots[b]: k, v [B][Hkv][D]. grid (1, Hkv, B), block D.
-template<class T, int PAGE, bool ROPE> __global__ void append_half(const u16* __restrict__ k, const u16* __restrict__ v,
-    const int* __restrict__ bt, const int* __restrict__ slots, const int* __restrict__ positions, u16* kp, u16* vp,
-    const float2* __restrict__ rope, int maxp) {
-  int d = threadIdx.x, h = blockIdx.y, b = blockIdx.z, Hkv = gridDim.y, slot = slots[b];
-  size_t from = ((size_t)b * Hkv + h) * D;
-  size_t to = (((size_t)bt[(size_t)b * maxp + slot / PAGE] * Hkv + h) * PAGE + slot % PAGE) * D;
-  if constexpr (ROPE) kp[to + d] = T::from_float(rotated(k + from, d, rope, positions[b]));
-  else kp[to + d] = T::from_half(k[from + d]);
-  vp[to + d] = T::from_half(v[from + d]);
-}

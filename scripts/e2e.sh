@@ -29,7 +29,7 @@ ls "$run"/plots/*.svg "$run"/plots/*.png >/dev/null
 expect 0 "$kvbench" report "$run" --format json >"$work/report.json"
 
 echo "-- every scenario plans, bad input exits 2"
-for scenario in scenarios/*.toml; do
+for scenario in scenarios/*.toml scenarios/paper/*.toml; do
   expect 0 "$kvbench" plan "$scenario" --format json >/dev/null
 done
 printf 'name = "x"\nservic = 1\n' >"$work/bad.toml"

@@ -91,6 +91,8 @@ fn catalogue() -> Vec<NamedMethod> {
         ("int8", Method::Int8),
         ("int4", Method::Int4),
         ("fp8", Method::Fp8),
+        ("bf16", Method::Bf16),
+        ("fp8-token-head", Method::Fp8TokenHead),
         ("kivi-4", kivi(4)),
         ("kivi-2", kivi(2)),
         ("streaming", Method::Streaming { sink: 4, window: 508 }),

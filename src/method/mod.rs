@@ -29,26 +29,6 @@ pub enum Method {
     Bf16,
     /// FP8 e4m3 with one f32 scale per (token, kv head) and side, as vLLM `--kv-cache-dtype fp8_per_token_head`.
     Fp8TokenHead,
-    /// TurboQuant at four bits as vLLM's `turboquant_4bit_nc`: K normalised, rotated by a Hadamard matrix, to the nearest
-    /// of 16 Lloyd-Max centroids, fp16 norm per (token, kv head); V uniform 4 bit, fp16 scale and minimum.
-    Turboquant4,
-    /// GEAR (arXiv 2403.05527) on KIVI's quantiser: low rank and sparse outliers mend what quantisation loses.
-    Gear {
-        /// Code width: 2 or 4.
-        bits: u32,
-        /// Group size, as KIVI's.
-        group: usize,
-        /// Streaming gap: half-precision tokens until a flush; K and V are flushed together.
-        residual: usize,
-        /// Rank of the low-rank part at prefill.
-        rank: usize,
-        /// Rank at a decode flush.
-        rank_decode: usize,
-        /// Power iterations.
-        loops: usize,
-        /// Fraction of values kept exactly, half of them the largest, half the smallest (0.02 in the paper).
-        outliers: f64,
-    },
     /// KIVI (arXiv 2402.02750): K per channel in groups of tokens, V per token in groups of channels.
     Kivi {
         /// Code width: 2 or 4.
@@ -97,8 +77,6 @@ pub enum Pooling {
 
 /// Bytes of one fp16 number.
 const HALF: u64 = 2;
-/// Bytes of one of GEAR's outliers: a 16-bit place and an fp16 value.
-const OUTLIER: u64 = 4;
 /// Bytes of H2O's accumulated score, f32, per kept token and kv head.
 const H2O_SCORE: u64 = 4;
 
@@ -114,9 +92,7 @@ impl Method {
             | Method::Int8
             | Method::Int4
             | Method::Fp8
-            | Method::Fp8TokenHead
-            | Method::Turboquant4 => Ok(()),
-            Method::Gear { bits, group, residual, .. } => check_kivi(bits, group, residual),
+            | Method::Fp8TokenHead => Ok(()),
             Method::Kivi { bits, group, residual } => check_kivi(bits, group, residual),
             Method::Streaming { sink: _, window } => at_least_one("window", window),
             Method::H2o { heavy, recent } => {
@@ -151,10 +127,6 @@ impl Method {
             Method::Fp8 => "fp8".into(),
             Method::Bf16 => "bf16".into(),
             Method::Fp8TokenHead => "fp8-token-head".into(),
-            Method::Turboquant4 => "turboquant4".into(),
-            Method::Gear { bits, group, residual, rank, .. } => {
-                format!("gear{bits}-g{group}-r{residual}-rank{rank}")
-            }
             Method::Kivi { bits, group, residual } => format!("kivi{bits}-g{group}-r{residual}"),
             Method::Streaming { sink, window } => format!("streaming-{sink}-{window}"),
             Method::H2o { heavy, recent } => format!("h2o-{heavy}-{recent}"),
@@ -171,8 +143,6 @@ impl Method {
             Method::Fp8 => "fp8",
             Method::Bf16 => "bf16",
             Method::Fp8TokenHead => "fp8-token-head",
-            Method::Turboquant4 => "turboquant4",
-            Method::Gear { .. } => "gear",
             Method::Kivi { .. } => "kivi",
             Method::Streaming { .. } => "streaming",
             Method::H2o { .. } => "h2o",
@@ -187,10 +157,8 @@ impl Method {
             Method::Int4 => "int4".into(),
             Method::Fp8 => "fp8-e4m3".into(),
             Method::Kivi { bits, group, .. } => format!("kivi{bits}-g{group}"),
-            Method::Gear { bits, group, .. } => format!("gear{bits}-g{group}"),
             Method::Bf16 => "bf16".into(),
             Method::Fp8TokenHead => "fp8-e4m3-token-head".into(),
-            Method::Turboquant4 => "turboquant4".into(),
             Method::Fp16
             | Method::Streaming { .. }
             | Method::H2o { .. }
@@ -202,13 +170,7 @@ impl Method {
     pub fn is_quantised(&self) -> bool {
         matches!(
             self,
-            Method::Int8
-                | Method::Int4
-                | Method::Fp8
-                | Method::Fp8TokenHead
-                | Method::Turboquant4
-                | Method::Gear { .. }
-                | Method::Kivi { .. }
+            Method::Int8 | Method::Int4 | Method::Fp8 | Method::Fp8TokenHead | Method::Kivi { .. }
         )
     }
 
@@ -220,12 +182,6 @@ impl Method {
         match *self {
             Method::Fp16 | Method::Bf16 | Method::Streaming { .. } | Method::Snapkv { .. } => fp16,
             Method::Fp8TokenHead => 2.0 * (d + 4.0),
-            // K: codes and norm; V: codes, scale and minimum.
-            Method::Turboquant4 => d + 6.0,
-            Method::Gear { bits, group, rank, outliers, .. } => {
-                let kivi = d * (f64::from(bits) / 8.0 + 4.0 / group as f64);
-                2.0 * (kivi + 2.0 * rank as f64 + OUTLIER as f64 * outliers * d)
-            }
             Method::H2o { .. } => fp16 + H2O_SCORE as f64,
             Method::Fp8 => 2.0 * d,
             Method::Int8 => 2.0 * (d + 4.0),
@@ -250,15 +206,7 @@ impl Method {
     /// reaches R, so K has `floor(L / R) * R` quantised tokens; V moves one token a step and has `L - R`.
     pub fn quantised_tokens(&self, kv_len: usize) -> (usize, usize) {
         match *self {
-            Method::Int8
-            | Method::Int4
-            | Method::Fp8
-            | Method::Fp8TokenHead
-            | Method::Turboquant4 => (kv_len, kv_len),
-            Method::Gear { residual, .. } => {
-                let whole = kv_len / residual * residual;
-                (whole, whole)
-            }
+            Method::Int8 | Method::Int4 | Method::Fp8 | Method::Fp8TokenHead => (kv_len, kv_len),
             Method::Kivi { residual, .. } => {
                 (kv_len / residual * residual, kv_len.saturating_sub(residual))
             }
@@ -274,15 +222,6 @@ impl Method {
                 2 * HALF * d * kept
             }
             Method::Fp8TokenHead => 2 * (d + 4) * kept,
-            Method::Turboquant4 => (d + 6) * kept,
-            Method::Gear { bits, group, rank, outliers, .. } => {
-                let quantised = self.quantised_tokens(kept as usize).0 as u64;
-                let rank = if quantised > 0 { rank as u64 } else { 0 };
-                // A for each token and B once, K and V; of outliers what the fraction asks for.
-                let low_rank = 2 * HALF * rank * (quantised + d);
-                let sparse = (2.0 * outliers * (quantised * d) as f64).round() as u64 * OUTLIER;
-                self.kivi_bytes(kept, d, u64::from(bits), group as u64) + low_rank + sparse
-            }
             Method::H2o { .. } => (2 * HALF * d + H2O_SCORE) * kept,
             Method::Fp8 => 2 * d * kept,
             Method::Int8 => 2 * (d + 2 * HALF) * kept,

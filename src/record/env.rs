@@ -97,7 +97,6 @@ pub fn git_revision(dir: &Path) -> Option<String> {
 }
 
 /// Folder that an environment variable names; `None` where it is unset or empty.
-#[expect(clippy::disallowed_methods, reason = "what the machine is set to is read here")]
 pub fn folder(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }

@@ -30,6 +30,8 @@ fn method(wire: &wire::Method) -> Result<Method, Fault> {
         wire::Method::Int8(_) => Method::Int8,
         wire::Method::Int4(_) => Method::Int4,
         wire::Method::Fp8(_) => Method::Fp8,
+        wire::Method::Bf16(_) => Method::Bf16,
+        wire::Method::Fp8TokenHead(_) => Method::Fp8TokenHead,
         wire::Method::Kivi(wire) => kivi(wire)?,
         wire::Method::Streaming(wire) => {
             Method::Streaming { sink: wire.sink.usize(), window: wire.window.usize() }

@@ -9,7 +9,7 @@ use crate::{
         Backend, Context, Observer, StopFlag,
         clock::Clock,
         kernel::{
-            KernelBackend, Labs,
+            KernelBackend, Lab, Labs,
             stop::{median, median_interval},
         },
     },
@@ -59,7 +59,7 @@ fn op(text: &str) -> Result<Op, String> {
 
 pub(super) fn run(args: &BenchArgs, ui: &Ui, labs: Labs) -> anyhow::Result<ExitCode> {
     let lab = present(&labs, args.device)?;
-    let methods = methods(args)?;
+    let methods = methods(args, lab)?;
     let backend = lab.backend.clone();
     let cells = cells(args, &methods)?;
     let rows = measure(args, labs, &cells, ui)?;
@@ -77,12 +77,17 @@ pub(super) fn run(args: &BenchArgs, ui: &Ui, labs: Labs) -> anyhow::Result<ExitC
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-fn methods(args: &BenchArgs) -> anyhow::Result<Vec<NamedMethod>> {
+/// Those that were named, or all that the device has kernels for.
+fn methods(args: &BenchArgs, lab: &Lab) -> anyhow::Result<Vec<NamedMethod>> {
     let mut names = args.method.clone();
     if !names.is_empty() {
         names.push(BASELINE.to_owned());
     }
-    chosen(&names)
+    let mut methods = chosen(&names)?;
+    if names.is_empty() {
+        methods.retain(|named| lab.kernels.contains(&(args.op, named.method.family())));
+    }
+    Ok(methods)
 }
 
 fn cells(args: &BenchArgs, methods: &[NamedMethod]) -> anyhow::Result<Vec<Cell>> {
@@ -293,8 +298,11 @@ mod tests {
         }
         let line =
             <Line as clap::Parser>::parse_from(["x", "--method", "kivi-2", "--op", "prefill"]);
-        let names: Vec<String> =
-            methods(&line.bench).unwrap().into_iter().map(|named| named.name).collect();
+        let names: Vec<String> = methods(&line.bench, &Lab::cpu())
+            .unwrap()
+            .into_iter()
+            .map(|named| named.name)
+            .collect();
         assert_eq!(names, ["fp16", "kivi-2"]);
         assert_eq!(line.bench.op, Op::Prefill);
         let cells = cells(&line.bench, &chosen(&names).unwrap()).unwrap();

@@ -78,6 +78,13 @@ fn check_spec(spec: &KernelSpec) -> anyhow::Result<()> {
     let Shape { kv_lens, heads_q, heads_kv, head_dim } = &spec.shape;
     spec.method.check().map_err(anyhow::Error::msg)?;
     spec.method.check_head_dim(*head_dim).map_err(anyhow::Error::msg)?;
+    let family = spec.method.family();
+    if !FAMILIES.contains(&family) {
+        anyhow::bail!(
+            "method: expected one of {} on the CPU, got {family}\n  hint: device = \"cuda\" has it",
+            FAMILIES.join(", ")
+        );
+    }
     if kv_lens.is_empty() || kv_lens.contains(&0) {
         anyhow::bail!("kv_lens: expected at least one length, each at least 1, got {kv_lens:?}");
     }
@@ -157,10 +164,11 @@ pub struct Listed {
     pub backends: Vec<&'static str>,
 }
 
+/// Families of methods with CPU kernels.
+const FAMILIES: [&str; 8] = ["fp16", "int8", "int4", "fp8", "kivi", "streaming", "h2o", "snapkv"];
+
 /// Every CPU kernel.
 pub fn registry() -> Vec<Listed> {
-    const FAMILIES: [&str; 8] =
-        ["fp16", "int8", "int4", "fp8", "kivi", "streaming", "h2o", "snapkv"];
     let mut backends: Vec<_> = Isa::available().into_iter().map(Isa::backend).collect();
     backends.dedup();
     let line = |op, method| Listed { op, method, backends: backends.clone() };

@@ -210,7 +210,7 @@ fn pool(x: &[f32], pooling: Pooling, width: usize) -> Vec<f32> {
 
 impl Prefill {
     /// Makes the inputs.
-    pub(crate) fn new(plan: Plan) -> anyhow::Result<Prefill> {
+    pub(super) fn new(plan: Plan) -> anyhow::Result<Prefill> {
         let data = Data::new(plan.spec.seed);
         let shape = &plan.spec.shape;
         let (d, group) = (shape.head_dim, shape.heads_q / shape.heads_kv);

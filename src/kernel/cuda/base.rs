@@ -129,13 +129,27 @@ impl Base {
         &self,
         stored: impl Fn(Place, usize) -> Result<Rows>,
     ) -> Result<Verification> {
+        self.check_rows(stored, |at, len| {
+            let rows = |kind| self.random.host.rows_f64(kind, at, len, self.heads.d);
+            let (mut k, mut v) = (rows(Kind::Key), rows(Kind::Value));
+            self.spec.method.round_trip(&mut k, &mut v, self.heads.d);
+            (k, v)
+        })
+    }
+
+    /// Holds what `stored` reads back to `expected`, both by head and length.
+    ///
+    /// # Errors
+    /// A launch failed.
+    pub(crate) fn check_rows(
+        &self,
+        stored: impl Fn(Place, usize) -> Result<Rows>,
+        expected: impl Fn(Place, usize) -> Rows,
+    ) -> Result<Verification> {
         let mut error = Error::default();
         for at in check::sample(&self.spec) {
             let len = self.spec.shape.kv_lens[at.seq];
-            let (k, v) = stored(at, len)?;
-            let rows = |kind| self.random.host.rows_f64(kind, at, len, self.heads.d);
-            let (mut expected_k, mut expected_v) = (rows(Kind::Key), rows(Kind::Value));
-            self.spec.method.round_trip(&mut expected_k, &mut expected_v, self.heads.d);
+            let ((k, v), (expected_k, expected_v)) = (stored(at, len)?, expected(at, len));
             error.add(check::relative(forgiving(k, &expected_k), &expected_k));
             error.add(check::relative(forgiving(v, &expected_v), &expected_v));
         }

@@ -165,11 +165,6 @@ impl Buffer {
         Arg::Ptr(self.address)
     }
 
-    /// Argument for a launch: the address `offset` bytes in.
-    pub(crate) fn at(&self, offset: u64) -> Arg {
-        Arg::Ptr(self.address + offset)
-    }
-
     /// Size.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes

@@ -57,7 +57,6 @@ pub(crate) fn instances() -> Vec<Instance> {
         for page in [16, 64] {
             for method in [Method::Fp16, Method::Bf16, Method::Streaming { sink: 4, window: 508 }] {
                 all.push(pack_instance(&method, page, d));
-                all.push(append_instance(&method, page, d));
             }
         }
     }
@@ -66,12 +65,6 @@ pub(crate) fn instances() -> Vec<Instance> {
 
 fn pack_instance(method: &Method, page: usize, d: usize) -> Instance {
     let expression = format!("pack_half<{}, {page}, {}>", storage(method), is_rotated(method));
-    Instance::at(Source::DecodeHalf, expression, d)
-}
-
-/// One new token a sequence.
-pub(crate) fn append_instance(method: &Method, page: usize, d: usize) -> Instance {
-    let expression = format!("append_half<{}, {page}, {}>", storage(method), is_rotated(method));
     Instance::at(Source::DecodeHalf, expression, d)
 }
 

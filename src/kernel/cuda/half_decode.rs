@@ -66,6 +66,9 @@ struct Copy {
     scores: Option<Scores>,
 }
 
+/// Tokens by slot with the stride of their rows, and H2O's state; none where the method keeps tokens by position.
+type Choice = (Option<(Buffer, usize)>, Option<Scores>);
+
 /// A prepared decode step.
 pub(crate) struct HalfDecode {
     device: Arc<dyn Device>,
@@ -139,11 +142,7 @@ impl HalfDecode {
     }
 
     /// The tokens that a method keeps by score, with the stride of their rows, and H2O's state.
-    fn choose(
-        &self,
-        copy: usize,
-        kept: &[usize],
-    ) -> Result<(Option<(Buffer, usize)>, Option<Scores>)> {
+    fn choose(&self, copy: usize, kept: &[usize]) -> Result<Choice> {
         let shape = &self.spec.shape;
         match self.spec.method {
             Method::H2o { .. } | Method::Snapkv { .. } => {

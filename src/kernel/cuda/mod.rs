@@ -24,6 +24,7 @@ mod half_decode;
 mod half_pack;
 mod kivi;
 mod kivi_cache;
+mod kivi_step;
 mod mem;
 pub mod nvrtc;
 mod packed;
@@ -113,6 +114,9 @@ pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dy
         Op::Compress if keeps_values(method) => timed(device, HalfPack::new(device, spec)?),
         Op::Decode if is_kivi(method) => timed(device, kivi::KiviDecode::new(device, spec)?),
         Op::Compress if is_kivi(method) => timed(device, kivi::KiviPack::new(device, spec)?),
+        Op::Append | Op::Flush if is_kivi(method) => {
+            timed(device, kivi_step::KiviStep::new(device, spec)?)
+        }
         Op::Decode if is_packed(method) => timed(device, packed::PackedDecode::new(device, spec)?),
         Op::Compress if is_packed(method) => timed(device, packed::PackedPack::new(device, spec)?),
         op => anyhow::bail!(
@@ -135,7 +139,8 @@ const FAMILIES: [&str; 10] =
 pub fn registry() -> Vec<(Op, &'static str)> {
     let ops = [Op::Prefill, Op::Compress, Op::Decode].into_iter();
     let methods = ops.flat_map(|op| FAMILIES.map(|family| (op, family)));
-    methods.chain([Op::Read, Op::Copy].map(|op| (op, "any"))).collect()
+    let steps = [Op::Append, Op::Flush].map(|op| (op, "kivi"));
+    methods.chain(steps).chain([Op::Read, Op::Copy].map(|op| (op, "any"))).collect()
 }
 
 /// Methods whose cache holds 16-bit values as they are.

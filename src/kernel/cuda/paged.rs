@@ -94,7 +94,6 @@ pub(crate) struct Workspace {
     lse: Buffer,
     /// Query heads of a KV head times D.
     row: usize,
-    group: usize,
 }
 
 impl Workspace {
@@ -120,7 +119,6 @@ impl Workspace {
             out: Buffer::poisoned(device, (heads * row * 2) as u64)?,
             lse: Buffer::poisoned(device, (heads * group * 4) as u64)?,
             row,
-            group,
         })
     }
 
@@ -148,14 +146,6 @@ impl Workspace {
     /// A launch failed.
     pub(crate) fn output(&self, head: usize) -> Result<Vec<f16>> {
         self.out.read((head * self.row * 2) as u64, self.row)
-    }
-
-    /// Base-2 logarithms of the sums of exponentials of one (sequence, KV head): `[group]`.
-    ///
-    /// # Errors
-    /// A launch failed.
-    pub(crate) fn lse_of(&self, head: usize) -> Result<Vec<f32>> {
-        self.lse.read((head * self.group * 4) as u64, self.group)
     }
 
     /// Bytes on the device.

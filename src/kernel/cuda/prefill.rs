@@ -167,10 +167,10 @@ impl Prefill {
             let mut expected = 0.0;
             for head in at.head * group..(at.head + 1) * group {
                 let lse = self.lse_of(at.seq, head)?;
-                for row in oldest.max(column)..len {
+                for (row, lse) in lse.iter().enumerate().skip(oldest.max(column)) {
                     let query = self.query(Place { head, ..at }, row);
                     let s = dot(&query, &k[column * d..][..d]) / (d as f64).sqrt();
-                    expected += (s - f64::from(lse[row])).exp() / group as f64;
+                    expected += (s - f64::from(*lse)).exp() / group as f64;
                 }
             }
             error.add_scalar(Some(f64::from(columns[column])), expected);

@@ -131,6 +131,18 @@ fn packed_caches_store_what_the_reference_says() {
 }
 
 #[test]
+fn a_step_leaves_kivis_cache_as_the_paper_says() {
+    let Some(device) = emu::device() else { return };
+    for (bits, group, d) in [(4, 32, 128), (2, 32, 64), (2, 128, 128), (4, 64, 64)] {
+        let method = kivi(bits, group, 128);
+        // Nothing displaced yet; the first row; a new chunk; within a chunk; a residual that becomes full.
+        let lens = [100, 128, 160, 297, 255];
+        assert_passes(&device, &spec(Op::Append, &method, &lens, (1, 2), (d, 16)));
+        assert_passes(&device, &spec(Op::Flush, &method, &[20, 128, 300], (1, 2), (d, 16)));
+    }
+}
+
+#[test]
 fn a_group_that_does_not_fit_is_refused_with_a_remedy() {
     let Some(device) = emu::device() else { return };
     let wide = spec(Op::Decode, &Method::Fp16, &[8], (16, 1), (128, 16));
@@ -174,6 +186,13 @@ mod mutants {
         decode("c0[1] = c0[2] = c0[3] = 0.f;", "c0[1] = c0[2] = c0[3] = 1.f;");
         decode("ring + (size_t)(token % R) * D", "ring + (size_t)((token + 16) % R) * D");
         decode("among(k1, nv, len)", "among(k1, nv - 1, len)");
+        let append = spec(Op::Append, &kivi(4, 32, 128), &[300], (1, 1), (128, 16));
+        caught(
+            "kivi_pack.cu",
+            "i = old / 16 % 2, n = old % 16;",
+            "i = old / 16 % 2, n = (old + 1) % 16;",
+            &append,
+        );
         let pack = spec(Op::Compress, &kivi(2, 32, 128), &[300], (1, 1), (128, 16));
         caught("kivi_pack.cu", "return (u32)rintf(fminf(", "return (u32)(fminf(", &pack);
         caught(
@@ -203,8 +222,8 @@ mod mutants {
         prefill("m[i] = mx[i]; l[i] *= r;", "m[i] = mx[i];");
         prefill("column <= r) sum", "column < r) sum");
         let chosen = spec(Op::Compress, &SNAPKV, &[700], (2, 1), (64, 16));
-        caught("select.cu", "x > key || (equal", "x > key + 1u || (equal", &chosen);
-        caught("select.cu", "state[2] + before < left", "state[2] + before <= left", &chosen);
+        caught("select.cu", "state[2] + before < left", "state[2] + before + 1u < left", &chosen);
+        caught("select.cu", "to[count + i] = old + i", "to[count + i] = old + i - 1", &chosen);
     }
 
     #[test]
