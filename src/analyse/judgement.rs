@@ -1,5 +1,6 @@
 //! What judging a run yields, as plain data that `report` renders. Units are in the field names; `None` is unknown.
 
+use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
 use super::{SummaryRow, warning::Warning};
@@ -75,6 +76,12 @@ pub struct KernelPoint {
     pub bandwidth_fraction: Option<f64>,
     /// Operations per second of the attention itself, in units of 1e9.
     pub gflop_per_s: Option<f64>,
+    /// Part of the shortest possible time that the median took: `t_limit / t`; `None` on a device without known limits.
+    pub limit_fraction: Option<f64>,
+    /// What stands in the way of being faster; `None` as above.
+    pub bound: Option<Bound>,
+    /// Samples thrown away because the GPU was throttled.
+    pub n_discarded: i64,
     /// Wall-time speed-up, baseline median / own median, paired over sample rounds; `None` on the baseline itself.
     pub speedup: Option<Estimate>,
     /// The same from the CPU time of the worker threads, which other guests of the machine do not inflate.

@@ -9,6 +9,7 @@ use super::{
     summary::{Series, rng_for, summarise},
 };
 use crate::{
+    kernel::roofline::{self, Bound, Load, Rates},
     record::{KernelRow, PROBE_METHOD, parquet::TableRow as _},
     stats,
     units::{ns_to_ms, ns_to_s},
@@ -29,9 +30,6 @@ struct Shape {
     kv_len: i64,
     kv_tokens: i64,
 }
-
-/// Below this gain of the ideal, the captured fraction divides noise by almost nothing.
-const IDEAL_WORTH_DIVIDING: f64 = 1.05;
 
 /// Median read bandwidth of each block, in GB/s.
 pub(super) fn probes(kernels: &DataFrame) -> anyhow::Result<BTreeMap<Block, f64>> {
@@ -168,6 +166,7 @@ fn describe(seed: u64, group: &Group, probes: &BTreeMap<Block, f64>) -> KernelPo
         &mut group.rows.iter().filter_map(|row| row.flops).map(|n| n as f64).collect::<Vec<_>>(),
     );
     let (read, fraction) = bandwidth(group, probes);
+    let limit = read.and_then(|read| limit(group, bytes?, flops?, read));
     KernelPoint {
         point: group.point(),
         op: first.op.clone(),
@@ -190,6 +189,9 @@ fn describe(seed: u64, group: &Group, probes: &BTreeMap<Block, f64>) -> KernelPo
         read_gb_per_s: read,
         bandwidth_fraction: fraction,
         gflop_per_s: flops.zip(median_ns).map(|(flops, ns)| flops / ns),
+        limit_fraction: limit.zip(median_ns).map(|((limit_ns, _), ns)| limit_ns / ns),
+        bound: limit.map(|(_, bound)| bound),
+        n_discarded: discarded(group),
         speedup: None,
         cpu_speedup: None,
         ideal_speedup: None,
@@ -197,6 +199,38 @@ fn describe(seed: u64, group: &Group, probes: &BTreeMap<Block, f64>) -> KernelPo
         noise_floor: None,
         within_noise: None,
     }
+}
+
+/// The shortest time a launch can take; `None` on a device whose rates are unknown.
+fn limit(group: &Group, bytes: f64, flops: f64, read_gb_per_s: f64) -> Option<(f64, Bound)> {
+    let first = &group.rows[0];
+    let median = |value: fn(&KernelRow) -> Option<f64>| {
+        stats::median(&mut group.rows.iter().filter_map(value).collect::<Vec<_>>())
+    };
+    let clock_mhz = median(|row| row.sm_clock_mhz).or(first.sm_clock_max_mhz)?;
+    let rates = Rates {
+        n_sm: first.n_sm? as f64,
+        clock_hz: clock_mhz * 1e6,
+        flop_per_clock: roofline::flop_per_clock(&first.backend),
+    };
+    // A gigabyte per second is a byte per nanosecond.
+    let load = Load {
+        bytes,
+        bytes_per_ns: read_gb_per_s,
+        lane_instructions: median(|row| row.lane_instructions.map(|n| n as f64)),
+        flops,
+    };
+    Some(roofline::limit(load, rates))
+}
+
+/// Samples thrown away in all repeats: each row counts those before it in its cell.
+fn discarded(group: &Group) -> i64 {
+    let mut most: BTreeMap<i64, i64> = BTreeMap::new();
+    for row in &group.rows {
+        let count = most.entry(row.repeat).or_default();
+        *count = row.n_discarded.max(*count);
+    }
+    most.into_values().sum()
 }
 
 /// Median of the probes of the group's blocks, and the median part of them that its launches reached.
@@ -229,11 +263,11 @@ fn compare(seed: u64, point: &mut KernelPoint, group: &Group, baseline: &Group) 
     point.cpu_speedup = speedup("cpu_speedup", |row| row.thread_cpu_ns);
     point.ideal_speedup =
         baseline.bytes_moved().zip(group.bytes_moved()).map(|(whole, part)| whole / part);
-    let worth = |ideal: &f64| point.op == "decode" && *ideal > IDEAL_WORTH_DIVIDING;
     point.captured_fraction = point
         .speedup
-        .zip(point.ideal_speedup.filter(worth))
-        .map(|(speedup, ideal)| (speedup.value - 1.0) / (ideal - 1.0));
+        .zip(point.ideal_speedup)
+        .filter(|_| point.op == "decode")
+        .and_then(|(speedup, ideal)| roofline::captured(speedup.value, ideal));
 }
 
 /// (baseline, method) of the same repeat and sample round: both met the same state of the machine.

@@ -256,6 +256,8 @@ table_row!(
     launches,
     timer,
     lane_instructions,
+    n_sm,
+    sm_clock_max_mhz,
     sm_clock_mhz,
     power_w,
     n_discarded,

@@ -126,6 +126,10 @@ pub struct KernelRow {
     pub timer: String,
     /// Lane instructions of one launch's main loop, counted in its machine code.
     pub lane_instructions: Option<i64>,
+    /// Streaming multiprocessors of the device, where it has such.
+    pub n_sm: Option<i64>,
+    /// Highest SM clock of the device, as its driver states it.
+    pub sm_clock_max_mhz: Option<f64>,
     /// SM clock right after the sample, where NVML tells.
     pub sm_clock_mhz: Option<f64>,
     /// Board power right after the sample, where NVML tells.

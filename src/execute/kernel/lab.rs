@@ -39,6 +39,8 @@ pub struct Lab {
     pub device: String,
     /// Implementation, such as `cpu-avx2`.
     pub backend: String,
+    /// What the driver says of the device; `None` on a CPU.
+    pub limits: Option<cuda::Limits>,
     /// Last-level cache.
     pub llc_bytes: u64,
     /// Why there is no such device here; `None` where there is one.
@@ -101,6 +103,7 @@ impl Lab {
         Self {
             device,
             backend,
+            limits: None,
             llc_bytes,
             missing: None,
             kernels: cpu::registry().into_iter().map(|line| (line.op, line.method)).collect(),
@@ -128,9 +131,10 @@ impl Lab {
         let (opener, asked) = (gpu.clone(), gpu.clone());
         let reader = NvmlState::first();
         Self {
-            device: limits.name,
+            device: limits.name.clone(),
             backend: format!("cuda-{}", limits.arch),
             llc_bytes: limits.l2_bytes,
+            limits: Some(limits),
             missing: None,
             kernels: cuda::registry(),
             probes: vec![Op::Read, Op::Copy],

@@ -39,6 +39,11 @@ pub(super) fn bare(run_id: &str, lab: &Lab, cell: &Cell) -> KernelRow {
         device: lab.device.clone(),
         backend: lab.backend.clone(),
         dtype: cell.method.method.dtype(),
+        n_sm: lab.limits.as_ref().map(|limits| int(limits.n_sm)),
+        sm_clock_max_mhz: lab
+            .limits
+            .as_ref()
+            .and_then(|limits| Some(limits.sm_clock_khz? as f64 / 1000.0)),
         ..KernelRow::default()
     }
 }

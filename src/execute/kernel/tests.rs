@@ -164,6 +164,7 @@ impl Bench {
         Lab {
             device: "fake cpu".into(),
             backend: "cpu-fake".into(),
+            limits: None,
             llc_bytes: 1000,
             missing: None,
             kernels: vec![],

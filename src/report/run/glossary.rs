@@ -1,11 +1,13 @@
 //! What the methods and the columns mean, in a sentence each.
 
 /// `(term, meaning)`.
-pub(super) const METHODS: [(&str, &str); 8] = [
+pub(super) const METHODS: [(&str, &str); 10] = [
     ("fp16", "Half precision, nothing removed: the usual baseline."),
     ("int8", "Eight-bit codes with one fp16 scale and minimum per token and KV head."),
     ("int4", "Four-bit codes with one fp16 scale and minimum per token and KV head."),
     ("fp8", "Eight-bit floats (e4m3) without calibration."),
+    ("fp8-token-head", "Eight-bit floats (e4m3) with one f32 scale per token and KV head."),
+    ("bf16", "bfloat16, nothing removed."),
     (
         "kivi",
         "Two or four bits; keys grouped along tokens per channel, values along channels per token; the newest tokens stay fp16 (arXiv 2402.02750).",
@@ -25,7 +27,7 @@ pub(super) const METHODS: [(&str, &str); 8] = [
 ];
 
 /// `(term, meaning)`.
-pub(super) const COLUMNS: [(&str, &str); 9] = [
+pub(super) const COLUMNS: [(&str, &str); 12] = [
     (
         "1.92 [1.88, 1.97]",
         "An estimate with its 95 % bootstrap interval. Empty: nobody could measure it.",
@@ -43,6 +45,12 @@ pub(super) const COLUMNS: [(&str, &str); 9] = [
         "Bytes the baseline must move over bytes the method must move: the speed-up if only bytes counted.",
     ),
     ("captured", "(speedup - 1) / (ideal - 1): the part of the ideal gain that was reached."),
+    (
+        "of_limit",
+        "The shortest time the launch can take, over the time it took: bytes at the read bandwidth measured beside it, instructions at the issue rate, arithmetic at the tensor cores' peak, whichever is longest. On GPUs.",
+    ),
+    ("bound", "Which of them it is; `launch` where all are shorter than launching takes."),
+    ("discarded", "Samples thrown away because the GPU was throttled."),
     ("of_bandwidth", "GB/s of the kernel over the read bandwidth measured in the same blocks."),
     (
         "ttft_due, e2e_due",

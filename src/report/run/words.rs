@@ -45,9 +45,10 @@ fn is_real(k: &KernelPoint, baseline: &str) -> bool {
 /// The largest shape is where compression matters most, so that is the one spoken about.
 fn of_target(points: Vec<&KernelPoint>, baseline: &str) -> Option<String> {
     let largest = points.iter().max_by_key(|k| k.kv_tokens)?;
-    let label = shape_label(largest);
+    // A replayed cell holds several shapes under one label: only the very same shape is compared.
+    let shape = |k: &KernelPoint| (shape_label(k), k.batch, k.kv_len, k.kv_tokens);
     let mut at: Vec<&KernelPoint> =
-        points.iter().copied().filter(|k| shape_label(k) == label).collect();
+        points.iter().copied().filter(|k| shape(k) == shape(largest)).collect();
     let value = |k: &KernelPoint| k.speedup.map_or(f64::NAN, |s| s.value);
     at.sort_by(|a, b| value(b).total_cmp(&value(a)));
     let (best, worst) = (*at.first()?, *at.last()?);
