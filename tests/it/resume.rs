@@ -69,6 +69,7 @@ fn timeless(dir: &Path) -> Vec<KernelRow> {
             t_ns: None,
             duration_ns: None,
             thread_cpu_ns: None,
+            launches: None,
             ..row
         })
         .collect()
