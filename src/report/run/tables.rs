@@ -93,7 +93,8 @@ fn kernel_row(k: &KernelPoint) -> Vec<Value> {
         Value::maybe(k.gb_per_s),
         percent(k.bandwidth_fraction),
         noise,
-        Value::Int(k.n_discarded),
+        // On a host nothing tells of throttling, so nothing could be thrown away.
+        k.bound.map_or(Value::Missing, |_| Value::Int(k.n_discarded)),
         text(if k.verified { "yes" } else { "NO" }),
     ]
 }

@@ -309,12 +309,12 @@ fn headline_tables_hold_only_what_there_is() {
     assert_eq!(titles(&served), ["Served requests", "Served requests against the baseline"]);
     assert_eq!(titles(&kernels()).len(), 2);
     let csv = render(&tables::headline(&kernels())[0], Format::Csv, false);
-    let header = "target,op,workload,load,method,batch,kv_len,n,duration,duration_ci_low,duration_ci_high,tokens_per_s,tokens_per_s_ci_low,tokens_per_s_ci_high,\
-                  speedup,speedup_ci_low,speedup_ci_high,ideal,captured,gb_per_s,of_bandwidth,noise,verified";
+    let header = "target,op,workload,load,method,batch,kv_len,n,duration,duration_ci_low,duration_ci_high,of_limit,bound,tokens_per_s,tokens_per_s_ci_low,tokens_per_s_ci_high,\
+                  speedup,speedup_ci_low,speedup_ci_high,ideal,captured,gb_per_s,of_bandwidth,noise,discarded,verified";
     assert_eq!(csv.lines().next(), Some(header));
     let broken = csv.lines().find(|line| line.contains("decode-b8")).unwrap();
     let expected =
-        "cpu,decode,decode-b8-kv8192,launch,int8,8,8192,20,,,,,,,,,,2.0,,6.75,90.0,beyond,NO";
+        "cpu,decode,decode-b8-kv8192,launch,int8,8,8192,20,,,,,,,,,,,,2.0,,6.75,90.0,beyond,,NO";
     assert_eq!(broken, expected, "unknown stays empty");
 }
 
