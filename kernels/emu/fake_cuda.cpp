@@ -118,6 +118,7 @@ CUresult cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsi
 CUresult cuStreamBeginCapture_v2(void*, int) { capturing = new std::vector<Call>; return SUCCESS; }
 CUresult cuStreamEndCapture(void*, void** graph) { *graph = capturing; capturing = nullptr; return SUCCESS; }
 CUresult cuGraphInstantiateWithFlags(void** exec, void* graph, unsigned long long) { *exec = new std::vector<Call>(*(std::vector<Call>*)graph); return SUCCESS; }
+CUresult cuGraphUpload(void*, void*) { return SUCCESS; }
 CUresult cuGraphDestroy(void* graph) { delete (std::vector<Call>*)graph; return SUCCESS; }
 CUresult cuGraphExecDestroy(void* graph) { delete (std::vector<Call>*)graph; return SUCCESS; }
 CUresult cuGraphLaunch(void* graph, void*) {

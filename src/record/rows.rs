@@ -107,7 +107,8 @@ pub struct KernelRow {
     pub sample: Option<i64>,
     /// When the sample started.
     pub t_ns: Option<i64>,
-    /// Wall time of one launch; `None` where there was none. Launches below 20 us are timed as a batch of up to 64, and
+    /// Wall time of one launch; `None` where there was none. Launches below 20 us (200 us by a device's
+    /// events) are timed as a batch of up to 64, and
     /// this is the batch divided by its size.
     pub duration_ns: Option<i64>,
     /// CPU time of all worker threads during the launch: preemption by other guests does not count here.

@@ -13,6 +13,10 @@ use crate::{
 /// A launch shorter than this is repeated inside the timed window, so that reading the clock (tens of nanoseconds)
 /// and entering the pool stay below about a percent of what is timed.
 const SHORTEST_WINDOW_NS: i64 = 20_000;
+/// The same for a device: its events tell half a microsecond, which must be well below a percent.
+const EVENT_WINDOW_NS: i64 = 200_000;
+/// Whose clock a sample is by.
+const DEVICE: &str = "device";
 /// Most launches in one window.
 const MOST_LAUNCHES: i64 = 64;
 
@@ -147,7 +151,9 @@ fn warm_up(
             entrant.launches = 1;
             match take(entrant, place, context) {
                 Ok(sample) => {
-                    let wanted = SHORTEST_WINDOW_NS / sample.duration_ns.max(1) + 1;
+                    let shortest =
+                        if sample.timer == DEVICE { EVENT_WINDOW_NS } else { SHORTEST_WINDOW_NS };
+                    let wanted = shortest / sample.duration_ns.max(1) + 1;
                     entrant.launches = wanted.clamp(1, MOST_LAUNCHES);
                 }
                 Err(error) => {
@@ -186,7 +192,7 @@ fn take(
             .zip(cpu_after)
             .filter(|_| device_ns.is_none())
             .map(|(before, after)| (after - before) / launches),
-        timer: if device_ns.is_some() { "device" } else { "host" },
+        timer: if device_ns.is_some() { DEVICE } else { "host" },
         state,
     })
 }

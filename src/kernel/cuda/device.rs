@@ -111,7 +111,7 @@ pub(crate) trait Device: Send + Sync {
     /// # Errors
     /// A launch failed while it ran.
     fn sync(&self) -> Result<()>;
-    /// Captures what `body` launches as a graph, which [`Device::replay`] runs with one call.
+    /// Captures what `body` launches as a graph that is ready on the device, which [`Device::replay`] runs with one call.
     ///
     /// # Errors
     /// The driver refused, or `body` did.

@@ -280,8 +280,12 @@ impl Device for Driver {
         let (exec, freed) =
             unsafe { (result::graph::instantiate(graph, flags), result::graph::destroy(graph)) };
         freed.map_err(failed("graph"))?;
+        let exec = exec.map_err(failed("graph"))?;
+        // Uploaded here and not by a first replay, which would leave its data in the L2 for the one that is timed.
+        // SAFETY: graph and stream are live.
+        unsafe { result::graph::upload(exec, self.stream) }.map_err(failed("graph"))?;
         let mut state = self.state();
-        state.graphs.push(Some(exec.map_err(failed("graph"))?));
+        state.graphs.push(Some(exec));
         Ok(Graph(state.graphs.len() - 1))
     }
 

@@ -20,6 +20,8 @@ pub(crate) fn instances() -> Vec<Instance> {
 /// Blocks of 256 threads that reside on one SM.
 const BLOCKS_PER_SM: usize = 8;
 const THREADS: u32 = 256;
+/// Beyond this a longer stream shows no other bandwidth, and making and checking it takes seconds of a lent GPU.
+const MOST_BYTES: u64 = 512 << 20;
 /// Bytes of a warp sum each: shared memory of `read_words`.
 const WARP_SUMS: usize = 32;
 
@@ -35,7 +37,8 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// A buffer as large as the fp16 cache of the shape or the rotation, whichever is more: one copy is its own rotation.
+    /// A buffer as large as the rotation, or as the fp16 cache of the shape up to [`MOST_BYTES`] if that is more: one copy is
+    /// its own rotation.
     ///
     /// # Errors
     /// Out of memory, no compiler.
@@ -43,7 +46,7 @@ impl Probe {
         let shape = &spec.shape;
         let tokens: usize = shape.kv_lens.iter().sum();
         let cache = (tokens * shape.heads_kv * shape.head_dim * 4) as u64;
-        let n_words = cache.max(spec.rotate_bytes).div_ceil(16).max(1) as usize;
+        let n_words = cache.min(MOST_BYTES).max(spec.rotate_bytes).div_ceil(16).max(1) as usize;
         let words: Vec<u64> = (0..n_words as u64 * 2).map(|i| i.wrapping_mul(ODD)).collect();
         let n_blocks = device.limits().n_sm * BLOCKS_PER_SM;
         let (name, out) = match spec.op {

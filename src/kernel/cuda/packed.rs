@@ -148,35 +148,44 @@ impl Cache {
         for token in (0..len).step_by(TILE) {
             let page = self.pages.of(at.seq, token) * self.heads_kv + at.head;
             let tile = page * (self.pages.page / TILE) + token % self.pages.page / TILE;
-            for n in 0..TILE.min(len - token) {
-                k.extend(self.row(tile, n, false)?);
-                v.extend(self.row(tile, n, true)?);
-            }
+            let rows = TILE.min(len - token);
+            k.extend(self.tile(tile, rows, false)?);
+            v.extend(self.tile(tile, rows, true)?);
         }
         Ok((k, v))
     }
 
-    /// Row `n` of a tile.
-    fn row(&self, tile: usize, n: usize, is_v: bool) -> Result<Vec<f64>> {
+    /// The first `rows` tokens of a tile.
+    fn tile(&self, tile: usize, rows: usize, is_v: bool) -> Result<Vec<f64>> {
         let bytes = TILE * self.d * self.format.bits() / 8;
-        let [codes, scales] =
-            if is_v { [&self.pools[2], &self.pools[3]] } else { [&self.pools[0], &self.pools[1]] };
+        let [_, _, vc, vs] = &self.pools;
+        let [kc, ks, ..] = &self.pools;
+        let (codes, scales) = if is_v { (vc, vs) } else { (kc, ks) };
         let words: Vec<u32> = codes.read((tile * bytes) as u64, bytes / 4)?;
-        let place = ((tile * TILE + n) * self.format.scale_bytes()) as u64;
-        let value: Box<dyn Fn(u32) -> f64> = match self.format {
-            Format::Fp8 => Box::new(from_e4m3),
+        let place = (tile * TILE * self.format.scale_bytes()) as u64;
+        let affine = match self.format {
+            Format::Fp8 => vec![(1.0, 0.0); TILE],
             Format::Fp8Row => {
-                let scale = f64::from(scales.read::<f32>(place, 1)?[0]);
-                Box::new(move |code| from_e4m3(code) * scale)
+                let scales = scales.read::<f32>(place, TILE)?;
+                scales.into_iter().map(|scale| (f64::from(scale), 0.0)).collect()
             }
             Format::Int8 | Format::Int4 => {
-                let pair = scales.read::<f16>(place, 2)?;
-                let (scale, min) = (pair[0].to_f64(), pair[1].to_f64());
-                Box::new(move |code| f64::from(code) * scale + min)
+                let pairs = scales.read::<f16>(place, 2 * TILE)?;
+                pairs.chunks(2).map(|pair| (pair[0].to_f64(), pair[1].to_f64())).collect()
             }
         };
-        let at = |d: usize| if is_v { (d % 16, n) } else { (n, d % 16) };
-        Ok((0..self.d).map(|d| value(self.code(&words, d / 16, at(d)))).collect())
+        let number = |code| match self.format {
+            Format::Int8 | Format::Int4 => f64::from(code),
+            Format::Fp8 | Format::Fp8Row => from_e4m3(code),
+        };
+        let value = |n: usize, d: usize| {
+            let at = if is_v { (d % 16, n) } else { (n, d % 16) };
+            number(self.code(&words, d / 16, at)) * affine[n].0 + affine[n].1
+        };
+        Ok((0..rows)
+            .flat_map(|n| (0..self.d).map(move |d| (n, d)))
+            .map(|(n, d)| value(n, d))
+            .collect())
     }
 
     /// The code at row and column of fragment `f`.

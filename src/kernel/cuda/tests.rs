@@ -171,7 +171,7 @@ mod mutants {
         half("s[0][j] = token < L ? raw", "s[0][j] = token <= L ? raw");
         half(
             "return tile < end ? pages[tile / (PAGE / TILE)]",
-            "return tile < end ? pages[tile / (PAGE / TILE) + 1]",
+            "return tile < end ? pages[tile / (PAGE / TILE) / 2]",
         );
         let shared = |find, replace| caught("attend.cuh", find, replace, &fp16);
         shared("A.l[0] *= r[0]; A.l[1] *= r[1];", "A.l[1] *= r[1];");

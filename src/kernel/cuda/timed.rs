@@ -104,8 +104,6 @@ impl<P: Prepared> Kernel for Timed<P> {
             return self.device.replay(held.graph);
         }
         let graph = self.capture(first, launches)?;
-        // The first replay uploads the graph: not timed.
-        self.device.replay(graph)?;
         self.device.replay(graph)
     }
 
