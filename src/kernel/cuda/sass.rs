@@ -48,12 +48,14 @@ fn count_main_loop(sass: &str, function: &str) -> Option<u32> {
     let inside =
         |(from, to): (u32, u32)| body.iter().filter(move |(at, _)| (from..=to).contains(at));
     let tensor = |span| inside(span).filter(|(_, text)| is_tensor(text)).count();
+    // A loop ends in a branch under a predicate; out-of-line code returns by one without.
     let spans: Vec<(u32, u32)> = body
         .iter()
+        .filter(|(_, text)| text.starts_with('@'))
         .filter_map(|&(at, text)| Some((branch_target(text).filter(|&target| target < at)?, at)))
         .filter(|&span| tensor(span) > 0)
         .collect();
-    // Out-of-line code that jumps back looks like a loop around all that lies between: only innermost loops count.
+    // Of nested loops the inner one is where the time goes.
     let innermost = |&&(from, to): &&(u32, u32)| {
         !spans.iter().any(|&(a, b)| (a, b) != (from, to) && from <= a && b <= to)
     };
@@ -84,6 +86,8 @@ mod tests {
         /*0060*/               @P1 BRA `(.L_x_1) ;                   /* 0x00 */
         /*0070*/               @P1 BRA 0x0 ;                         /* 0x00 */
         /*0080*/                   EXIT ;                            /* 0x00 */
+        /*0090*/                   HMMA.16816.F32 R4, R8, R2, R4 ;   /* 0x00 */
+        /*00a0*/                   BRA 0x20 ;                        /* 0x00 */
 \t\tFunction : bar
         /*0000*/                   EXIT ;                            /* 0x00 */
 ";
