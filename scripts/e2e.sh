@@ -44,6 +44,9 @@ else
   echo "skipped: KVBENCH_NVRTC_DIR is not set (pip install nvidia-cuda-nvrtc==13.0.88)"
 fi
 
+echo "-- gpu-check lists its parts"
+expect 0 scripts/gpu-check --dry-run >/dev/null
+
 echo "-- kernels verify, data make, doctor"
 expect 0 "$kvbench" kernels verify >/dev/null
 expect 0 "$kvbench" data make longbench --rows 8 --seed 1 --out "$work/lb.jsonl" >/dev/null
