@@ -6,7 +6,7 @@ use crate::{
     cli::ui::Ui,
     execute::kernel::{Lab, Labs},
     kernel::Op,
-    method::{Method, Pooling},
+    method::{Gear, Method, Pooling},
     report::{Column, Table, Value, render},
     scenario::{Device, ModelShape, NamedMethod},
 };
@@ -85,6 +85,10 @@ fn row(op: Op, method: &str, lab: &Lab) -> Vec<Value> {
 /// Every method at the parameters of the shipped scenarios.
 fn catalogue() -> Vec<NamedMethod> {
     let kivi = |bits| Method::Kivi { bits, group: 32, residual: 128 };
+    let gear = |bits| {
+        let (group, residual, iterations, outliers) = (64, 64, 3, 0.02);
+        Method::Gear(Gear { bits, group, residual, rank: 4, flush_rank: 2, iterations, outliers })
+    };
     let snapkv = Method::Snapkv { window: 32, budget: 512, pooling: Pooling::Avg, pool_width: 5 };
     let methods = [
         ("fp16", Method::Fp16),
@@ -95,6 +99,9 @@ fn catalogue() -> Vec<NamedMethod> {
         ("fp8-token-head", Method::Fp8TokenHead),
         ("kivi-4", kivi(4)),
         ("kivi-2", kivi(2)),
+        ("gear-4", gear(4)),
+        ("gear-2", gear(2)),
+        ("turboquant-4", Method::Turboquant4),
         ("streaming", Method::Streaming { sink: 4, window: 508 }),
         ("h2o", Method::H2o { heavy: 256, recent: 256 }),
         ("snapkv", snapkv),

@@ -10,8 +10,13 @@
 
 use serde::{Deserialize, Serialize};
 
+
+pub mod gear;
 pub mod quant;
 pub mod select;
+pub mod turbo;
+
+pub use gear::Gear;
 
 /// One method with its parameters. A value of this type is valid: see [`Method::check`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +43,10 @@ pub enum Method {
         /// Residual length R, a multiple of `group`: the newest tokens stay fp16.
         residual: usize,
     },
+    /// GEAR (arXiv 2403.05527): KIVI's quantisation, a low-rank term and a few exact outliers; see [`gear`].
+    Gear(Gear),
+    /// TurboQuant (arXiv 2504.19874) at 4 bits as vLLM's `turboquant_4bit_nc`; see [`turbo`].
+    Turboquant4,
     /// StreamingLLM (arXiv 2309.17453): the first `sink` tokens and the last `window` tokens.
     Streaming {
         /// Sink tokens.
@@ -92,7 +101,9 @@ impl Method {
             | Method::Int8
             | Method::Int4
             | Method::Fp8
+            | Method::Turboquant4
             | Method::Fp8TokenHead => Ok(()),
+            Method::Gear(gear) => gear.check(),
             Method::Kivi { bits, group, residual } => check_kivi(bits, group, residual),
             Method::Streaming { sink: _, window } => at_least_one("window", window),
             Method::H2o { heavy, recent } => {
@@ -105,15 +116,20 @@ impl Method {
         }
     }
 
-    /// Whether the method can run at this head dimension: KIVI's value groups must tile it.
+    /// Whether the method can run at this head dimension: value groups must tile it, a Hadamard matrix must exist.
     ///
     /// # Errors
     /// The parameter, what was expected and what was given.
     pub fn check_head_dim(&self, head_dim: usize) -> Result<(), String> {
         match *self {
-            Method::Kivi { group, .. } if !head_dim.is_multiple_of(group) => {
+            Method::Kivi { group, .. } | Method::Gear(Gear { group, .. })
+                if !head_dim.is_multiple_of(group) =>
+            {
                 Err(format!("group: expected a divisor of head_dim {head_dim}, got {group}"))
             }
+            Method::Turboquant4 if !head_dim.is_power_of_two() => Err(format!(
+                "head_dim: expected a power of two for TurboQuant's rotation, got {head_dim}"
+            )),
             _ => Ok(()),
         }
     }
@@ -128,6 +144,8 @@ impl Method {
             Method::Bf16 => "bf16".into(),
             Method::Fp8TokenHead => "fp8-token-head".into(),
             Method::Kivi { bits, group, residual } => format!("kivi{bits}-g{group}-r{residual}"),
+            Method::Gear(gear) => gear.label(),
+            Method::Turboquant4 => "turboquant4".into(),
             Method::Streaming { sink, window } => format!("streaming-{sink}-{window}"),
             Method::H2o { heavy, recent } => format!("h2o-{heavy}-{recent}"),
             Method::Snapkv { window, budget, .. } => format!("snapkv-{budget}-w{window}"),
@@ -144,6 +162,8 @@ impl Method {
             Method::Bf16 => "bf16",
             Method::Fp8TokenHead => "fp8-token-head",
             Method::Kivi { .. } => "kivi",
+            Method::Gear(_) => "gear",
+            Method::Turboquant4 => "turboquant4",
             Method::Streaming { .. } => "streaming",
             Method::H2o { .. } => "h2o",
             Method::Snapkv { .. } => "snapkv",
@@ -157,6 +177,8 @@ impl Method {
             Method::Int4 => "int4".into(),
             Method::Fp8 => "fp8-e4m3".into(),
             Method::Kivi { bits, group, .. } => format!("kivi{bits}-g{group}"),
+            Method::Gear(Gear { bits, group, .. }) => format!("gear{bits}-g{group}"),
+            Method::Turboquant4 => "turboquant4".into(),
             Method::Bf16 => "bf16".into(),
             Method::Fp8TokenHead => "fp8-e4m3-token-head".into(),
             Method::Fp16
@@ -168,14 +190,24 @@ impl Method {
 
     /// Whether stored values differ from the fp16 originals.
     pub fn is_quantised(&self) -> bool {
-        matches!(
-            self,
-            Method::Int8 | Method::Int4 | Method::Fp8 | Method::Fp8TokenHead | Method::Kivi { .. }
-        )
+        match self {
+            Method::Int8
+            | Method::Int4
+            | Method::Fp8
+            | Method::Fp8TokenHead
+            | Method::Turboquant4
+            | Method::Gear(_)
+            | Method::Kivi { .. } => true,
+            Method::Fp16
+            | Method::Bf16
+            | Method::Streaming { .. }
+            | Method::H2o { .. }
+            | Method::Snapkv { .. } => false,
+        }
     }
 
     /// Bytes per *stored* token and kv head (K and V), scales included, without KIVI's residual: what a long sequence
-    /// tends to. H2O adds its f32 score. Multiply by [`Method::kept_tokens`], or use [`Method::cache_bytes`].
+    /// tends to. H2O adds its f32 score, GEAR its low-rank rows and outliers. Multiply by [`Method::kept_tokens`], or use [`Method::cache_bytes`].
     pub fn bytes_per_token_head(&self, head_dim: usize) -> f64 {
         let d = head_dim as f64;
         let fp16 = 2.0 * HALF as f64 * d;
@@ -186,9 +218,10 @@ impl Method {
             Method::Fp8 => 2.0 * d,
             Method::Int8 => 2.0 * (d + 4.0),
             Method::Int4 => 2.0 * (d / 2.0 + 4.0),
-            Method::Kivi { bits, group, .. } => {
-                2.0 * d * (f64::from(bits) / 8.0 + 4.0 / group as f64)
-            }
+            Method::Kivi { bits, group, .. } => affine_bytes(bits, group, d),
+            Method::Gear(gear) => affine_bytes(gear.bits, gear.group, d) + gear.extra_bytes(d),
+            // K: codes and an fp16 norm; V: codes, an fp16 scale and minimum.
+            Method::Turboquant4 => d + 6.0,
         }
     }
 
@@ -203,10 +236,19 @@ impl Method {
     }
 
     /// Quantised tokens of (K, V) after `kv_len` tokens; the others are fp16. KIVI flushes K whole when its residual
-    /// reaches R, so K has `floor(L / R) * R` quantised tokens; V moves one token a step and has `L - R`.
+    /// reaches R, so K has `floor(L / R) * R` quantised tokens; V moves one token a step and has `L - R`. GEAR flushes both
+    /// whole.
     pub fn quantised_tokens(&self, kv_len: usize) -> (usize, usize) {
         match *self {
-            Method::Int8 | Method::Int4 | Method::Fp8 | Method::Fp8TokenHead => (kv_len, kv_len),
+            Method::Int8
+            | Method::Int4
+            | Method::Fp8
+            | Method::Fp8TokenHead
+            | Method::Turboquant4 => (kv_len, kv_len),
+            Method::Gear(Gear { residual, .. }) => {
+                let whole = kv_len / residual * residual;
+                (whole, whole)
+            }
             Method::Kivi { residual, .. } => {
                 (kv_len / residual * residual, kv_len.saturating_sub(residual))
             }
@@ -214,10 +256,11 @@ impl Method {
         }
     }
 
-    /// Exact bytes of one sequence's cache for one kv head: codes, scales and minima, fp16 residual, H2O's scores.
-    pub fn cache_bytes(&self, kv_len: usize, head_dim: usize) -> u64 {
+    /// Exact bytes of one sequence's cache, all KV heads of a layer: codes, scales and minima, half-precision residuals,
+    /// low-rank factors and outliers, H2O's scores.
+    pub fn cache_bytes(&self, kv_len: usize, heads_kv: usize, head_dim: usize) -> u64 {
         let (d, kept) = (head_dim as u64, self.kept_tokens(kv_len) as u64);
-        match *self {
+        let head = match *self {
             Method::Fp16 | Method::Bf16 | Method::Streaming { .. } | Method::Snapkv { .. } => {
                 2 * HALF * d * kept
             }
@@ -226,13 +269,22 @@ impl Method {
             Method::Fp8 => 2 * d * kept,
             Method::Int8 => 2 * (d + 2 * HALF) * kept,
             Method::Int4 => 2 * (d / 2 + 2 * HALF) * kept,
-            Method::Kivi { bits, group, .. } => {
-                self.kivi_bytes(kept, d, u64::from(bits), group as u64)
+            Method::Turboquant4 => (d + 3 * HALF) * kept,
+            Method::Kivi { bits, group, .. } | Method::Gear(Gear { bits, group, .. }) => {
+                self.residual_bytes(kept, d, u64::from(bits), group as u64)
             }
-        }
+        };
+        let extra = match self {
+            Method::Gear(gear) => {
+                gear.layer_bytes(self.quantised_tokens(kv_len).0, heads_kv, head_dim)
+            }
+            _ => 0,
+        };
+        head * heads_kv as u64 + extra
     }
 
-    fn kivi_bytes(&self, len: u64, d: u64, bits: u64, group: u64) -> u64 {
+    /// Groups of quantised tokens and the half-precision rest of one head.
+    fn residual_bytes(&self, len: u64, d: u64, bits: u64, group: u64) -> u64 {
         let (k, v) = self.quantised_tokens(len as usize);
         let quantised = (k + v) as u64;
         let scales = quantised * d / group * 2 * HALF;
@@ -240,10 +292,15 @@ impl Method {
     }
 
     /// fp16 bytes over this method's bytes: how much faster a decode step can be at best when only bytes count.
-    pub fn ideal_speedup(&self, kv_len: usize, head_dim: usize) -> f64 {
-        Method::Fp16.cache_bytes(kv_len, head_dim) as f64
-            / self.cache_bytes(kv_len, head_dim) as f64
+    pub fn ideal_speedup(&self, kv_len: usize, heads_kv: usize, head_dim: usize) -> f64 {
+        Method::Fp16.cache_bytes(kv_len, heads_kv, head_dim) as f64
+            / self.cache_bytes(kv_len, heads_kv, head_dim) as f64
     }
+}
+
+/// Bytes of a token's codes, scales and minima, K and V.
+fn affine_bytes(bits: u32, group: usize, d: f64) -> f64 {
+    2.0 * d * (f64::from(bits) / 8.0 + 4.0 / group as f64)
 }
 
 fn at_least_one(name: &str, value: usize) -> Result<(), String> {

@@ -6,7 +6,7 @@
 
 use half::{bf16, f16};
 
-use super::Method;
+use super::{Method, turbo};
 
 /// Scale and minimum of one group, as stored (fp16 values in f64).
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,7 +20,7 @@ pub struct Affine {
 /// The largest finite e4m3 number.
 pub const FP8_MAX: f64 = 448.0;
 
-fn round_f16(x: f64) -> f64 {
+pub(crate) fn round_f16(x: f64) -> f64 {
     f16::from_f64(x).to_f64()
 }
 
@@ -74,8 +74,17 @@ pub fn per_channel(x: &mut [f64], tokens: usize, head_dim: usize, group: usize, 
 }
 
 impl Method {
-    /// What the cache gives back for `k` and `v`, both `[tokens][head_dim]`, in place. Methods that only remove tokens
-    /// change nothing: see [`super::select`].
+    /// What the cache of a layer gives back for the heads `k` and `v`, `[tokens][head_dim]` each, in place. GEAR chooses
+    /// the outliers of V among all heads; for the other methods each head stands alone.
+    pub fn round_trip_layer(&self, k: &mut [Vec<f64>], v: &mut [Vec<f64>], head_dim: usize) {
+        if let Method::Gear(gear) = self {
+            return gear.round_trip(k, v, head_dim);
+        }
+        k.iter_mut().zip(v).for_each(|(k, v)| self.round_trip(k, v, head_dim));
+    }
+
+    /// What the cache gives back for `k` and `v`, both `[tokens][head_dim]`, of a layer with this one KV head, in place.
+    /// Methods that only remove tokens change nothing: see [`super::select`].
     pub fn round_trip(&self, k: &mut [f64], v: &mut [f64], head_dim: usize) {
         let (tk, tv) = self.quantised_tokens(k.len() / head_dim);
         match *self {
@@ -90,7 +99,17 @@ impl Method {
                 per_channel(k, tk, head_dim, group, bits);
                 per_token(v, tv, head_dim, group, bits);
             }
-            _ => {}
+            Method::Turboquant4 => {
+                k.chunks_mut(head_dim).for_each(turbo::key);
+                v.chunks_mut(head_dim).for_each(turbo::value);
+            }
+            Method::Gear(gear) => {
+                let (mut heads_k, mut heads_v) = ([k.to_vec()], [v.to_vec()]);
+                gear.round_trip(&mut heads_k, &mut heads_v, head_dim);
+                k.copy_from_slice(&heads_k[0]);
+                v.copy_from_slice(&heads_v[0]);
+            }
+            Method::Fp16 | Method::Streaming { .. } | Method::H2o { .. } | Method::Snapkv { .. } => {}
         }
     }
 }

@@ -11,6 +11,11 @@ fn kivi(bits: u32, group: usize) -> Method {
     Method::Kivi { bits, group, residual: 128 }
 }
 
+fn gear(bits: u32) -> Method {
+    let (group, residual, iterations, outliers) = (64, 64, 3, 0.02);
+    Method::Gear(Gear { bits, group, residual, rank: 4, flush_rank: 2, iterations, outliers })
+}
+
 fn normals(rng: &mut ChaCha8Rng, n: usize) -> Vec<f64> {
     let fp16 = |x: f64| half::f16::from_f64(x).to_f64();
     (0..n).map(|_| fp16(StandardNormal.sample(rng))).collect()
@@ -50,6 +55,8 @@ fn errors_lie_in_the_published_bands() {
         (kivi(4, 128), (0.138, 0.145), 0.100),
         (kivi(2, 32), (0.57, 0.62), 0.393),
         (kivi(2, 128), (0.73, 0.81), 0.50),
+        (gear(4), (0.10, 0.10), 0.074),
+        (gear(2), (0.55, 0.57), 0.373),
     ] {
         let (out, k, v) = errors(&method);
         assert!(out > band.0 * 0.8 && out < band.1 * 1.2, "{}: {out}", method.label());
@@ -115,10 +122,75 @@ fn bytes_per_token_match_the_published_table() {
         (kivi(2, 32), 96.0),
         (kivi(2, 64), 80.0),
         (kivi(2, 128), 72.0),
+        (Method::Turboquant4, 134.0),
         (Method::H2o { heavy: 1, recent: 1 }, 516.0),
     ] {
         assert!((method.bytes_per_token_head(D) - bytes).abs() < 1e-9, "{}", method.label());
     }
+}
+
+#[test]
+fn turboquant_turns_keys_and_not_values() {
+    let (out, k, v) = errors(&Method::Turboquant4);
+    assert!(out > 0.14 * 0.8 && out < 0.14 * 1.2, "{out}");
+    assert!((k / 0.096 - 1.0).abs() < 0.06 && (v / 0.100 - 1.0).abs() < 0.06, "{k} {v}");
+    let mut row = normals(&mut ChaCha8Rng::seed_from_u64(2), D);
+    let before = row.clone();
+    turbo::rotate(&mut row);
+    assert!(relative(&row, &before) > 0.5, "nothing was turned");
+    turbo::rotate(&mut row);
+    assert!(relative(&row, &before) < 1e-12);
+}
+
+#[test]
+fn turboquant_keeps_the_length_of_keys() {
+    let mut rng = ChaCha8Rng::seed_from_u64(8);
+    let length = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+    for _ in 0..20 {
+        let row = normals(&mut rng, D);
+        let mut back = row.clone();
+        turbo::key(&mut back);
+        assert!((length(&back) / length(&row) - 1.0).abs() < 5e-4);
+    }
+    let mut nothing = vec![0.0; D];
+    turbo::key(&mut nothing);
+    assert!(nothing.iter().all(|x| x.abs() < 1e-12));
+}
+
+#[test]
+fn gear_counts_what_it_keeps() {
+    let Method::Gear(gear) = gear(2) else { unreachable!() };
+    assert_eq!(gear.outliers_per_end(4096), 40);
+    assert_eq!(gear.outliers_per_end(300), 3);
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let heads: Vec<Vec<f64>> = (0..2).map(|_| normals(&mut rng, 256 * D)).collect();
+    let heads: Vec<&[f64]> = heads.iter().map(Vec::as_slice).collect();
+    for (side, expected) in [(gear::Side::Key, 2 * 2 * 2 * D), (gear::Side::Value, 2 * 2 * 256)] {
+        let stored = gear.compress(side, &heads, D, 4);
+        assert_eq!(stored.iter().map(|s| s.outliers.len()).sum::<usize>(), expected, "{side:?}");
+        for (stored, head) in stored.iter().zip(&heads) {
+            // Rounding of the factors aside, A's columns are orthonormal.
+            for (i, j) in [(0, 0), (0, 1), (2, 3), (3, 3)] {
+                let dot: f64 = stored.a.chunks(4).map(|row| row[i] * row[j]).sum();
+                assert!((dot - if i == j { 1.0 } else { 0.0 }).abs() < 1e-3, "{i} {j} {dot}");
+            }
+            for &(i, difference) in &stored.outliers {
+                assert!((stored.quantised[i] + difference - head[i]).abs() < 2e-3);
+            }
+        }
+    }
+    // 80 bytes as KIVI-2, 16 of factors, 20.48 of outliers, half a byte of offsets.
+    let whole = Method::Gear(gear).cache_bytes(64 * 1024, 32, D) as f64 / (32.0 * 64.0 * 1024.0);
+    assert!((Method::Gear(gear).bytes_per_token_head(D) - 116.98).abs() < 0.01);
+    assert!((whole - 116.98).abs() < 0.5, "{whole}");
+}
+
+#[test]
+fn gear_survives_data_without_an_error_to_approximate() {
+    let Method::Gear(gear) = gear(4) else { unreachable!() };
+    let flat = vec![1.5; 64 * D];
+    let stored = gear.compress(gear::Side::Key, &[&flat], D, 4);
+    assert!(stored[0].restored(D).iter().all(|x| (x - 1.5).abs() < 1e-12));
 }
 
 #[test]
@@ -129,7 +201,7 @@ fn kivi_boundaries() {
         assert_eq!(kivi(4, 32).quantised_tokens(len), (k, v), "L = {len}");
         let quantised = (k + v) as u64;
         let expected = quantised * 80 + (2 * len as u64 - quantised) * 256;
-        assert_eq!(kivi(4, 32).cache_bytes(len, D), expected, "L = {len}");
+        assert_eq!(kivi(4, 32).cache_bytes(len, 1, D), expected, "L = {len}");
     }
 }
 
@@ -163,6 +235,7 @@ fn column_scores_add_up_to_the_queries() {
 
 #[test]
 fn bad_parameters_are_named() {
+    let Method::Gear(good) = gear(4) else { unreachable!() };
     let snapkv = |window, budget, pool_width| Method::Snapkv {
         window,
         budget,
@@ -175,6 +248,10 @@ fn bad_parameters_are_named() {
         (Method::Kivi { bits: 4, group: 256, residual: 256 }, "group"),
         (Method::Kivi { bits: 4, group: 32, residual: 100 }, "residual"),
         (Method::Kivi { bits: 4, group: 32, residual: 0 }, "residual"),
+        (Method::Gear(Gear { rank: 3, ..good }), "rank"),
+        (Method::Gear(Gear { flush_rank: 10, ..good }), "flush_rank"),
+        (Method::Gear(Gear { iterations: 0, ..good }), "iterations"),
+        (Method::Gear(Gear { outliers: 0.5, ..good }), "outliers"),
         (Method::Streaming { sink: 4, window: 0 }, "window"),
         (Method::H2o { heavy: 0, recent: 4 }, "heavy"),
         (Method::H2o { heavy: 4, recent: 0 }, "recent"),
@@ -220,8 +297,8 @@ proptest! {
     #[test]
     fn caches_never_grow_beyond_fp16_and_a_score(len in 1_usize..3000) {
         for method in [kivi(4, 32), kivi(2, 128), Method::Int4, Method::Int8, Method::Streaming { sink: 4, window: 100 }] {
-            prop_assert!(method.cache_bytes(len, D) <= Method::Fp16.cache_bytes(len, D));
-            prop_assert!(method.ideal_speedup(len, D) >= 1.0);
+            prop_assert!(method.cache_bytes(len, 1, D) <= Method::Fp16.cache_bytes(len, 1, D));
+            prop_assert!(method.ideal_speedup(len, 1, D) >= 1.0);
             let (k, v) = method.quantised_tokens(len);
             prop_assert!(k <= len && v <= len);
         }

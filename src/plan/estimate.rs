@@ -77,8 +77,8 @@ impl Layer<'_> {
 
     fn stored_bytes(&self) -> f64 {
         let model = &self.target.model;
-        let per_head = self.method.cache_bytes(self.kv_len, model.head_dim) as f64;
-        per_head * (self.batch * model.num_kv_heads) as f64
+        let (heads, dim) = (model.num_kv_heads, model.head_dim);
+        self.method.cache_bytes(self.kv_len, heads, dim) as f64 * self.batch as f64
     }
 
     fn launch_s(&self, op: Op) -> f64 {

@@ -6,7 +6,7 @@ use super::{
     value::Sp,
     wire,
 };
-use crate::method::Method;
+use crate::method::{Gear, Method};
 
 /// Method name under which bandwidth probes are recorded.
 const PROBE: &str = "probe";
@@ -33,6 +33,8 @@ fn method(wire: &wire::Method) -> Result<Method, Fault> {
         wire::Method::Bf16(_) => Method::Bf16,
         wire::Method::Fp8TokenHead(_) => Method::Fp8TokenHead,
         wire::Method::Kivi(wire) => kivi(wire)?,
+        wire::Method::Gear(wire) => gear(wire)?,
+        wire::Method::Turboquant4(_) => Method::Turboquant4,
         wire::Method::Streaming(wire) => {
             Method::Streaming { sink: wire.sink.usize(), window: wire.window.usize() }
         }
@@ -44,27 +46,60 @@ fn method(wire: &wire::Method) -> Result<Method, Fault> {
 }
 
 fn kivi(wire: &wire::Kivi) -> Result<Method, Fault> {
-    let bits = wire.bits.value.u32();
-    let (group, residual) = (wire.group.value.usize(), wire.residual.value.usize());
+    let (bits, group, residual) = groups(&wire.bits, &wire.group, &wire.residual)?;
+    Ok(Method::Kivi { bits, group, residual })
+}
+
+fn gear(wire: &wire::Gear) -> Result<Method, Fault> {
+    let (bits, group, residual) = groups(&wire.bits, &wire.group, &wire.residual)?;
+    for (name, rank) in [("rank", &wire.rank), ("flush_rank", &wire.flush_rank)] {
+        let rank_value = rank.value.usize();
+        if !rank_value.is_multiple_of(2) {
+            return Err(Fault::new(
+                rank.at,
+                format!("expected an even `{name}`, got {rank_value}"),
+                format!("try `{name} = {}`", rank_value + 1),
+            ));
+        }
+    }
+    Ok(Method::Gear(Gear {
+        bits,
+        group,
+        residual,
+        rank: wire.rank.value.usize(),
+        flush_rank: wire.flush_rank.value.usize(),
+        iterations: wire.iterations.usize(),
+        outliers: wire.outliers.0,
+    }))
+}
+
+/// Code width, group and residual of KIVI and of GEAR, which quantises as KIVI does.
+fn groups(
+    bits_at: &Sp<wire::Bits>,
+    group_at: &Sp<wire::Group>,
+    residual_at: &Sp<wire::Tokens>,
+) -> Result<(u32, usize, usize), Fault> {
+    let bits = bits_at.value.u32();
+    let (group, residual) = (group_at.value.usize(), residual_at.value.usize());
     if bits == 3 {
         let message = "expected `bits` to be 2 or 4, got 3";
-        return Err(Fault::new(wire.bits.at, message, "KIVI packs 2-bit or 4-bit codes"));
+        return Err(Fault::new(bits_at.at, message, "codes are packed at 2 or 4 bits"));
     }
     if !group.is_power_of_two() {
         return Err(Fault::new(
-            wire.group.at,
+            group_at.at,
             format!("expected `group` to be a power of two, got {group}"),
             format!("try `group = {}`", group.next_power_of_two()),
         ));
     }
     if !residual.is_multiple_of(group) {
         return Err(Fault::new(
-            wire.residual.at,
+            residual_at.at,
             format!("expected `residual` to be a multiple of `group` ({group}), got {residual}"),
             format!("try `residual = {}`", residual.next_multiple_of(group)),
         ));
     }
-    Ok(Method::Kivi { bits, group, residual })
+    Ok((bits, group, residual))
 }
 
 fn snapkv(wire: &wire::Snapkv) -> Result<Method, Fault> {
@@ -87,19 +122,21 @@ fn snapkv(wire: &wire::Snapkv) -> Result<Method, Fault> {
     Ok(Method::Snapkv { window, budget, pooling: wire.pooling, pool_width })
 }
 
-/// KIVI groups V along the head dimension, so the group must divide it at every kernel target that runs it.
+/// KIVI and GEAR group V along the head dimension, so the group must divide it at every kernel target that runs them.
 pub(super) fn fit_targets(scenario: &Scenario, file: &wire::File) -> Result<(), Fault> {
     for target in &scenario.targets {
         let TargetKind::Kernel(kernel) = &target.kind else { continue };
         for ((_, wire), named) in file.method.0.iter().zip(&scenario.methods) {
-            let (wire::Method::Kivi(wire), Method::Kivi { group, .. }) = (wire, &named.method)
-            else {
-                continue;
+            let group_at = match wire {
+                wire::Method::Kivi(wire) => &wire.group,
+                wire::Method::Gear(wire) => &wire.group,
+                _ => continue,
             };
+            let group = group_at.value.usize();
             let dim = kernel.model.head_dim;
-            if kernel.methods.contains(&named.name) && !dim.is_multiple_of(*group) {
+            if kernel.methods.contains(&named.name) && !dim.is_multiple_of(group) {
                 return Err(Fault::new(
-                    wire.group.at,
+                    group_at.at,
                     format!(
                         "expected `group` to divide the head dimension {dim} of `{}`, got {group}",
                         kernel.model.name

@@ -15,7 +15,12 @@ use crate::{kernel::Op, method::Pooling};
 /// Longest context that can be asked for.
 pub(super) const TOKENS_MAX: i64 = 1 << 20;
 
-type Tokens = Int<1, TOKENS_MAX>;
+/// A number of tokens.
+pub(super) type Tokens = Int<1, TOKENS_MAX>;
+/// Width of a code.
+pub(super) type Bits = Int<2, 4>;
+/// Values that share a scale.
+pub(super) type Group = Int<8, 128>;
 type Batch = Int<1, 4096>;
 type Count = Int<1, 1_000_000>;
 type InFlight = Int<1, 65_536>;
@@ -237,6 +242,10 @@ pub(super) enum Method {
     Fp8TokenHead(Empty),
     /// KIVI (arXiv 2402.02750).
     Kivi(Kivi),
+    /// GEAR (arXiv 2403.05527); without outliers it is GEAR-L.
+    Gear(Gear),
+    /// TurboQuant at 4 bits, as vLLM's `turboquant_4bit_nc`.
+    Turboquant4(Empty),
     /// StreamingLLM (arXiv 2309.17453).
     Streaming(Streaming),
     /// H2O (arXiv 2306.14048).
@@ -255,11 +264,31 @@ pub(super) struct Empty {}
 #[serde(deny_unknown_fields)]
 pub(super) struct Kivi {
     /// Code width, 2 or 4.
-    pub(super) bits: Sp<Int<2, 4>>,
+    pub(super) bits: Sp<Bits>,
     /// Group size: tokens of one channel (K), channels of one token (V); a power of two that divides the head dimension.
-    pub(super) group: Sp<Int<8, 128>>,
+    pub(super) group: Sp<Group>,
     /// Newest tokens kept in fp16; a multiple of `group`.
     pub(super) residual: Sp<Tokens>,
+}
+
+/// Parameters of GEAR.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gear {
+    /// Code width, 2 or 4.
+    pub(super) bits: Sp<Bits>,
+    /// Group size: tokens of one channel (K), channels of one token (V); a power of two that divides the head dimension.
+    pub(super) group: Sp<Group>,
+    /// Newest tokens kept in fp16 until they are flushed together; a multiple of `group`.
+    pub(super) residual: Sp<Tokens>,
+    /// Rank of the low-rank term for a prompt: 2, 4, 6 or 8.
+    pub(super) rank: Sp<Int<2, 8>>,
+    /// Rank for a flushed residual: 2, 4, 6 or 8.
+    pub(super) flush_rank: Sp<Int<2, 8>>,
+    /// Rounds of the power iteration.
+    pub(super) iterations: Int<1, 100>,
+    /// Part of the entries kept apart as outliers, 0.02 in the paper; 0 is GEAR-L.
+    pub(super) outliers: Real<0, 499>,
 }
 
 /// Parameters of StreamingLLM.

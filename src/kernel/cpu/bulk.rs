@@ -101,15 +101,15 @@ impl Kernel for Bulk {
 
     fn work(&self) -> Work {
         let (method, shape) = (&self.plan.spec.method, &self.plan.spec.shape);
-        let per_head = |&len: &usize| {
+        let per_sequence = |&len: &usize| {
             let rows = method.kept_tokens(len) * shape.head_dim * 4;
             let scores = if needs_scores(method) { 4 * len } else { 0 };
             let own =
                 if matches!(method, Method::H2o { .. }) { 4 * method.kept_tokens(len) } else { 0 };
-            (rows + scores - own) as u64 + method.cache_bytes(len, shape.head_dim)
+            ((rows + scores - own) * shape.heads_kv) as u64
+                + method.cache_bytes(len, shape.heads_kv, shape.head_dim)
         };
-        let bytes: u64 = shape.kv_lens.iter().map(per_head).sum();
-        Work { bytes_moved: bytes * shape.heads_kv as u64, flops: 0 }
+        Work { bytes_moved: shape.kv_lens.iter().map(per_sequence).sum(), flops: 0 }
     }
 
     fn verify(&mut self) -> anyhow::Result<Verification> {

@@ -39,7 +39,7 @@ impl Plan {
 
     fn cache_bytes(&self) -> u64 {
         let Shape { kv_lens, heads_kv, head_dim, .. } = &self.spec.shape;
-        let one = |&len: &usize| self.spec.method.cache_bytes(len, *head_dim) * *heads_kv as u64;
+        let one = |&len: &usize| self.spec.method.cache_bytes(len, *heads_kv, *head_dim);
         kv_lens.iter().map(one).sum()
     }
 }

@@ -51,8 +51,8 @@ impl Base {
 
     /// Bytes of the stored cache.
     pub(crate) fn cache_bytes(&self) -> u64 {
-        let one = |&len: &usize| self.spec.method.cache_bytes(len, self.heads.d);
-        self.spec.shape.kv_lens.iter().map(one).sum::<u64>() * self.heads.kv as u64
+        let one = |&len: &usize| self.spec.method.cache_bytes(len, self.heads.kv, self.heads.d);
+        self.spec.shape.kv_lens.iter().map(one).sum()
     }
 
     /// Raw K and V of one copy.

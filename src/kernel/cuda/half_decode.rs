@@ -114,8 +114,9 @@ impl HalfDecode {
 
     fn cache_bytes(&self) -> u64 {
         let shape = &self.spec.shape;
-        let one = |&len: &usize| self.spec.method.cache_bytes(len, shape.head_dim);
-        shape.kv_lens.iter().map(one).sum::<u64>() * shape.heads_kv as u64
+        let one =
+            |&len: &usize| self.spec.method.cache_bytes(len, shape.heads_kv, shape.head_dim);
+        shape.kv_lens.iter().map(one).sum()
     }
 
     fn copy(&self, copy: usize) -> Result<Copy> {

@@ -1,0 +1,163 @@
+#!/usr/bin/env python3
+"""Regenerates tests/vectors/*.json by running the published code of KIVI, GEAR and vLLM's TurboQuant on the CPU.
+
+    scripts/vectors.py --kivi DIR --gear DIR --vllm DIR [--out tests/vectors]     needs torch, triton and numpy
+
+The folders: clones of jy-yuan/KIVI and opengear-project/GEAR, and an unpacked vllm wheel (or a clone). Each file is imported
+from its folder as it stands, and its SHA-256 goes into the JSON beside the numbers it gave.
+"""
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import types
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: its kernels then run on CPU tensors
+import torch  # noqa: E402
+
+KIVI = "quant/new_pack.py"
+GEAR = "GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py"
+VLLM = [f"vllm/model_executor/layers/quantization/turboquant/{f}.py" for f in ("config", "centroids")]
+VLLM += [f"vllm/v1/attention/ops/triton_turboquant_{f}.py" for f in ("decode", "store")]  # in this order: store imports decode
+GEAR_NOTES = (
+    "base = quantised and outliers put back, rounded to fp16, before the low-rank term; out = fp16(base + low rank). "
+    "Outliers: `outliers` smallest and as many largest of each vector: one channel over ALL tokens (k), one token over "
+    "heads*head_dim (v). outliers = floor(floor(heads*tokens*head_dim*left)/tokens/2) on both sides: for k it does not "
+    "follow the vector's length. They are set to the fp32 mean of the whole vector, outliers included, then groups are "
+    "quantised (k: `group` tokens of one channel, tokens past the last whole group untouched; v: `group` neighbours of "
+    "the token's head-major heads*head_dim). All in fp32: scale=(max-min)/(2^bits-1), code=round_half_even(relu((x-min)"
+    "/scale)) with no upper clamp, code*scale+min. Then the originals return to their places (their residual is 0). "
+    "Residual E = fp32(x) - base per head [tokens][head_dim]. P=p0; for i in 0..loop: last pass only: P=qr(P).Q; Q=E P; "
+    "last pass only: Q=qr(Q).Q; P=E^T Q. Low rank = Q P^T in fp32, nothing of it rounded before the sum.")
+TQ_NOTES = (
+    "Rotation H = Sylvester Hadamard / sqrt(head_dim), no signs. Store: norm=|k| in fp32, y = k/(norm+1e-8) @ H, code = "
+    "number of midpoints <= y (a tie goes up), midpoints = halves of neighbouring fp32 centroids; k_norm = fp16 of the "
+    "plain |k|: nothing is corrected at store. v_scale=max((max-min)/15, 1e-8) and min in fp32, code = "
+    "trunc((v-min)/scale+0.5) clamped to 0..15 with those fp32 numbers; only then both are rounded to fp16. Read: c = "
+    "centroids[code]; c *= 1/sqrt(sum c^2 + 1e-16) (norm correction, at READ); k_rot = fp16(norm*c), still rotated; "
+    "k_out = k_rot @ fp16(H), fp16 (upstream's chunked prefill; its decode kernel rotates q instead and stays in fp32). "
+    "v_out = fp16(code*scale+min). Slot: k codes (two per byte, low nibble first), norm, v codes, scale, min.")
+
+
+def load(root, path, name=None):
+    """Imports one file, under the dotted name its siblings know it by."""
+    name = name or path[:-3].replace("/", ".")
+    spec = importlib.util.spec_from_file_location(name, Path(root) / path)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def source(repo, version, root, paths, how):
+    sums = {p: hashlib.sha256((Path(root) / p).read_bytes()).hexdigest() for p in paths}
+    return {"repo": repo, "version": version, "sha256": sums, "how": how}
+
+
+def numbers(**tensors):
+    """Flat lists that read back to the same values: fp16 and integers as they are, fp32 by its shortest decimal."""
+    flat = {k: t.detach().contiguous().flatten().numpy() for k, t in tensors.items()}
+    return {k: [float(str(v)) for v in a] if a.dtype == "float32" else a.tolist() for k, a in flat.items()}
+
+
+def data(seed, tokens, head_dim, loud=()):
+    """Seeded normals rounded to fp16; the channels in `loud` are far larger and off centre, as real keys have."""
+    x = torch.randn(tokens, head_dim, generator=torch.Generator().manual_seed(seed))
+    for i, c in enumerate(loud):
+        x[:, c] = x[:, c] * 4 + (6 if i % 2 == 0 else -9)
+    return x.half()
+
+
+def kivi(root, version):
+    up, cases = load(root, KIVI, "kivi_new_pack"), []
+    # Keys want many tokens, values many channels; either way 512 numbers a case keep the file small.
+    shapes = [("k", 64, 8, b, g) for b, g in ((2, 32), (4, 32), (2, 64))] + [("v", 8, 64, b, g) for b, g in ((2, 32), (4, 32), (4, 64))]
+    for seed, (side, tokens, dim, bits, group) in enumerate(shapes):
+        x = data(100 + seed, tokens, dim, (1, 5))
+        packed, scale, low = getattr(up, f"quant_and_pack_{side}cache")(x[None, None].clone(), group, bits)
+        codes = up.unpack_tensor(packed, bits, pack_dim=2 if side == "k" else 3)
+        out = getattr(up, f"unpack_and_dequant_{side}cache")(packed, scale, low, group, bits)
+        if side == "k":  # [1, 1, groups, 1, dim] becomes one row of groups per channel
+            scale, low = (t[0, 0, :, 0].T for t in (scale, low))
+        cases.append({"side": side, "bits": bits, "group": group, "tokens": tokens, "head_dim": dim,
+                      **numbers(x=x, scale=scale, min=low, codes=codes, out=out)})
+    how = "run unmodified on the CPU in fp16: quant_and_pack_*, unpack_tensor, unpack_and_dequant_*"
+    return {"source": source("jy-yuan/KIVI", version, root, [KIVI], how), "cases": cases}
+
+
+def gear(root, version):
+    up, cases, drawn, rand = load(root, GEAR, "gear_compress_function"), [], [], torch.rand
+    # The first draw is the power iteration's P, all that another implementation lacks; upstream overwrites the second unread.
+    spy = lambda *shape: drawn.append(rand(*shape)) or drawn[-1].clone()  # noqa: E731
+    shapes = [("k", 36, 8, 2, 16, 0.15), ("k", 36, 8, 4, 16, 0.3), ("v", 12, 32, 2, 32, 0.04), ("v", 12, 32, 4, 16, 0.1)]
+    for seed, (side, tokens, dim, bits, group, left) in enumerate(shapes):
+        heads, rank, loop, kind = 2, 4, 3, "channelQ" if side == "k" else "tokenQ"
+        x = torch.stack([data(200 + 10 * seed + h, tokens, dim, (1, 5)) for h in range(heads)])
+        torch.manual_seed(300 + seed)
+        drawn.clear()
+        torch.rand = spy
+        out = getattr(up, f"gearslkivi_{kind}_new")(x[None].clone(), bits, group, left, rank, loop).half()
+        torch.rand = rand
+        base = getattr(up, f"gears_{kind}")(x[None].clone(), bits, group, left)
+        cases.append({"side": side, "bits": bits, "group": group, "left": left, "rank": rank, "loop": loop, "heads": heads,
+                      "tokens": tokens, "head_dim": dim, "outliers": int(int(x.numel() * left) / tokens / 2),
+                      **numbers(x=x, p0=drawn[0], base=base, out=out)})
+    how = "run unmodified on the CPU: gearslkivi_{channelQ,tokenQ}_new (out), gears_{channelQ,tokenQ} (base)"
+    return {"source": source("opengear-project/GEAR", version, root, [GEAR], how), "notes": GEAR_NOTES, "cases": cases}
+
+
+def turboquant(root, version):
+    import triton
+    # What the kernel files import and never call here; the rest of vLLM is not needed.
+    for name, members in (("triton_utils", {"triton": triton, "tl": triton.language}),
+                          ("platforms", {"current_platform": types.SimpleNamespace(is_cuda_alike=lambda: False)}),
+                          ("v1.attention.ops.triton_decode_attention", {"_fwd_kernel_stage2": None})):
+        vars(sys.modules.setdefault(f"vllm.{name}", types.ModuleType(f"vllm.{name}"))).update(members)
+    config, centroids, decode, store = (load(root, p) for p in VLLM)
+    cases = []
+    for seed, dim, rows in ((400, 128, 4), (401, 64, 4)):
+        cfg = config.TurboQuantConfig.from_cache_dtype("turboquant_4bit_nc", dim)
+        k, v, half, kps = data(seed, rows, dim, (3, 17)), data(seed + 50, rows, dim), dim // 2, cfg.key_packed_size
+        rot = torch.ones(1, 1)
+        while rot.shape[0] < dim:
+            rot = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]]), rot)
+        rot, cent = rot / dim**0.5, centroids.get_centroids(dim, cfg.centroid_bits)
+        mids, y = (cent[:-1] + cent[1:]) / 2, k.double() / k.double().norm(dim=1, keepdim=True) @ rot.double()
+        assert (y[..., None] - mids).abs().min() > 2e-6, "a code hangs on the order of a sum: take another seed"
+        cache = torch.zeros(1, rows, 1, cfg.slot_size_aligned, dtype=torch.uint8)
+        store.triton_turboquant_store(k[:, None], v[:, None], cache, torch.arange(rows, dtype=torch.int32), rot, mids,
+                                      cfg.key_mse_bits, kps, cfg.effective_value_quant_bits)
+        k_rot, v_out = (torch.zeros(1, 1, rows, dim, dtype=torch.float16) for _ in "kv")
+        decode._tq_full_dequant_kv[(rows, 1)](
+            cache, torch.zeros(1, 1, dtype=torch.int32), cent, k_rot, v_out, *k_rot.stride()[:3], *v_out.stride()[:3],
+            *cache.stride()[:3], 1, HEAD_DIM=dim, BLOCK_SIZE=rows, NUM_KV_HEADS=1, MSE_BYTES=half, KPS=kps, VQB=4,
+            VAL_DATA_BYTES=half, MSE_BITS=4, KEY_FP8=0, BLOCK_D=dim, NORM_CORRECTION=int(cfg.norm_correction))
+        codes = lambda at: torch.stack((b := cache[0, :, 0, at : at + half], b), -1) >> torch.tensor([0, 4]) & 15  # noqa: E731
+        meta = lambda at: cache[0, :, 0, at : at + 2].contiguous().view(torch.float16)  # noqa: E731
+        cases.append({"head_dim": dim, "rows": rows, **numbers(
+            centroids=cent, k=k, v=v, k_codes=codes(0), k_norm=meta(half), v_codes=codes(kps), v_scale=meta(kps + half),
+            v_min=meta(kps + half + 2), k_rot=k_rot, k_out=k_rot[0, 0] @ rot.half(), v_out=v_out)})
+    how = ("store and dequant kernels run unmodified on the CPU under TRITON_INTERPRET=1, with config.py and centroids.py; the "
+           "Hadamard matrix, midpoints and k_rot @ H are this script's (upstream has them in its attention backend)")
+    return {"source": source("vllm-project/vllm", version, root, VLLM, how), "preset": "turboquant_4bit_nc",
+            "centroids": cases[0]["centroids"], "notes": TQ_NOTES, "cases": cases}
+
+
+def main():
+    args, makers = argparse.ArgumentParser(), {"kivi": kivi, "gear": gear, "vllm": turboquant}
+    for name in makers:
+        args.add_argument(f"--{name}", metavar="DIR", help="left out, its vectors stay as they are")
+        args.add_argument(f"--{name}-version", default="", help="commit or release, written beside the numbers")
+    args.add_argument("--out", default="tests/vectors")
+    opts = vars(args.parse_args())
+    Path(opts["out"]).mkdir(parents=True, exist_ok=True)
+    for name in filter(opts.get, makers):
+        text = json.dumps({"torch": torch.__version__, **makers[name](opts[name], opts[f"{name}_version"])}, separators=(",", ":"))
+        # A line per case, so that a change in one shows as one line.
+        Path(opts["out"], f"{makers[name].__name__}.json").write_text(text.replace("},{", "},\n{") + "\n")
+
+
+if __name__ == "__main__":
+    main()
