@@ -23,37 +23,34 @@ GEAR = "GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py"
 VLLM = [f"vllm/model_executor/layers/quantization/turboquant/{f}.py" for f in ("config", "centroids")]
 VLLM += [f"vllm/v1/attention/ops/triton_turboquant_{f}.py" for f in ("decode", "store")]  # in this order: store imports decode
 GEAR_NOTES = (
-    "base = quantised and outliers put back, rounded to fp16, before the low-rank term; out = fp16(base + low rank). "
-    "Outliers: `outliers` smallest and as many largest of each vector: one channel over ALL tokens (k), one token over "
-    "heads*head_dim (v). outliers = floor(floor(heads*tokens*head_dim*left)/tokens/2) on both sides: for k it does not "
-    "follow the vector's length. They are set to the fp32 mean of the whole vector, outliers included, then groups are "
-    "quantised (k: `group` tokens of one channel, tokens past the last whole group untouched; v: `group` neighbours of "
-    "the token's head-major heads*head_dim). All in fp32: scale=(max-min)/(2^bits-1), code=round_half_even(relu((x-min)"
-    "/scale)) with no upper clamp, code*scale+min. Then the originals return to their places (their residual is 0). "
-    "Residual E = fp32(x) - base per head [tokens][head_dim]. P=p0; for i in 0..loop: last pass only: P=qr(P).Q; Q=E P; "
-    "last pass only: Q=qr(Q).Q; P=E^T Q. Low rank = Q P^T in fp32, nothing of it rounded before the sum.")
+    "base = quantised, outliers put back, rounded to fp16, before the low-rank term; out = fp16(base + low rank). Outliers: "
+    "`outliers` smallest and as many largest of each vector: one channel over ALL tokens (k), one token over heads*head_dim (v); "
+    "their number is floor(floor(heads*tokens*head_dim*left)/tokens/2) on both sides, so for k it does not follow the vector's "
+    "length. They become the fp32 mean of the whole vector, outliers included; then groups are quantised (k: `group` tokens of one "
+    "channel, tokens past the last whole group untouched; v: `group` neighbours of the token's head-major heads*head_dim), all in "
+    "fp32: scale = (max-min)/(2^bits-1), code = round_half_even(relu((x-min)/scale)), no upper clamp, code*scale+min. Then the "
+    "originals return. E = fp32(x) - base per head. P = p0; loop times: Q = E P, P = E^T Q, and in the last pass P = qr(P).Q before "
+    "and Q = qr(Q).Q between. Low rank = Q P^T, fp32, never rounded by itself.")
 TQ_NOTES = (
-    "Rotation H = Sylvester Hadamard / sqrt(head_dim), no signs. Store: norm=|k| in fp32, y = k/(norm+1e-8) @ H, code = "
-    "number of midpoints <= y (a tie goes up), midpoints = halves of neighbouring fp32 centroids; k_norm = fp16 of the "
-    "plain |k|: nothing is corrected at store. v_scale=max((max-min)/15, 1e-8) and min in fp32, code = "
-    "trunc((v-min)/scale+0.5) clamped to 0..15 with those fp32 numbers; only then both are rounded to fp16. Read: c = "
-    "centroids[code]; c *= 1/sqrt(sum c^2 + 1e-16) (norm correction, at READ); k_rot = fp16(norm*c), still rotated; "
-    "k_out = k_rot @ fp16(H), fp16 (upstream's chunked prefill; its decode kernel rotates q instead and stays in fp32). "
-    "v_out = fp16(code*scale+min). Slot: k codes (two per byte, low nibble first), norm, v codes, scale, min.")
+    "H = Sylvester Hadamard / sqrt(head_dim), no signs. Store: norm = |k| in fp32, y = k/(norm+1e-8) @ H, code = number of "
+    "midpoints <= y (a tie goes up), midpoints = halves of neighbouring fp32 centroids; k_norm = fp16(|k|), not corrected. v: scale "
+    "= max((max-min)/15, 1e-8) and min in fp32, code = trunc((v-min)/scale+0.5) clamped to 0..15 with those; only then both become "
+    "fp16. Read: c = centroids[code], c *= 1/sqrt(sum c^2 + 1e-16) (the norm correction is at READ), k_rot = fp16(norm*c), still "
+    "rotated; k_out = fp16(k_rot @ fp16(H)) as in upstream's chunked prefill (its decode kernel rotates q instead and stays in "
+    "fp32); v_out = fp16(code*scale+min). Slot: k codes (two a byte, low nibble first), norm, v codes, scale, min.")
 
 
-def load(root, path, name=None):
-    """Imports one file, under the dotted name its siblings know it by."""
-    name = name or path[:-3].replace("/", ".")
+def load(root, path):
+    name = path[:-3].replace("/", ".")  # the name its siblings import it by
     spec = importlib.util.spec_from_file_location(name, Path(root) / path)
     sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
     return sys.modules[name]
 
 
-def source(repo, version, root, paths, how):
+def source(repo, version, root, paths, how, cases, **more):
     sums = {p: hashlib.sha256((Path(root) / p).read_bytes()).hexdigest() for p in paths}
-    return {"repo": repo, "version": version, "sha256": sums, "how": how}
+    return {"source": {"repo": repo, "version": version, "sha256": sums, "how": how}, "torch": torch.__version__, **more, "cases": cases}
 
 
 def numbers(**tensors):
@@ -71,7 +68,7 @@ def data(seed, tokens, head_dim, loud=()):
 
 
 def kivi(root, version):
-    up, cases = load(root, KIVI, "kivi_new_pack"), []
+    up, cases = load(root, KIVI), []
     # Keys want many tokens, values many channels; either way 512 numbers a case keep the file small.
     shapes = [("k", 64, 8, b, g) for b, g in ((2, 32), (4, 32), (2, 64))] + [("v", 8, 64, b, g) for b, g in ((2, 32), (4, 32), (4, 64))]
     for seed, (side, tokens, dim, bits, group) in enumerate(shapes):
@@ -84,19 +81,18 @@ def kivi(root, version):
         cases.append({"side": side, "bits": bits, "group": group, "tokens": tokens, "head_dim": dim,
                       **numbers(x=x, scale=scale, min=low, codes=codes, out=out)})
     how = "run unmodified on the CPU in fp16: quant_and_pack_*, unpack_tensor, unpack_and_dequant_*"
-    return {"source": source("jy-yuan/KIVI", version, root, [KIVI], how), "cases": cases}
+    return source("jy-yuan/KIVI", version, root, [KIVI], how, cases)
 
 
 def gear(root, version):
-    up, cases, drawn, rand = load(root, GEAR, "gear_compress_function"), [], [], torch.rand
+    up, cases, drawn, rand = load(root, GEAR), [], [], torch.rand
     # The first draw is the power iteration's P, all that another implementation lacks; upstream overwrites the second unread.
     spy = lambda *shape: drawn.append(rand(*shape)) or drawn[-1].clone()  # noqa: E731
     shapes = [("k", 36, 8, 2, 16, 0.15), ("k", 36, 8, 4, 16, 0.3), ("v", 12, 32, 2, 32, 0.04), ("v", 12, 32, 4, 16, 0.1)]
     for seed, (side, tokens, dim, bits, group, left) in enumerate(shapes):
         heads, rank, loop, kind = 2, 4, 3, "channelQ" if side == "k" else "tokenQ"
         x = torch.stack([data(200 + 10 * seed + h, tokens, dim, (1, 5)) for h in range(heads)])
-        torch.manual_seed(300 + seed)
-        drawn.clear()
+        torch.manual_seed(300 + seed), drawn.clear()
         torch.rand = spy
         out = getattr(up, f"gearslkivi_{kind}_new")(x[None].clone(), bits, group, left, rank, loop).half()
         torch.rand = rand
@@ -105,7 +101,7 @@ def gear(root, version):
                       "tokens": tokens, "head_dim": dim, "outliers": int(int(x.numel() * left) / tokens / 2),
                       **numbers(x=x, p0=drawn[0], base=base, out=out)})
     how = "run unmodified on the CPU: gearslkivi_{channelQ,tokenQ}_new (out), gears_{channelQ,tokenQ} (base)"
-    return {"source": source("opengear-project/GEAR", version, root, [GEAR], how), "notes": GEAR_NOTES, "cases": cases}
+    return source("opengear-project/GEAR", version, root, [GEAR], how, cases, notes=GEAR_NOTES)
 
 
 def turboquant(root, version):
@@ -139,10 +135,8 @@ def turboquant(root, version):
         cases.append({"head_dim": dim, "rows": rows, **numbers(
             centroids=cent, k=k, v=v, k_codes=codes(0), k_norm=meta(half), v_codes=codes(kps), v_scale=meta(kps + half),
             v_min=meta(kps + half + 2), k_rot=k_rot, k_out=k_rot[0, 0] @ rot.half(), v_out=v_out)})
-    how = ("store and dequant kernels run unmodified on the CPU under TRITON_INTERPRET=1, with config.py and centroids.py; the "
-           "Hadamard matrix, midpoints and k_rot @ H are this script's (upstream has them in its attention backend)")
-    return {"source": source("vllm-project/vllm", version, root, VLLM, how), "preset": "turboquant_4bit_nc",
-            "centroids": cases[0]["centroids"], "notes": TQ_NOTES, "cases": cases}
+    how = "store and dequant kernels run unmodified, TRITON_INTERPRET=1; Hadamard matrix, midpoints, k_rot @ H by scripts/vectors.py"
+    return source("vllm-project/vllm", version, root, VLLM, how, cases, notes=TQ_NOTES, centroids=cases[0]["centroids"])
 
 
 def main():
@@ -152,11 +146,9 @@ def main():
         args.add_argument(f"--{name}-version", default="", help="commit or release, written beside the numbers")
     args.add_argument("--out", default="tests/vectors")
     opts = vars(args.parse_args())
-    Path(opts["out"]).mkdir(parents=True, exist_ok=True)
     for name in filter(opts.get, makers):
-        text = json.dumps({"torch": torch.__version__, **makers[name](opts[name], opts[f"{name}_version"])}, separators=(",", ":"))
-        # A line per case, so that a change in one shows as one line.
-        Path(opts["out"], f"{makers[name].__name__}.json").write_text(text.replace("},{", "},\n{") + "\n")
+        text = json.dumps(makers[name](opts[name], opts[f"{name}_version"]), separators=(",", ":"))
+        Path(opts["out"], f"{makers[name].__name__}.json").write_text(text.replace("},{", "},\n{") + "\n")  # a line per case
 
 
 if __name__ == "__main__":
