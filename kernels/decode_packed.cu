@@ -28,6 +28,37 @@ template<class F> KVB_DEV void fragment(const u32 (&w)[Packed<F>::WORDS], int f,
   }
 }
 
+// Points of one K fragment, fp16. Bytes of the eight magnitudes, low and high, are looked up four codes at a time.
+KVB_DEV void turbo_fragment(u32 w, u32 (&a)[4]) {
+  constexpr u32 LO[2] = {0x8A41361Cu, 0x76237906u}, HI[2] = {0x3B393630u, 0x41403E3Du}, MSB = 0x80808080u;
+  u32 rank = w & 0x77777777u;
+  #pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    u32 lo = prmt(LO[0], LO[1], rank >> n * 16), hi = prmt(HI[0], HI[1], rank >> n * 16);
+    // Bit 3 of a selector spreads the sign of the byte: 0x80 where it is clear, 0xFF where it is set.
+    hi = lop_and_or(prmt(MSB, MSB, w >> n * 16) << 1, MSB, hi);
+    a[n * 2] = prmt(lo, hi, 0x5140u); a[n * 2 + 1] = prmt(lo, hi, 0x7362u);
+  }
+}
+
+template<class F> KVB_DEV void k_fragment(const u32 (&w)[Packed<F>::WORDS], int f, u32 (&a)[4]) {
+  if constexpr (F::TURBO) turbo_fragment(w[f], a); else fragment<F>(w, f, a);
+}
+
+// The queries of a KV head, turned as the keys are, to shared memory.
+template<int WARPS> KVB_DEV void rotate_queries(const u16* q, u16* to, int G) {
+  int lane = threadIdx.x & 31;
+  for (int h = threadIdx.x >> 5; h < G; h += WARPS) {
+    float x[D / 32];
+    #pragma unroll
+    for (int i = 0; i < D / 32; ++i) x[i] = h2f(q[h * D + i * 32 + lane]);
+    hadamard(x);
+    #pragma unroll
+    for (int i = 0; i < D / 32; ++i) to[h * D + i * 32 + lane] = f2h(x[i]);
+  }
+  __syncthreads();
+}
+
 template<class F> KVB_DEV void tile_words(const char* codes, u32 (&w)[Packed<F>::WORDS]) {
   int lane = threadIdx.x & 31;
   #pragma unroll
@@ -44,13 +75,17 @@ template<class F> KVB_DEV Row row_of(const char* scales, int token) {
   else return Row{((const float*)scales)[token], 0.f};
 }
 
+template<class F> KVB_DEV Row k_row_of(const char* scales, int token) {
+  if constexpr (F::TURBO) return Row{h2f(((const u16*)scales)[token]), 0.f}; else return row_of<F>(scales, token);
+}
+
 // grid (splits, Hkv, B).
 template<class F, int WARPS, int STAGES, int PAGE> __global__ void __launch_bounds__(WARPS * 32)
 decode_packed(const u16* __restrict__ q, const char* __restrict__ kc, const char* __restrict__ ks, const char* __restrict__ vc,
               const char* __restrict__ vs, const int* __restrict__ bt, const int* __restrict__ lens, float* po, float* pml, u32* count,
               u16* out, float* lse, int G, int maxp, float sl2) {
   using P = Packed<F>;
-  constexpr int ROWS = 16 * P::SCALE, STAGE = 2 * P::BYTES + 2 * ROWS, TILES = PAGE / 16;
+  constexpr int KROWS = 16 * P::KSCALE, ROWS = 16 * P::SCALE, STAGE = 2 * P::BYTES + KROWS + ROWS, TILES = PAGE / 16;
   // What a code is short of: 2^8 for FP8. GAIN keeps small P * scale clear of fp16's subnormals; the output takes it back.
   constexpr float UNSHIFT = F::FLOAT ? 256.f : 1.f, GAIN = F::FLOAT ? 256.f : 64.f;
   KVB_SMEM(shared);
@@ -68,17 +103,24 @@ decode_packed(const u16* __restrict__ q, const char* __restrict__ kc, const char
       for (int i = 0; i < P::BYTES / 512; ++i) cp16(to + i * 512, kc + at * P::BYTES + from + i * 512, 16);
       #pragma unroll
       for (int i = 0; i < P::BYTES / 512; ++i) cp16(to + P::BYTES + i * 512, vc + at * P::BYTES + from + i * 512, 16);
-      if (from < ROWS) { cp16(to + 2 * P::BYTES, ks + at * ROWS + from, 16); cp16(to + 2 * P::BYTES + ROWS, vs + at * ROWS + from, 16); }
+      if (from < KROWS) cp16(to + 2 * P::BYTES, ks + at * KROWS + from, 16);
+      if (from < ROWS) cp16(to + 2 * P::BYTES + KROWS, vs + at * ROWS + from, 16);
     }
     cp_commit();
   };
   #pragma unroll
   for (int i = 0; i < STAGES - 1; ++i) load(first + i, page_of(first + i), i);
   int page = page_of(first + STAGES - 1);
-  u32 qb[KS][2]; load_q<Half>(qb, q + (size_t)bh * G * D, G);
+  const u16* queries = q + (size_t)bh * G * D;
+  if constexpr (F::TURBO) {
+    u16* turned = (u16*)(shared + WARPS * STAGES * STAGE);
+    rotate_queries<WARPS>(queries, turned, G);
+    queries = turned;
+  }
+  u32 qb[KS][2]; load_q<Half>(qb, queries, G);
   // Sum of each head's query, by a product with ones: every row of the result is the same.
   float qsum[4] = {0.f, 0.f, 0.f, 0.f};
-  if constexpr (F::AFFINE) {
+  if constexpr (F::AFFINE && !F::TURBO) {
     u32 ones[4] = {0x3C003C00u, 0x3C003C00u, 0x3C003C00u, 0x3C003C00u};
     #pragma unroll
     for (int k = 0; k < KS; ++k) mma16816(qsum, ones, qb[k][0], qb[k][1]);
@@ -91,14 +133,14 @@ decode_packed(const u16* __restrict__ q, const char* __restrict__ kc, const char
     load(loading, page, (it + STAGES - 1) % STAGES);
     page = page_of(loading + 1);
     const char* kb = mine + (it % STAGES) * STAGE; const char* vb = kb + P::BYTES;
-    const char* kr = vb + P::BYTES; const char* vr = kr + ROWS;
+    const char* kr = vb + P::BYTES; const char* vr = kr + KROWS;
     float s[1][4] = {{0.f, 0.f, 0.f, 0.f}};
     u32 words[P::WORDS]; tile_words<F>(kb, words);
     #pragma unroll
-    for (int f = 0; f < KS; ++f) { u32 a[4]; fragment<F>(words, f, a); mma16816(s[0], a, qb[f][0], qb[f][1]); }
+    for (int f = 0; f < KS; ++f) { u32 a[4]; k_fragment<F>(words, f, a); mma16816(s[0], a, qb[f][0], qb[f][1]); }
     #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      Row row = row_of<F>(kr, g + 8 * r); bool live = tile * 16 + g + 8 * r < L;
+      Row row = k_row_of<F>(kr, g + 8 * r); bool live = tile * 16 + g + 8 * r < L;
       float scale = row.scale * sl2 * UNSHIFT, base = row.low * sl2;
       s[0][2 * r] = live ? s[0][2 * r] * scale + qsum[0] * base : NEG_INF;
       s[0][2 * r + 1] = live ? s[0][2 * r + 1] * scale + qsum[1] * base : NEG_INF;

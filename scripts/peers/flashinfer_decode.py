@@ -2,11 +2,14 @@
 
 Planned once a copy, outside the graph: the plan holds the copy's page lists and how work is split, and both stay fixed here. So the
 wrapper's own CUDA-graph mode is not needed; it pads the grid for batches that change between replays, which would cost time.
+
+The back end is pinned to FlashInfer's own kernel: left to `auto`, new versions may hand the work to cuDNN, which torch's peer is.
 """
 
 from peers.data import PAGE_TOKENS
 
 WORKSPACE_BYTES = 256 << 20  # the partial results of split sequences; FlashInfer's documentation uses 128 MiB
+BACKEND = "fa2"
 HINT = "pip install flashinfer-python (it compiles with nvcc and ninja on first use), or leave it out with --peers"
 
 
@@ -31,7 +34,9 @@ def prepare(torch, data, n_sm):
     workspace = torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device="cuda")
     planned = []
     for copy in data.paged:
-        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(workspace, kv_layout="HND", use_tensor_cores=True)
+        wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+            workspace, kv_layout="HND", use_tensor_cores=True, backend=BACKEND
+        )
         wrapper.plan(
             *page_lists(torch, copy.table, data.lengths), heads_q, heads_kv, d, PAGE_TOKENS,
             q_data_type=torch.float16, kv_data_type=torch.float16,
@@ -42,4 +47,4 @@ def prepare(torch, data, n_sm):
         wrapper, paged, out = planned[copy]
         return wrapper.run(paged.q, (paged.k_pool, paged.v_pool), out=out)[:, :, None]
 
-    return launch, f"flashinfer-{getattr(flashinfer, '__version__', 'unknown')}"
+    return launch, f"flashinfer-{getattr(flashinfer, '__version__', 'unknown')}-{BACKEND}"

@@ -13,9 +13,9 @@ import triton.language as tl
 from peers.data import PAGE_TOKENS
 
 TILE_TOKENS = 64  # a step of the inner loop: 16 KiB of keys and 16 KiB of values
-PIPELINE_STAGES = 3
+PIPELINE_STAGES = 5  # keys wait for the page table, so that five stages make two buffers of each: 70 KiB of shared memory
 WARPS = 4
-PROGRAMS_PER_SM = 2  # 96 KiB of shared memory each at three stages; a Hopper SM has 227 KiB
+PROGRAMS_PER_SM = 2  # enough bytes in flight to fill the memory, on Hopper and on Ampere; more would need more splits
 MOST_SPLITS = 256
 SPLIT_COST_TOKENS = 128  # what starting a program and merging its result costs, in tokens that it could have read
 LEAST_ROWS = 16  # tl.dot takes no fewer

@@ -16,6 +16,7 @@ class Entrant:
     replay_ns: typing.Callable[[], float] | None = None  # one sample: nanoseconds a launch
     times_ns: list = dataclasses.field(default_factory=list)
     err: str | None = None
+    keeps: tuple = ()  # what a captured graph reads and writes: it holds addresses only, and freed memory goes to other peers
 
     def rows(self, shape, device):
         """A row a sample, then one that says why there are no more, if that is so."""

@@ -41,9 +41,9 @@ pub struct Gear {
 pub const RANK_MAX: usize = 8;
 /// Bytes of an outlier: place and difference, fp16 each.
 pub const OUTLIER_BYTES: u64 = 4;
-/// Tokens that share an entry of the outliers' table of offsets, and its bytes.
+/// Tokens that share an entry of the outliers' table, and the bytes of an entry: first place and number.
 pub const OUTLIER_TILE: usize = 16;
-const OFFSET_BYTES: u64 = 4;
+const OFFSET_BYTES: u64 = 8;
 
 /// Which vectors outliers are sought in and along what groups run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl Gear {
         }
         let factors = 2 * (n + d) * self.rank * 2 * heads_kv;
         let (keys, values) = self.outliers_of_layer(n, heads_kv, d);
-        let tiles = n.div_ceil(OUTLIER_TILE) + 1;
+        let tiles = n.div_ceil(OUTLIER_TILE);
         let offsets = if self.outliers > 0.0 { 2 * tiles * heads_kv } else { 0 };
         factors as u64 + (keys + values) as u64 * OUTLIER_BYTES + offsets as u64 * OFFSET_BYTES
     }
@@ -144,56 +144,69 @@ impl Gear {
 
     /// Compresses one side of a layer: its KV heads, `[n][d]` each, `n` a multiple of the group.
     pub fn compress(&self, side: Side, heads: &[&[f64]], d: usize, rank: usize) -> Vec<Stored> {
-        let outliers = self.find_outliers(side, heads, d);
-        let start = start(d, rank);
-        let one = |(head, (mask, means)): (&&[f64], &(Vec<bool>, Vec<f64>))| {
-            let mut quantised: Vec<f64> = (0..head.len())
-                .map(|i| if mask[i] { means[vector_of(side, i, d)] } else { head[i] })
-                .collect();
-            let n = head.len() / d;
-            match side {
-                Side::Key => quant::per_channel(&mut quantised, n, d, self.group, self.bits),
-                Side::Value => quant::per_token(&mut quantised, n, d, self.group, self.bits),
-            }
-            let error: Vec<f64> = (0..head.len())
-                .map(|i| if mask[i] { 0.0 } else { head[i] - quantised[i] })
-                .collect();
-            let (a, b) = low_rank(&error, d, &start, self.iterations);
-            let found = (0..head.len()).filter(|&i| mask[i]);
-            let outliers = found.map(|i| (i, round_f16(head[i] - quantised[i]))).collect();
-            let rounded = |x: Vec<f64>| x.into_iter().map(round_f16).collect();
-            Stored { quantised, outliers, a: rounded(a), b: rounded(b) }
-        };
-        heads.iter().zip(&outliers).map(one).collect()
+        (0..heads.len()).map(|head| self.compress_head(side, heads, head, d, rank)).collect()
     }
 
-    /// Which entries of each head are outliers, and the means of its vectors.
-    fn find_outliers(&self, side: Side, heads: &[&[f64]], d: usize) -> Vec<(Vec<bool>, Vec<f64>)> {
-        let n = heads.first().map_or(0, |head| head.len() / d);
-        let mut found = vec![(vec![false; n * d], Vec::new()); heads.len()];
+    /// One head of what [`Gear::compress`] gives.
+    pub fn compress_head(
+        &self,
+        side: Side,
+        heads: &[&[f64]],
+        which: usize,
+        d: usize,
+        rank: usize,
+    ) -> Stored {
+        let head = heads[which];
+        let (mask, means) = self.find_outliers(side, heads, which, d);
+        let mut quantised: Vec<f64> = (0..head.len())
+            .map(|i| if mask[i] { means[vector_of(side, i, d)] } else { head[i] })
+            .collect();
+        let n = head.len() / d;
+        match side {
+            Side::Key => quant::per_channel(&mut quantised, n, d, self.group, self.bits),
+            Side::Value => quant::per_token(&mut quantised, n, d, self.group, self.bits),
+        }
+        let error: Vec<f64> =
+            (0..head.len()).map(|i| if mask[i] { 0.0 } else { head[i] - quantised[i] }).collect();
+        let (a, b) = low_rank(&error, d, &start(d, rank), self.iterations);
+        let found = (0..head.len()).filter(|&i| mask[i]);
+        let outliers = found.map(|i| (i, round_f16(head[i] - quantised[i]))).collect();
+        let rounded = |x: Vec<f64>| x.into_iter().map(round_f16).collect();
+        Stored { quantised, outliers, a: rounded(a), b: rounded(b) }
+    }
+
+    /// Which entries of a head are outliers, and the means of its vectors.
+    fn find_outliers(
+        &self,
+        side: Side,
+        heads: &[&[f64]],
+        which: usize,
+        d: usize,
+    ) -> (Vec<bool>, Vec<f64>) {
+        let (head, n) = (heads[which], heads[which].len() / d);
+        let (mut mask, mut means) = (vec![false; n * d], Vec::new());
         match side {
             Side::Key => {
-                for (head, (mask, means)) in heads.iter().zip(&mut found) {
-                    for channel in 0..d {
-                        let vector: Vec<f64> = (0..n).map(|t| head[t * d + channel]).collect();
-                        means.push(mean(&vector));
-                        ends(&vector, self.outliers_per_end(n), |t| mask[t * d + channel] = true);
-                    }
+                for channel in 0..d {
+                    let vector: Vec<f64> = (0..n).map(|t| head[t * d + channel]).collect();
+                    means.push(mean(&vector));
+                    ends(&vector, self.outliers_per_end(n), |t| mask[t * d + channel] = true);
                 }
             }
             Side::Value => {
                 for token in 0..n {
-                    let vector: Vec<f64> =
-                        heads.iter().flat_map(|head| &head[token * d..][..d]).copied().collect();
-                    let mean = mean(&vector);
-                    found.iter_mut().for_each(|(_, means)| means.push(mean));
+                    let of_head = |head: &&[f64]| head[token * d..][..d].to_vec();
+                    let vector: Vec<f64> = heads.iter().flat_map(of_head).collect();
+                    means.push(mean(&vector));
                     ends(&vector, self.outliers_per_end(vector.len()), |i| {
-                        found[i / d].0[token * d + i % d] = true;
+                        if i / d == which {
+                            mask[token * d + i % d] = true;
+                        }
                     });
                 }
             }
         }
-        found
+        (mask, means)
     }
 }
 
@@ -209,11 +222,18 @@ fn mean(x: &[f64]) -> f64 {
     x.iter().sum::<f64>() / x.len() as f64
 }
 
-/// Calls `take` for the `count` largest and the `count` smallest; of equals the earlier.
+/// Calls `take` for the `count` largest and the `count` smallest, in no order; of equals the earlier.
 fn ends(vector: &[f64], count: usize, mut take: impl FnMut(usize)) {
-    let negative: Vec<f64> = vector.iter().map(|x| -x).collect();
-    super::select::top(vector, count).into_iter().for_each(&mut take);
-    super::select::top(&negative, count).into_iter().for_each(take);
+    if count == 0 {
+        return;
+    }
+    let mut order: Vec<usize> = (0..vector.len()).collect();
+    let down = |&a: &usize, &b: &usize| vector[b].total_cmp(&vector[a]).then(a.cmp(&b));
+    let up = |&a: &usize, &b: &usize| vector[a].total_cmp(&vector[b]).then(a.cmp(&b));
+    order.select_nth_unstable_by(count - 1, down);
+    order[..count].iter().copied().for_each(&mut take);
+    order.select_nth_unstable_by(count - 1, up);
+    order[..count].iter().copied().for_each(take);
 }
 
 impl Stored {

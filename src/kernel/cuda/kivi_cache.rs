@@ -161,7 +161,7 @@ impl KiviCache {
     /// A launch was refused.
     pub(crate) fn pack(&self, k: &Buffer, v: &Buffer) -> Result<()> {
         let (lens, starts) = (self.lens.lens.arg(), self.lens.starts.arg());
-        let [kc, ks, vc, vs, kr, vr] = self.pools();
+        let [kc, ks, vc, vs, ..] = self.pools();
         let residual = Arg::I32(i32::try_from(self.params.residual)?);
         let maxp = Arg::I32(i32::try_from(self.pages.maxp)?);
         let bt = self.pages.arg();
@@ -171,13 +171,26 @@ impl KiviCache {
             block: THREADS,
             smem_bytes: TILE * self.heads.d,
         };
-        let [pack_k, pack_v, rings] = self.functions;
+        let [pack_k, pack_v, _] = self.functions;
         let k_args = [k.arg(), lens, starts, bt, kc, ks, maxp, residual];
         self.device.launch(pack_k, launch(longest.div_ceil(self.params.group)), &k_args)?;
         let v_args = [v.arg(), lens, starts, bt, vc, vs, maxp, residual];
         self.device.launch(pack_v, launch(longest.div_ceil(CHUNK)), &v_args)?;
-        let ring_args = [k.arg(), v.arg(), lens, starts, kr, vr, residual];
-        self.device.launch(rings, launch(self.params.residual.div_ceil(4)), &ring_args)
+        self.pack_rings(k, v)
+    }
+
+    /// Queues the writing of the half-precision residuals alone.
+    ///
+    /// # Errors
+    /// The launch was refused.
+    pub(crate) fn pack_rings(&self, k: &Buffer, v: &Buffer) -> Result<()> {
+        let [.., kr, vr] = self.pools();
+        let residual = self.params.residual;
+        let (lens, starts) = (self.lens.lens.arg(), self.lens.starts.arg());
+        let args = [k.arg(), v.arg(), lens, starts, kr, vr, Arg::I32(i32::try_from(residual)?)];
+        let grid = grid(residual.div_ceil(4), self.heads.kv, self.lens.host.len());
+        let launch = Launch { grid, block: THREADS, smem_bytes: 0 };
+        self.device.launch(self.functions[2], launch, &args)
     }
 
     /// Everything stored of one (sequence, KV head) when it has `len` tokens, of which `(nk, nv)` of K and of V are

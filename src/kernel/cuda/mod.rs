@@ -18,6 +18,9 @@ pub(crate) mod device;
 mod driver;
 #[cfg(test)]
 pub(crate) mod emu;
+mod gear;
+mod gear_cache;
+mod gear_pack;
 mod h2o;
 mod half_cache;
 mod half_decode;
@@ -50,6 +53,8 @@ pub fn instances() -> Vec<Instance> {
         mem::instances(),
         half_cache::instances(),
         half_decode::instances(),
+        gear::instances(),
+        gear_pack::instances(),
         h2o::instances(),
         kivi::instances(),
         kivi_cache::instances(),
@@ -117,6 +122,11 @@ pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dy
         Op::Append | Op::Flush if is_kivi(method) => {
             timed(device, kivi_step::KiviStep::new(device, spec)?)
         }
+        Op::Decode if is_gear(method) => timed(device, gear::GearDecode::new(device, spec)?),
+        Op::Compress if is_gear(method) => timed(device, gear::GearPack::new(device, spec)?),
+        Op::Append | Op::Flush if is_gear(method) => {
+            timed(device, gear::GearStep::new(device, spec)?)
+        }
         Op::Decode if is_packed(method) => timed(device, packed::PackedDecode::new(device, spec)?),
         Op::Compress if is_packed(method) => timed(device, packed::PackedPack::new(device, spec)?),
         op => anyhow::bail!(
@@ -132,14 +142,27 @@ fn timed(device: &Arc<dyn Device>, prepared: impl Prepared + 'static) -> Box<dyn
 }
 
 /// Families of methods with kernels.
-const FAMILIES: [&str; 10] =
-    ["fp16", "bf16", "int8", "int4", "fp8", "fp8-token-head", "kivi", "streaming", "h2o", "snapkv"];
+const FAMILIES: [&str; 12] = [
+    "fp16",
+    "bf16",
+    "int8",
+    "int4",
+    "fp8",
+    "fp8-token-head",
+    "turboquant4",
+    "kivi",
+    "gear",
+    "streaming",
+    "h2o",
+    "snapkv",
+];
 
 /// Operations and families of methods with a kernel here.
 pub fn registry() -> Vec<(Op, &'static str)> {
     let ops = [Op::Prefill, Op::Compress, Op::Decode].into_iter();
     let methods = ops.flat_map(|op| FAMILIES.map(|family| (op, family)));
-    let steps = [Op::Append, Op::Flush].map(|op| (op, "kivi"));
+    let steps = [Op::Append, Op::Flush].into_iter();
+    let steps = steps.flat_map(|op| ["kivi", "gear"].map(|family| (op, family)));
     methods.chain(steps).chain([Op::Read, Op::Copy].map(|op| (op, "any"))).collect()
 }
 
@@ -150,11 +173,18 @@ fn keeps_values(method: &Method) -> bool {
 
 /// Methods with one scale a (token, KV head), or none.
 fn is_packed(method: &Method) -> bool {
-    matches!(method, Method::Int8 | Method::Int4 | Method::Fp8 | Method::Fp8TokenHead)
+    matches!(
+        method,
+        Method::Int8 | Method::Int4 | Method::Fp8 | Method::Fp8TokenHead | Method::Turboquant4
+    )
 }
 
 fn is_kivi(method: &Method) -> bool {
     matches!(method, Method::Kivi { .. })
+}
+
+fn is_gear(method: &Method) -> bool {
+    matches!(method, Method::Gear(_))
 }
 
 /// Most query heads of one KV head: they share the eight columns of a tensor-core instruction.

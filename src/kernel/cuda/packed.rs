@@ -1,5 +1,5 @@
-//! Caches quantised per (token, KV head): INT8 and INT4 as LMDeploy, FP8 with scale 1 and per token and head as vLLM. The
-//! layout is `kernels/packed.cuh`'s.
+//! Caches quantised per (token, KV head): INT8 and INT4 as LMDeploy, FP8 with scale 1 and per token and head, and TurboQuant
+//! at 4 bits, as vLLM. The layout is `kernels/packed.cuh`'s.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use half::f16;
 
 use super::{
+    GROUP_MAX,
     base::{Base, Rows},
     data::{Ragged, grid},
     device::{Arg, Buffer, Device, Function, Launch},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     kernel::{KernelSpec, Op, Verification, Work, data::Place},
-    method::Method,
+    method::{Method, turbo},
 };
 
 const WARPS: usize = 4;
@@ -34,10 +35,12 @@ enum Format {
     Int4,
     Fp8,
     Fp8Row,
+    Turbo,
 }
 
 impl Format {
-    const ALL: [Format; 4] = [Format::Int8, Format::Int4, Format::Fp8, Format::Fp8Row];
+    const ALL: [Format; 5] =
+        [Format::Int8, Format::Int4, Format::Fp8, Format::Fp8Row, Format::Turbo];
 
     fn of(method: &Method) -> Result<Self> {
         Ok(match method {
@@ -45,7 +48,11 @@ impl Format {
             Method::Int4 => Format::Int4,
             Method::Fp8 => Format::Fp8,
             Method::Fp8TokenHead => Format::Fp8Row,
-            other => bail!("expected int8, int4, fp8 or fp8-token-head, got {}", other.label()),
+            Method::Turboquant4 => Format::Turbo,
+            other => bail!(
+                "expected int8, int4, fp8, fp8-token-head or turboquant4, got {}",
+                other.label()
+            ),
         })
     }
 
@@ -56,16 +63,22 @@ impl Format {
             Format::Int4 => "Int4",
             Format::Fp8 => "Fp8",
             Format::Fp8Row => "Fp8Row",
+            Format::Turbo => "Turbo",
         }
     }
 
     fn bits(self) -> usize {
-        if self == Format::Int4 { 4 } else { 8 }
+        if matches!(self, Format::Int4 | Format::Turbo) { 4 } else { 8 }
     }
 
-    /// Bytes of a row's scales.
+    /// Bytes of the scales of a row of V.
     fn scale_bytes(self) -> usize {
         if self == Format::Fp8 { 0 } else { 4 }
+    }
+
+    /// Bytes of the scales of a row of K.
+    fn key_scale_bytes(self) -> usize {
+        if self == Format::Turbo { 2 } else { self.scale_bytes() }
     }
 
     fn decode(self, page: usize, d: usize) -> Instance {
@@ -79,8 +92,11 @@ impl Format {
 
     /// Shared memory of a decode block: the stages of all warps, or what `finish` needs.
     fn smem_bytes(self, d: usize) -> usize {
-        let stage = 2 * TILE * (d * self.bits() / 8 + self.scale_bytes());
-        (WARPS * STAGES * stage).max((WARPS * (8 * d + 16) + 4) * 4)
+        let scales = self.key_scale_bytes() + self.scale_bytes();
+        let stage = TILE * (2 * d * self.bits() / 8 + scales);
+        // TurboQuant's turned queries lie behind the stages.
+        let turned = if self == Format::Turbo { GROUP_MAX * d * 2 } else { 0 };
+        (WARPS * STAGES * stage + turned).max((WARPS * (8 * d + 16) + 4) * 4)
     }
 }
 
@@ -118,12 +134,13 @@ impl Cache {
         let tokens = pages.n_pages * base.heads.kv * page;
         let pool = |bytes: usize| Buffer::poisoned(device, (tokens * bytes) as u64);
         let (codes, scales) = (d * format.bits() / 8, format.scale_bytes());
+        let key_scales = format.key_scale_bytes();
         Ok(Self {
             format,
             d,
             heads_kv: base.heads.kv,
             lens: Ragged::new(device, &spec.shape.kv_lens)?,
-            pools: [pool(codes)?, pool(scales)?, pool(codes)?, pool(scales)?],
+            pools: [pool(codes)?, pool(key_scales)?, pool(codes)?, pool(scales)?],
             pack: device.function(&format.pack(page, d))?,
             pages,
         })
@@ -157,44 +174,67 @@ impl Cache {
 
     /// The first `rows` tokens of a tile.
     fn tile(&self, tile: usize, rows: usize, is_v: bool) -> Result<Vec<f64>> {
-        let bytes = TILE * self.d * self.format.bits() / 8;
-        let [_, _, vc, vs] = &self.pools;
-        let [kc, ks, ..] = &self.pools;
-        let (codes, scales) = if is_v { (vc, vs) } else { (kc, ks) };
-        let words: Vec<u32> = codes.read((tile * bytes) as u64, bytes / 4)?;
-        let place = (tile * TILE * self.format.scale_bytes()) as u64;
-        let affine = match self.format {
-            Format::Fp8 => vec![(1.0, 0.0); TILE],
-            Format::Fp8Row => {
-                let scales = scales.read::<f32>(place, TILE)?;
-                scales.into_iter().map(|scale| (f64::from(scale), 0.0)).collect()
-            }
-            Format::Int8 | Format::Int4 => {
-                let pairs = scales.read::<f16>(place, 2 * TILE)?;
-                pairs.chunks(2).map(|pair| (pair[0].to_f64(), pair[1].to_f64())).collect()
-            }
-        };
+        let turned = self.format == Format::Turbo && !is_v;
+        let words = self.words(tile, is_v)?;
+        let affine = self.affine(tile, is_v)?;
         let number = |code| match self.format {
-            Format::Int8 | Format::Int4 => f64::from(code),
+            Format::Turbo if turned => turbo_point(code),
+            Format::Int8 | Format::Int4 | Format::Turbo => f64::from(code),
             Format::Fp8 | Format::Fp8Row => from_e4m3(code),
         };
         let value = |n: usize, d: usize| {
             let at = if is_v { (d % 16, n) } else { (n, d % 16) };
-            number(self.code(&words, d / 16, at)) * affine[n].0 + affine[n].1
+            number(self.code(&words, d / 16, at, turned)) * affine[n].0 + affine[n].1
         };
-        Ok((0..rows)
+        let mut all: Vec<f64> = (0..rows)
             .flat_map(|n| (0..self.d).map(move |d| (n, d)))
             .map(|(n, d)| value(n, d))
-            .collect())
+            .collect();
+        if turned {
+            all.chunks_mut(self.d).for_each(turbo::rotate);
+        }
+        Ok(all)
+    }
+
+    fn words(&self, tile: usize, is_v: bool) -> Result<Vec<u32>> {
+        let bytes = TILE * self.d * self.format.bits() / 8;
+        let [kc, _, vc, _] = &self.pools;
+        (if is_v { vc } else { kc }).read((tile * bytes) as u64, bytes / 4)
+    }
+
+    /// Scale and minimum of each token of a tile.
+    fn affine(&self, tile: usize, is_v: bool) -> Result<Vec<(f64, f64)>> {
+        let [_, ks, _, vs] = &self.pools;
+        let (scales, bytes) = if is_v {
+            (vs, self.format.scale_bytes())
+        } else {
+            (ks, self.format.key_scale_bytes())
+        };
+        let place = (tile * TILE * bytes) as u64;
+        Ok(match (self.format, is_v) {
+            (Format::Fp8, _) => vec![(1.0, 0.0); TILE],
+            (Format::Fp8Row, _) => {
+                let scales = scales.read::<f32>(place, TILE)?;
+                scales.into_iter().map(|scale| (f64::from(scale), 0.0)).collect()
+            }
+            (Format::Turbo, false) => {
+                let scales = scales.read::<f16>(place, TILE)?;
+                scales.into_iter().map(|scale| (scale.to_f64(), 0.0)).collect()
+            }
+            (Format::Int8 | Format::Int4 | Format::Turbo, _) => {
+                let pairs = scales.read::<f16>(place, 2 * TILE)?;
+                pairs.chunks(2).map(|pair| (pair[0].to_f64(), pair[1].to_f64())).collect()
+            }
+        })
     }
 
     /// The code at row and column of fragment `f`.
-    fn code(&self, words: &[u32], f: usize, (row, col): (usize, usize)) -> u32 {
+    fn code(&self, words: &[u32], f: usize, (row, col): (usize, usize), turned: bool) -> u32 {
         let (lane, r, j) = (row % 8 * 4 + col % 8 / 2, row / 8, col / 8);
-        let (word, shift) = if self.format.bits() == 4 {
-            (f, r * 8 + j * 4 + col % 2 * 16)
-        } else {
-            (f * 2 + r, j * 8 + col % 2 * 16)
+        let (word, shift) = match self.format {
+            _ if turned => (f, ((j * 2 + r) * 2 + col % 2) * 4),
+            Format::Int4 | Format::Turbo => (f, r * 8 + j * 4 + col % 2 * 16),
+            Format::Int8 | Format::Fp8 | Format::Fp8Row => (f * 2 + r, j * 8 + col % 2 * 16),
         };
         words[(word / 4 * 32 + lane) * 4 + word % 4] >> shift & ((1 << self.format.bits()) - 1)
     }
@@ -202,6 +242,12 @@ impl Cache {
     fn bytes(&self) -> u64 {
         self.pools.iter().map(Buffer::bytes).sum::<u64>() + self.pages.bytes()
     }
+}
+
+/// The point of a code of TurboQuant's keys: its rank by magnitude, the sign in bit 3.
+fn turbo_point(code: u32) -> f64 {
+    let size = turbo::points()[turbo::POINTS / 2 + (code & 7) as usize];
+    if code & 8 == 0 { size } else { -size }
 }
 
 fn from_e4m3(code: u32) -> f64 {

@@ -5,8 +5,12 @@
 pub enum Source {
     /// Random data, the same as the CPU's.
     Data,
+    /// Decode over a GEAR cache.
+    DecodeGear,
     /// Decode over 16-bit K and V, and writing such pages.
     DecodeHalf,
+    /// Writing a GEAR cache.
+    Gear,
     /// H2O's scores and victims.
     H2o,
     /// Decode over a KIVI cache.
@@ -29,7 +33,10 @@ pub enum Source {
 pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("kvb.cuh", include_str!("../../../kernels/kvb.cuh")),
     ("attend.cuh", include_str!("../../../kernels/attend.cuh")),
+    ("gear.cuh", include_str!("../../../kernels/gear.cuh")),
     ("kivi.cuh", include_str!("../../../kernels/kivi.cuh")),
+    ("kivi_pack.cuh", include_str!("../../../kernels/kivi_pack.cuh")),
+    ("kivi_tile.cuh", include_str!("../../../kernels/kivi_tile.cuh")),
     ("packed.cuh", include_str!("../../../kernels/packed.cuh")),
 ];
 
@@ -37,7 +44,9 @@ impl Source {
     /// Every source.
     pub const ALL: &[Source] = &[
         Source::Data,
+        Source::DecodeGear,
         Source::DecodeHalf,
+        Source::Gear,
         Source::H2o,
         Source::Kivi,
         Source::KiviPack,
@@ -52,7 +61,9 @@ impl Source {
     pub fn file(self) -> &'static str {
         match self {
             Source::Data => "data.cu",
+            Source::DecodeGear => "decode_gear.cu",
             Source::DecodeHalf => "decode_half.cu",
+            Source::Gear => "gear.cu",
             Source::H2o => "h2o.cu",
             Source::Kivi => "kivi.cu",
             Source::KiviPack => "kivi_pack.cu",
@@ -68,7 +79,9 @@ impl Source {
     pub(crate) fn text(self) -> &'static str {
         match self {
             Source::Data => include_str!("../../../kernels/data.cu"),
+            Source::DecodeGear => include_str!("../../../kernels/decode_gear.cu"),
             Source::DecodeHalf => include_str!("../../../kernels/decode_half.cu"),
+            Source::Gear => include_str!("../../../kernels/gear.cu"),
             Source::H2o => include_str!("../../../kernels/h2o.cu"),
             Source::Kivi => include_str!("../../../kernels/kivi.cu"),
             Source::KiviPack => include_str!("../../../kernels/kivi_pack.cu"),

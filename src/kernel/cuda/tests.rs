@@ -1,5 +1,8 @@
 use super::*;
-use crate::{kernel::Shape, method::Pooling};
+use crate::{
+    kernel::Shape,
+    method::{Gear, Pooling},
+};
 
 const H2O: Method = Method::H2o { heavy: 33, recent: 40 };
 const STREAMING: Method = Method::Streaming { sink: 4, window: 60 };
@@ -106,7 +109,57 @@ fn kivi_stores_what_the_paper_says() {
     }
 }
 
-const PACKED: [Method; 4] = [Method::Int8, Method::Int4, Method::Fp8, Method::Fp8TokenHead];
+fn gear(bits: u32, group: usize, (rank, flush_rank): (usize, usize), outliers: f64) -> Method {
+    let residual = group.max(64);
+    Method::Gear(Gear { bits, group, residual, rank, flush_rank, iterations: 3, outliers })
+}
+
+#[test]
+fn gear_stores_what_the_paper_says() {
+    let Some(device) = emu::device() else { return };
+    for (bits, group, d) in [(4, 32, 128), (2, 64, 128), (2, 128, 128), (2, 32, 64), (4, 64, 64)] {
+        // Shorter than a residual, exactly one, a rest; a page and more; K's outliers begin at 100 tokens.
+        let method = gear(bits, group, (4, 2), 0.02);
+        let lens = [1, 63, 128, 300];
+        assert_passes(&device, &spec(Op::Compress, &method, &lens, (1, 3), (d, 16)));
+    }
+    for (ranks, outliers) in [((2, 2), 0.0), ((8, 2), 0.3), ((6, 4), 0.05)] {
+        let method = gear(2, 64, ranks, outliers);
+        assert_passes(&device, &spec(Op::Compress, &method, &[200, 70], (1, 2), (128, 16)));
+    }
+}
+
+#[test]
+fn decode_of_gear_is_right() {
+    let Some(device) = emu::device() else { return };
+    for (bits, group, d) in [(4, 32, 128), (2, 64, 128), (2, 32, 64), (4, 64, 64), (4, 128, 128)] {
+        // A group that starts within a page; several warps and splits; more outliers than are fetched ahead.
+        for (lens, outliers) in
+            [(vec![1, 63, 64, 200], 0.02), (vec![700, 400], 0.1), (vec![300], 0.0)]
+        {
+            let method = gear(bits, group, (4, 2), outliers);
+            assert_passes(&device, &spec(Op::Decode, &method, &lens, (4, 1), (d, 16)));
+        }
+    }
+    assert_passes(
+        &device,
+        &spec(Op::Decode, &gear(2, 64, (8, 2), 0.02), &[300], (5, 2), (128, 16)),
+    );
+}
+
+#[test]
+fn a_step_leaves_gears_cache_as_the_paper_says() {
+    let Some(device) = emu::device() else { return };
+    for (bits, group, d) in [(4, 32, 128), (2, 64, 64), (2, 128, 128)] {
+        let method = gear(bits, group, (4, 2), 0.05);
+        for op in [Op::Append, Op::Flush] {
+            assert_passes(&device, &spec(op, &method, &[20, 128, 300], (1, 2), (d, 16)));
+        }
+    }
+}
+
+const PACKED: [Method; 5] =
+    [Method::Int8, Method::Int4, Method::Fp8, Method::Fp8TokenHead, Method::Turboquant4];
 
 #[test]
 fn decode_of_packed_caches_is_right() {
@@ -183,8 +236,9 @@ mod mutants {
         let four = spec(Op::Decode, &kivi(4, 32, 128), &[700], (4, 1), (128, 16));
         let decode = |find, replace| caught("kivi.cu", find, replace, &four);
         decode("z[0] *= r[0]; z[1] *= r[1];\n      #pragma", "z[1] *= r[1];\n      #pragma");
-        decode("c0[1] = c0[2] = c0[3] = 0.f;", "c0[1] = c0[2] = c0[3] = 1.f;");
-        decode("ring + (size_t)(token % R) * D", "ring + (size_t)((token + 16) % R) * D");
+        let tile = |find, replace| caught("kivi_tile.cuh", find, replace, &four);
+        tile("c0[1] = c0[2] = c0[3] = 0.f;", "c0[1] = c0[2] = c0[3] = 1.f;");
+        tile("ring + (size_t)(token % R) * D", "ring + (size_t)((token + 16) % R) * D");
         decode("among(k1, nv, len)", "among(k1, nv - 1, len)");
         let append = spec(Op::Append, &kivi(4, 32, 128), &[300], (1, 1), (128, 16));
         caught(
@@ -194,7 +248,7 @@ mod mutants {
             &append,
         );
         let pack = spec(Op::Compress, &kivi(2, 32, 128), &[300], (1, 1), (128, 16));
-        caught("kivi_pack.cu", "return (u32)rintf(fminf(", "return (u32)(fminf(", &pack);
+        caught("kivi_pack.cuh", "return (u32)rintf(fminf(", "return (u32)(fminf(", &pack);
         caught(
             "kivi.cuh",
             "(token % 8 / 2) * 4 + token / 8 * 2",
@@ -210,6 +264,14 @@ mod mutants {
         decode("row_of<F>(kr, g + 8 * r)", "row_of<F>(kr, g)");
         decode("low[0] = low[0] * r[0] +", "low[0] = low[0] +");
         decode("int n = 2 * t + (i & 1)", "int n = 2 * t");
+        let turbo = spec(Op::Decode, &Method::Turboquant4, &[600], (4, 1), (128, 16));
+        let turned = |find, replace| caught("decode_packed.cu", find, replace, &turbo);
+        turned("0x8A41361Cu", "0x8A41461Cu");
+        turned("<< 1, MSB, hi)", "<< 0, MSB, hi)");
+        turned("prmt(lo, hi, 0x7362u)", "prmt(lo, hi, 0x5140u)");
+        let keys = spec(Op::Compress, &Method::Turboquant4, &[300], (1, 1), (128, 16));
+        caught("pack.cu", "f2h(length / sqrtf(chosen))", "f2h(length)", &keys);
+        caught("pack.cu", "0.7996641f", "0.6996641f", &keys);
         let fp8 = spec(Op::Compress, &Method::Fp8, &[300], (1, 1), (128, 16));
         caught("pack.cu", "if (n == 16) { n = 8; ++e; }", "", &fp8);
     }
