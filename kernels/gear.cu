@@ -155,7 +155,7 @@ KVB_DEV bool masked(const u16* mask, size_t row, int d) { return mask[row * (D /
 
 // K of one group: outliers count as the channel's mean. error: [row][D], what quantising left of each value, outliers included.
 // grid (groups of the longest, Hkv, B).
-template<int BITS, int GS> __global__ void __launch_bounds__(THREADS)
+template<int BITS, int GS> __global__ void __launch_bounds__(THREADS, 4)
 gear_pack_k(const u16* __restrict__ rows, const Job* __restrict__ jobs, const u16* __restrict__ mask, const float* __restrict__ means,
             const int* __restrict__ bt, char* kc, char* ks, u16* error, int maxp) {
   using L = Kivi<BITS, GS>;
@@ -189,7 +189,7 @@ gear_pack_k(const u16* __restrict__ rows, const Job* __restrict__ jobs, const u1
 }
 
 // V of one chunk. grid (chunks of the longest, Hkv, B).
-template<int BITS, int GS> __global__ void __launch_bounds__(THREADS)
+template<int BITS, int GS> __global__ void __launch_bounds__(THREADS, 4)
 gear_pack_v(const u16* __restrict__ rows, const Job* __restrict__ jobs, const u16* __restrict__ mask, const float* __restrict__ means,
             const int* __restrict__ bt, char* vc, char* vs, u16* error, int maxp) {
   using L = Kivi<BITS, GS>;
@@ -268,7 +268,7 @@ extern "C" __global__ void gear_entries(const Job* __restrict__ jobs, const u16*
 // One round of the power iteration over the rows of a block: next = E^T (E P). In the last round also q = E P of each row and
 // the products of its columns. p: [D][RANK], p_stride apart a head (0: the same for all). partial: [B * Hkv][S][D * RANK + RANK
 // * RANK]. q: [row][RANK]. grid (S, Hkv, B), block 128, a warp a row; lane l has channels 64 * i + 2 * l and the next.
-template<int RANK> __global__ void __launch_bounds__(THREADS)
+template<int RANK> __global__ void __launch_bounds__(THREADS, 4)
 gear_power(const u16* __restrict__ error, const Job* __restrict__ jobs, const float* __restrict__ p, float* partial, float* q, int p_stride, int last) {
   constexpr int PART = D * RANK + RANK * RANK, PAIRS = (RANK * RANK + 31) / 32;
   KVB_SMEM(shared);
@@ -343,7 +343,7 @@ KVB_DEV float block_sum(float x, float* scratch) {
 // Adds up the blocks' parts. Rounds but the last: orthonormal columns to p. The last: with the upper triangle R of Q = A R, from the
 // products of Q's columns, B = next R^-1 (to `b`, b_stride apart a segment-and-head, transposed or not) and R^-1 itself to `inverse`
 // [B * Hkv][RANK][RANK]. rank: the stride of b. grid (1, Hkv, B), block 128.
-template<int RANK> __global__ void __launch_bounds__(THREADS)
+template<int RANK> __global__ void __launch_bounds__(THREADS, 4)
 gear_reduce(const float* __restrict__ partial, float* p, float* inverse, u16* b, int parts, int last, int segment, int rank, int transposed) {
   constexpr int PART = D * RANK + RANK * RANK;
   KVB_SMEM(shared);
@@ -409,7 +409,7 @@ gear_reduce(const float* __restrict__ partial, float* p, float* inverse, u16* b,
 }
 
 // A = Q R^-1, to the pages. grid (tokens of the longest over 128, Hkv, B), block 128. rank: the stride of A.
-template<int RANK> __global__ void __launch_bounds__(THREADS)
+template<int RANK> __global__ void __launch_bounds__(THREADS, 4)
 gear_factors(const Job* __restrict__ jobs, const float* __restrict__ q, const float* __restrict__ inverse, const int* __restrict__ bt, u16* a,
              int maxp, int rank, int is_v) {
   int h = blockIdx.y, b = blockIdx.z, Hkv = gridDim.y, n = blockIdx.x * THREADS + threadIdx.x; Job j = jobs[b];

@@ -13,14 +13,16 @@ use crate::{
 
 mod bench;
 mod build;
+mod error;
 mod verify;
 
 pub use bench::BenchArgs;
 pub use build::BuildArgs;
+pub use error::ErrorArgs;
 pub use verify::VerifyArgs;
 
-/// Operations that have a kernel for each method.
-const OPS: [Op; 3] = [Op::Prefill, Op::Decode, Op::Compress];
+/// Operations on a method's cache; not every device has each for every method.
+const OPS: [Op; 5] = [Op::Prefill, Op::Decode, Op::Compress, Op::Append, Op::Flush];
 
 /// List, verify or time the built-in kernels.
 #[derive(Debug, clap::Args)]
@@ -39,6 +41,8 @@ pub enum KernelsCommand {
     Verify(VerifyArgs),
     /// Compiles the CUDA kernels for architectures, without a GPU; exit 1 if a kernel fails or spills registers.
     Build(BuildArgs),
+    /// What each method costs in exactness: its error on seeded data, with the closed form beside it.
+    Error(ErrorArgs),
     /// Times kernels at one shape, without a scenario and without files.
     Bench(BenchArgs),
 }
@@ -60,6 +64,7 @@ pub fn run_on(args: &KernelsArgs, ui: &Ui, labs: Labs) -> anyhow::Result<ExitCod
         KernelsCommand::List => list(ui, &labs),
         KernelsCommand::Verify(args) => verify::run(args, ui, &labs),
         KernelsCommand::Build(args) => build::run(args, ui),
+        KernelsCommand::Error(args) => error::run(args, ui),
         KernelsCommand::Bench(args) => bench::run(args, ui, labs),
     }
 }

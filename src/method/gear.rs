@@ -157,10 +157,10 @@ impl Gear {
         rank: usize,
     ) -> Stored {
         let head = heads[which];
-        let (mask, means) = self.find_outliers(side, heads, which, d);
-        let mut quantised: Vec<f64> = (0..head.len())
-            .map(|i| if mask[i] { means[vector_of(side, i, d)] } else { head[i] })
-            .collect();
+        let width = if side == Side::Key { head.len() / d } else { heads.len() * d };
+        let count = self.outliers_per_end(width);
+        let (mask, means) = find_outliers(side, heads, which, d, count);
+        let mut quantised = replaced(side, head, (&mask, &means), d);
         let n = head.len() / d;
         match side {
             Side::Key => quant::per_channel(&mut quantised, n, d, self.group, self.bits),
@@ -174,40 +174,48 @@ impl Gear {
         let rounded = |x: Vec<f64>| x.into_iter().map(round_f16).collect();
         Stored { quantised, outliers, a: rounded(a), b: rounded(b) }
     }
+}
 
-    /// Which entries of a head are outliers, and the means of its vectors.
-    fn find_outliers(
-        &self,
-        side: Side,
-        heads: &[&[f64]],
-        which: usize,
-        d: usize,
-    ) -> (Vec<bool>, Vec<f64>) {
-        let (head, n) = (heads[which], heads[which].len() / d);
-        let (mut mask, mut means) = (vec![false; n * d], Vec::new());
-        match side {
-            Side::Key => {
-                for channel in 0..d {
-                    let vector: Vec<f64> = (0..n).map(|t| head[t * d + channel]).collect();
-                    means.push(mean(&vector));
-                    ends(&vector, self.outliers_per_end(n), |t| mask[t * d + channel] = true);
-                }
-            }
-            Side::Value => {
-                for token in 0..n {
-                    let of_head = |head: &&[f64]| head[token * d..][..d].to_vec();
-                    let vector: Vec<f64> = heads.iter().flat_map(of_head).collect();
-                    means.push(mean(&vector));
-                    ends(&vector, self.outliers_per_end(vector.len()), |i| {
-                        if i / d == which {
-                            mask[token * d + i % d] = true;
-                        }
-                    });
-                }
+/// Which entries of a head are outliers, `count` at either end of a vector, and the means of its vectors.
+pub(super) fn find_outliers(
+    side: Side,
+    heads: &[&[f64]],
+    which: usize,
+    d: usize,
+    count: usize,
+) -> (Vec<bool>, Vec<f64>) {
+    let (head, n) = (heads[which], heads[which].len() / d);
+    let (mut mask, mut means) = (vec![false; n * d], Vec::new());
+    match side {
+        Side::Key => {
+            for channel in 0..d {
+                let vector: Vec<f64> = (0..n).map(|t| head[t * d + channel]).collect();
+                means.push(mean(&vector));
+                ends(&vector, count, |t| mask[t * d + channel] = true);
             }
         }
-        (mask, means)
+        Side::Value => {
+            for token in 0..n {
+                let of_head = |head: &&[f64]| head[token * d..][..d].to_vec();
+                let vector: Vec<f64> = heads.iter().flat_map(of_head).collect();
+                means.push(mean(&vector));
+                let own = |i: usize| (i / d == which).then_some(token * d + i % d);
+                ends(&vector, count, |i| own(i).into_iter().for_each(|at| mask[at] = true));
+            }
+        }
     }
+    (mask, means)
+}
+
+/// A head with its outliers replaced by the means of their vectors.
+pub(super) fn replaced(
+    side: Side,
+    head: &[f64],
+    (mask, means): (&[bool], &[f64]),
+    d: usize,
+) -> Vec<f64> {
+    let value = |i: usize| if mask[i] { means[vector_of(side, i, d)] } else { head[i] };
+    (0..head.len()).map(value).collect()
 }
 
 /// Index of the vector that an entry of `[n][d]` belongs to.

@@ -10,9 +10,11 @@
 
 use serde::{Deserialize, Serialize};
 
+pub mod closed_form;
 pub mod gear;
 pub mod quant;
 pub mod select;
+pub mod study;
 pub mod turbo;
 
 pub use gear::Gear;
@@ -332,3 +334,5 @@ fn check_snapkv(window: usize, budget: usize, pool_width: usize) -> Result<(), S
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

@@ -54,7 +54,10 @@ pub struct BenchArgs {
 
 fn op(text: &str) -> Result<Op, String> {
     let found = super::OPS.into_iter().find(|op| op.name() == text);
-    found.ok_or_else(|| format!("expected prefill, decode or compress, got `{text}`"))
+    found.ok_or_else(|| {
+        let known = super::OPS.map(Op::name).join(", ");
+        format!("expected one of {known}, got `{text}`")
+    })
 }
 
 pub(super) fn run(args: &BenchArgs, ui: &Ui, labs: Labs) -> anyhow::Result<ExitCode> {

@@ -258,6 +258,29 @@ mod mutants {
     }
 
     #[test]
+    fn of_gear() {
+        let method = gear(2, 64, (4, 2), 0.1);
+        let step = spec(Op::Decode, &method, &[400], (2, 2), (128, 16));
+        let decode = |find, replace| caught("decode_gear.cu", find, replace, &step);
+        decode("z[2] *= r[0]; z[3] *= r[1];", "z[2] *= r[0];");
+        decode("(i * rank + g) * 16 + t * 4", "(i * rank + g) * 16 + t * 2");
+        decode(
+            "scatter<false>(tile, (const u32*)(st + L::VE)",
+            "scatter<true>(tile, (const u32*)(st + L::VE)",
+        );
+        decode("u32 from = i ? now.k.y : 0u", "u32 from = i ? now.k.y + 1u : 0u");
+        let pack = spec(Op::Compress, &method, &[400], (1, 2), (128, 16));
+        let gear = |find, replace| caught("gear.cu", find, replace, &pack);
+        gear("top_before++ < e.top_ties", "top_before++ <= e.top_ties");
+        gear(
+            "means[j.base / heads + token] = all / (float)width",
+            "means[j.base / heads + token] = all",
+        );
+        gear("error[row * D + d] = 0;", "");
+        gear("inv[i * RANK + c] = R[i][i] > 0.f", "inv[i * RANK + c] = i == c && R[i][i] > 0.f");
+    }
+
+    #[test]
     fn of_packed_caches() {
         let int8 = spec(Op::Decode, &Method::Int8, &[600], (4, 1), (128, 16));
         let decode = |find, replace| caught("decode_packed.cu", find, replace, &int8);
