@@ -123,3 +123,17 @@ pack_half(const u16* __restrict__ k, const u16* __restrict__ v, const int* __res
     vp[to + d] = T::from_half(v[from + d]);
   }
 }
+
+// One more token: K and V [B][Hkv][D] into slots[b * Hkv + h], which is new, or the one that the method gives up. ROPE turns K by its
+// position. H2O's new token begins with the score 0. grid (1, Hkv, B), block 128.
+template<class T, int PAGE, bool ROPE> __global__ void __launch_bounds__(128)
+append_half(const u16* __restrict__ k, const u16* __restrict__ v, const int* __restrict__ slots, const int* __restrict__ positions,
+            const int* __restrict__ bt, u16* kp, u16* vp, const float2* __restrict__ rope, float* acc, int* pos, int maxp, int stride) {
+  int d = threadIdx.x, h = blockIdx.y, b = blockIdx.z, Hkv = gridDim.y; size_t bh = (size_t)b * Hkv + h; int slot = slots[bh];
+  if (d >= D) return;
+  size_t to = (((size_t)bt[(size_t)b * maxp + slot / PAGE] * Hkv + h) * PAGE + slot % PAGE) * D;
+  if constexpr (ROPE) kp[to + d] = T::from_float(rotated(k + bh * D, d, rope, positions[b]));
+  else kp[to + d] = T::from_half(k[bh * D + d]);
+  vp[to + d] = T::from_half(v[bh * D + d]);
+  if (acc && d == 0) { acc[bh * stride + slot] = 0.f; pos[bh * stride + slot] = positions[b]; }
+}

@@ -122,3 +122,34 @@ pack_rows(const u16* __restrict__ k, const u16* __restrict__ v, const int* __res
     __syncthreads();
   }
 }
+
+// One row of codes [D] into a tile as its token n; the first token of a tile clears the rest.
+template<class F, bool IS_V> KVB_DEV void merge_row(const u8* codes, u32* to, int n) {
+  constexpr int BITS = F::BITS, WORDS = Packed<F>::WORDS;
+  for (int x = threadIdx.x; x < 32 * WORDS; x += THREADS) {
+    int lane = x % 32, word = x / 32, g = lane >> 2, t = lane & 3, f = BITS == 4 ? word : word / 2;
+    u32* place = to + (word / 4 * 32 + lane) * 4 + word % 4; u32 bits = n ? *place : 0u; bool own = n == 0;
+    #pragma unroll
+    for (int m = 0; m < 8; ++m) {
+      int r = m & 1, j = (m >> 1) & 1, e = m >> 2, row = g + 8 * r, col = 2 * t + e + 8 * j;
+      if (packed_word<BITS>(f, r) != word || (IS_V ? col : row) != n) continue;
+      int shift = F::TURBO && !IS_V ? turbo_bit(r, j, e) : packed_bit<BITS>(r, j, e);
+      bits = (bits & ~(((1u << BITS) - 1u) << shift)) | (u32)codes[f * 16 + (IS_V ? row : col)] << shift; own = true;
+    }
+    if (own) *place = bits;
+  }
+}
+
+// One more token, at position lens[b]: K and V [B][Hkv][D]. grid (1, Hkv, B), block 128: a warp quantises K, another V.
+template<class F, int PAGE> __global__ void __launch_bounds__(THREADS)
+append_row(const u16* __restrict__ k, const u16* __restrict__ v, const int* __restrict__ lens, const int* __restrict__ bt, char* kc,
+           char* ks, char* vc, char* vs, int maxp) {
+  using P = Packed<F>;
+  KVB_SMEM(shared);
+  u8* codes = (u8*)shared;
+  int h = blockIdx.y, b = blockIdx.z, Hkv = gridDim.y, token = lens[b], n = token % 16, side = threadIdx.x >> 5;
+  size_t row = ((size_t)b * Hkv + h) * D, at = ((size_t)bt[(size_t)b * maxp + token / PAGE] * Hkv + h) * (PAGE / 16) + token % PAGE / 16;
+  if (side < 2) any_row<F>((side ? v : k) + row, codes + side * D, (side ? vs : ks) + at * 16 * (side ? P::SCALE : P::KSCALE), n, side == 1);
+  __syncthreads();
+  merge_row<F, false>(codes, (u32*)(kc + at * P::BYTES), n); merge_row<F, true>(codes + D, (u32*)(vc + at * P::BYTES), n);
+}

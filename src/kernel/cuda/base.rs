@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use half::f16;
 
 use super::{
     data::{Ragged, Random},
@@ -71,6 +72,24 @@ impl Base {
     pub(crate) fn queries(&self, copy: usize) -> Result<Buffer> {
         let ones = Ragged::new(&self.device, &vec![1; self.spec.shape.kv_lens.len()])?;
         self.random.rows(Kind::Query, copy, (&ones, self.spec.shape.heads_q, self.heads.d))
+    }
+
+    /// K and V of the token at position `kv_len` of each sequence, one copy: `[seq][KV head][d]` each.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub(crate) fn new_token(&self, copy: usize) -> Result<[Buffer; 2]> {
+        let rows = |kind| -> Result<Buffer> {
+            let mut rows: Vec<f16> = Vec::new();
+            for (seq, &len) in self.spec.shape.kv_lens.iter().enumerate() {
+                for head in 0..self.heads.kv {
+                    let at = Place { copy, seq, head };
+                    rows.extend(self.random.host.row(kind, at, len, self.heads.d));
+                }
+            }
+            Buffer::of(&self.device, &rows)
+        };
+        Ok([rows(Kind::Key)?, rows(Kind::Value)?])
     }
 
     fn tokens(&self) -> u64 {

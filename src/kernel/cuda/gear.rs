@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use half::f16;
 
 use super::{
     base::{Base, Rows},
@@ -340,17 +339,7 @@ impl GearStep {
 
     fn copy(&self, copy: usize) -> Result<StepCopy> {
         let cache = cache(&self.base, self.gear, copy)?;
-        let rows = |kind| -> Result<Buffer> {
-            let mut rows: Vec<f16> = Vec::new();
-            for (seq, &len) in self.base.spec.shape.kv_lens.iter().enumerate() {
-                for head in 0..self.base.heads.kv {
-                    let at = Place { copy, seq, head };
-                    rows.extend(self.base.random.host.row(kind, at, len, self.base.heads.d));
-                }
-            }
-            Buffer::of(&self.base.device, &rows)
-        };
-        let made = StepCopy { cache, new: [rows(Kind::Key)?, rows(Kind::Value)?] };
+        let made = StepCopy { cache, new: self.base.new_token(copy)? };
         self.reset(copy, &made)?;
         Ok(made)
     }

@@ -57,6 +57,7 @@ pub(crate) fn instances() -> Vec<Instance> {
         for page in [16, 64] {
             for method in [Method::Fp16, Method::Bf16, Method::Streaming { sink: 4, window: 508 }] {
                 all.push(pack_instance(&method, page, d));
+                all.push(append_instance(&method, page, d));
             }
         }
     }
@@ -65,6 +66,12 @@ pub(crate) fn instances() -> Vec<Instance> {
 
 fn pack_instance(method: &Method, page: usize, d: usize) -> Instance {
     let expression = format!("pack_half<{}, {page}, {}>", storage(method), is_rotated(method));
+    Instance::at(Source::DecodeHalf, expression, d)
+}
+
+/// One more token.
+pub(crate) fn append_instance(method: &Method, page: usize, d: usize) -> Instance {
+    let expression = format!("append_half<{}, {page}, {}>", storage(method), is_rotated(method));
     Instance::at(Source::DecodeHalf, expression, d)
 }
 
@@ -189,7 +196,20 @@ impl HalfCache {
     /// # Errors
     /// A launch failed.
     pub(crate) fn stored(&self, seq: usize, head: usize) -> Result<(Vec<f64>, Vec<f64>)> {
-        let (n, page, d) = (self.kept.host[seq], self.pages.page, self.heads.d);
+        self.stored_slots(seq, head, self.kept.host[seq])
+    }
+
+    /// The first `n` slots of one (sequence, KV head): `[slot][d]` each.
+    ///
+    /// # Errors
+    /// A launch failed.
+    pub(crate) fn stored_slots(
+        &self,
+        seq: usize,
+        head: usize,
+        n: usize,
+    ) -> Result<(Vec<f64>, Vec<f64>)> {
+        let (page, d) = (self.pages.page, self.heads.d);
         let (mut k, mut v) = (Vec::with_capacity(n * d), Vec::with_capacity(n * d));
         for from in (0..n).step_by(page) {
             let first = (self.pages.of(seq, from) * self.heads.kv + head) * page * d;

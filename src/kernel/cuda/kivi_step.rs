@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use half::f16;
 
 use super::{
     base::{Base, Rows},
@@ -109,17 +108,7 @@ impl KiviStep {
         let seed = spec.seed ^ copy as u64;
         let cache =
             KiviCache::new(device, self.params, self.base.heads, &spec.shape.kv_lens, seed)?;
-        let rows = |kind| -> Result<Buffer> {
-            let mut rows: Vec<f16> = Vec::new();
-            for (seq, &len) in spec.shape.kv_lens.iter().enumerate() {
-                for head in 0..self.base.heads.kv {
-                    let at = Place { copy, seq, head };
-                    rows.extend(self.base.random.host.row(kind, at, len, self.base.heads.d));
-                }
-            }
-            Buffer::of(device, &rows)
-        };
-        let copy_of = Copy { cache, new: [rows(Kind::Key)?, rows(Kind::Value)?] };
+        let copy_of = Copy { cache, new: self.base.new_token(copy)? };
         self.reset(copy, &copy_of)?;
         Ok(copy_of)
     }

@@ -25,12 +25,14 @@ mod h2o;
 mod half_cache;
 mod half_decode;
 mod half_pack;
+mod half_step;
 mod kivi;
 mod kivi_cache;
 mod kivi_step;
 mod mem;
 pub mod nvrtc;
 mod packed;
+mod packed_step;
 pub(crate) mod paged;
 mod prefill;
 pub mod program;
@@ -117,6 +119,12 @@ pub(crate) fn open(device: &Arc<dyn Device>, spec: &KernelSpec) -> Result<Box<dy
         Op::Prefill => timed(device, prefill::Prefill::new(device, spec)?),
         Op::Decode if keeps_values(method) => timed(device, HalfDecode::new(device, spec)?),
         Op::Compress if keeps_values(method) => timed(device, HalfPack::new(device, spec)?),
+        Op::Append if keeps_values(method) => {
+            timed(device, half_step::HalfStep::new(device, spec)?)
+        }
+        Op::Append if is_packed(method) => {
+            timed(device, packed_step::PackedStep::new(device, spec)?)
+        }
         Op::Decode if is_kivi(method) => timed(device, kivi::KiviDecode::new(device, spec)?),
         Op::Compress if is_kivi(method) => timed(device, kivi::KiviPack::new(device, spec)?),
         Op::Append | Op::Flush if is_kivi(method) => {
@@ -159,10 +167,9 @@ const FAMILIES: [&str; 12] = [
 
 /// Operations and families of methods with a kernel here.
 pub fn registry() -> Vec<(Op, &'static str)> {
-    let ops = [Op::Prefill, Op::Compress, Op::Decode].into_iter();
+    let ops = [Op::Prefill, Op::Compress, Op::Decode, Op::Append].into_iter();
     let methods = ops.flat_map(|op| FAMILIES.map(|family| (op, family)));
-    let steps = [Op::Append, Op::Flush].into_iter();
-    let steps = steps.flat_map(|op| ["kivi", "gear"].map(|family| (op, family)));
+    let steps = ["kivi", "gear"].map(|family| (Op::Flush, family));
     methods.chain(steps).chain([Op::Read, Op::Copy].map(|op| (op, "any"))).collect()
 }
 

@@ -30,7 +30,7 @@ const RESIDENT: usize = 4;
 
 /// Storage format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Format {
+pub(crate) enum Format {
     Int8,
     Int4,
     Fp8,
@@ -42,7 +42,11 @@ impl Format {
     const ALL: [Format; 5] =
         [Format::Int8, Format::Int4, Format::Fp8, Format::Fp8Row, Format::Turbo];
 
-    fn of(method: &Method) -> Result<Self> {
+    /// Of a method.
+    ///
+    /// # Errors
+    /// A method without such a format.
+    pub(crate) fn of(method: &Method) -> Result<Self> {
         Ok(match method {
             Method::Int8 => Format::Int8,
             Method::Int4 => Format::Int4,
@@ -86,6 +90,11 @@ impl Format {
         Instance::at(Source::Packed, expression, d).counting((2 * TILE * d) as u32)
     }
 
+    /// One more token.
+    pub(crate) fn append(self, page: usize, d: usize) -> Instance {
+        Instance::at(Source::Pack, format!("append_row<{}, {page}>", self.name()), d)
+    }
+
     fn pack(self, page: usize, d: usize) -> Instance {
         Instance::at(Source::Pack, format!("pack_rows<{}, {page}>", self.name()), d)
     }
@@ -108,6 +117,7 @@ pub(crate) fn instances() -> Vec<Instance> {
             for format in Format::ALL {
                 all.push(format.decode(page, d));
                 all.push(format.pack(page, d));
+                all.push(format.append(page, d));
             }
         }
     }
@@ -115,22 +125,29 @@ pub(crate) fn instances() -> Vec<Instance> {
 }
 
 /// Pools with their page table.
-struct Cache {
+pub(crate) struct Cache {
     format: Format,
     d: usize,
     heads_kv: usize,
-    lens: Ragged,
-    pages: Pages,
+    /// Tokens of each sequence.
+    pub(crate) lens: Ragged,
+    /// Pages of each sequence, with room for one token more.
+    pub(crate) pages: Pages,
     /// `kc, ks, vc, vs`.
-    pools: [Buffer; 4],
+    pub(crate) pools: [Buffer; 4],
     pack: Function,
 }
 
 impl Cache {
-    fn new(base: &Base, format: Format, copy: usize) -> Result<Self> {
+    /// Empty, poisoned pools.
+    ///
+    /// # Errors
+    /// Out of memory, no compiler.
+    pub(crate) fn new(base: &Base, format: Format, copy: usize) -> Result<Self> {
         let (device, spec) = (&base.device, &base.spec);
         let (d, page) = (base.heads.d, spec.page);
-        let pages = Pages::new(device, &spec.shape.kv_lens, page, spec.seed ^ copy as u64)?;
+        let slots: Vec<usize> = spec.shape.kv_lens.iter().map(|len| len + 1).collect();
+        let pages = Pages::new(device, &slots, page, spec.seed ^ copy as u64)?;
         let tokens = pages.n_pages * base.heads.kv * page;
         let pool = |bytes: usize| Buffer::poisoned(device, (tokens * bytes) as u64);
         let (codes, scales) = (d * format.bits() / 8, format.scale_bytes());
@@ -146,7 +163,11 @@ impl Cache {
         })
     }
 
-    fn pack(&self, device: &Arc<dyn Device>, [k, v]: &[Buffer; 2]) -> Result<()> {
+    /// Queues the writing of a prompt.
+    ///
+    /// # Errors
+    /// The launch was refused.
+    pub(crate) fn pack(&self, device: &Arc<dyn Device>, [k, v]: &[Buffer; 2]) -> Result<()> {
         let mut args = vec![k.arg(), v.arg(), self.lens.lens.arg(), self.lens.starts.arg()];
         args.push(self.pages.arg());
         args.extend(self.pools.iter().map(Buffer::arg));
@@ -160,7 +181,11 @@ impl Cache {
         device.launch(self.pack, launch, &args)
     }
 
-    fn stored(&self, at: Place, len: usize) -> Result<Rows> {
+    /// Everything stored of one (sequence, KV head) with `len` tokens: `[token][d]` each.
+    ///
+    /// # Errors
+    /// A launch failed.
+    pub(crate) fn stored(&self, at: Place, len: usize) -> Result<Rows> {
         let (mut k, mut v) = (Vec::new(), Vec::new());
         for token in (0..len).step_by(TILE) {
             let page = self.pages.of(at.seq, token) * self.heads_kv + at.head;
@@ -239,7 +264,8 @@ impl Cache {
         words[(word / 4 * 32 + lane) * 4 + word % 4] >> shift & ((1 << self.format.bits()) - 1)
     }
 
-    fn bytes(&self) -> u64 {
+    /// Bytes on the device.
+    pub(crate) fn bytes(&self) -> u64 {
         self.pools.iter().map(Buffer::bytes).sum::<u64>() + self.pages.bytes()
     }
 }

@@ -109,6 +109,18 @@ fn kivi_stores_what_the_paper_says() {
     }
 }
 
+#[test]
+fn one_more_token_is_kept_as_the_method_says() {
+    let Some(device) = emu::device() else { return };
+    for (d, page) in [(128, 16), (64, 64)] {
+        // The first token of a page, of a tile, within a tile; budgets not yet reached, just reached, passed.
+        let lens = [1, 15, 16, 64, 73, 100, 300];
+        for method in HALF.iter().chain(&PACKED) {
+            assert_passes(&device, &spec(Op::Append, method, &lens, (1, 2), (d, page)));
+        }
+    }
+}
+
 fn gear(bits: u32, group: usize, (rank, flush_rank): (usize, usize), outliers: f64) -> Method {
     let residual = group.max(64);
     Method::Gear(Gear { bits, group, residual, rank, flush_rank, iterations: 3, outliers })
@@ -295,6 +307,9 @@ mod mutants {
         let keys = spec(Op::Compress, &Method::Turboquant4, &[300], (1, 1), (128, 16));
         caught("pack.cu", "f2h(length / sqrtf(chosen))", "f2h(length)", &keys);
         caught("pack.cu", "0.7996641f", "0.6996641f", &keys);
+        let append = spec(Op::Append, &Method::Int8, &[73, 35], (1, 2), (128, 16));
+        caught("pack.cu", "n ? *place : 0u", "0u", &append);
+        caught("pack.cu", "(IS_V ? col : row) != n", "(IS_V ? row : row) != n", &append);
         let fp8 = spec(Op::Compress, &Method::Fp8, &[300], (1, 1), (128, 16));
         caught("pack.cu", "if (n == 16) { n = 8; ++e; }", "", &fp8);
     }
@@ -318,5 +333,7 @@ mod mutants {
         let h2o = spec(Op::Decode, &H2O, &[300], (2, 1), (128, 16));
         caught("h2o.cu", "if (p < oldest_recent &&", "if (p > oldest_recent &&", &h2o);
         caught("h2o.cu", "mass * mean", "mass", &h2o);
+        let append = spec(Op::Append, &STREAMING, &[300], (1, 2), (128, 16));
+        caught("decode_half.cu", "rope, positions[b]));", "rope, positions[b] - 1));", &append);
     }
 }
