@@ -195,8 +195,13 @@ mod tests {
             num_kv_heads: 1,
             head_dim: 64,
         };
-        let target =
-            KernelTarget { model, device: Device::Cpu, threads: None, methods: Vec::new() };
+        let target = KernelTarget {
+            model,
+            device: Device::Cpu,
+            threads: None,
+            page: 16,
+            methods: Vec::new(),
+        };
         Cell {
             id: id.to_owned(),
             block,

@@ -87,6 +87,7 @@ impl Builder<'_> {
     ) {
         let task = Task::Launch { target: kernel.clone(), op, batch, kv_len };
         let workload = format!("{workload}-{}-b{batch}-kv{kv_len}", op.name());
+        let workload = workload + &task.variant();
         let block = Block { target, workload, load: "launch".to_owned() };
         self.kernel_blocks(&block, kernel, &task);
     }
@@ -95,7 +96,8 @@ impl Builder<'_> {
         for (label, batch) in self.closed_loads() {
             let task =
                 Task::Replay { target: kernel.clone(), workload: workload.kind.clone(), batch };
-            let block = Block { target, workload: workload.name.clone(), load: label };
+            let workload = format!("{}{}", workload.name, task.variant());
+            let block = Block { target, workload, load: label };
             self.kernel_blocks(&block, kernel, &task);
         }
     }

@@ -4,7 +4,7 @@ use regex::Regex;
 
 use crate::{
     kernel::Op,
-    scenario::{EngineTarget, KernelTarget, NamedMethod, Scenario, Workload},
+    scenario::{EngineTarget, KernelTarget, NamedMethod, PAGES, Scenario, Workload},
 };
 
 mod estimate;
@@ -27,7 +27,8 @@ pub struct Cell {
     pub target: String,
     /// The method under its scenario name; the A/A control is `<baseline>-aa`.
     pub method: NamedMethod,
-    /// Name of the workload (for a shape of a grid with the shape: `decode-b4-kv8192`).
+    /// Name of the workload (for a shape of a grid with the shape: `decode-b4-kv8192`), and what the target does that
+    /// others do not: `-page64`.
     pub workload: String,
     /// Load with its parameter: `closed-8`, `poisson-2.5`, `launch`.
     pub load: String,
@@ -69,6 +70,22 @@ pub enum Task {
         /// Arrivals, one value of the scenario's list.
         arrival: Arrival,
     },
+}
+
+impl Task {
+    /// The target of our own kernels; `None` for an engine.
+    pub fn kernel_target(&self) -> Option<&KernelTarget> {
+        match self {
+            Task::Launch { target, .. } | Task::Replay { target, .. } => Some(target),
+            Task::Serve { .. } => None,
+        }
+    }
+
+    /// What ids say of a kernel target that differs from the default, so that those of old scenarios stay as they are.
+    fn variant(&self) -> String {
+        let page = self.kernel_target().map(|target| target.page).filter(|page| *page != PAGES[0]);
+        page.map_or_else(String::new, |page| format!("-page{page}"))
+    }
 }
 
 /// How the requests of one cell arrive.
@@ -131,8 +148,10 @@ pub fn cell_seed(scenario_seed: u64, cell: &Cell) -> u64 {
     use sha2::Digest;
     let mut hasher = sha2::Sha256::new();
     hasher.update(scenario_seed.to_le_bytes());
+    // How a target lays out or splits its cache changes no prompt.
+    let workload = cell.workload.strip_suffix(&cell.task.variant()).unwrap_or(&cell.workload);
     // Names hold no slash, so the parts cannot run into each other.
-    hasher.update(format!("{}/{}/{}", cell.workload, cell.load, cell.repeat));
+    hasher.update(format!("{workload}/{}/{}", cell.load, cell.repeat));
     let digest = hasher.finalize();
     u64::from_le_bytes(std::array::from_fn(|i| digest[i]))
 }

@@ -108,9 +108,14 @@ pub struct KernelTarget {
     pub device: Device,
     /// Worker threads; `None` = all cores.
     pub threads: Option<usize>,
+    /// Tokens of a page of the KV cache on CUDA, one of [`PAGES`].
+    pub page: usize,
     /// Names of the methods to run; all of the scenario when the file names none.
     pub methods: Vec<String>,
 }
+
+/// Page sizes that there are kernels for; the first is the default and is not in cell ids.
+pub const PAGES: [usize; 2] = [16, 64];
 
 /// Which device runs kernels.
 #[derive(

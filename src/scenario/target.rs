@@ -1,7 +1,7 @@
 //! Targets and the references in them.
 
 use super::{
-    EngineTarget, KernelTarget, ModelShape, TargetKind,
+    EngineTarget, KernelTarget, ModelShape, PAGES, TargetKind,
     error::{Fault, nearest},
     preset,
     value::{Ordered, Sp},
@@ -98,6 +98,7 @@ impl Resolve<'_> {
             model: self.model(&wire.model)?,
             device: wire.device,
             threads: wire.threads.map(|threads| threads.usize()),
+            page: page(wire.page.value.usize(), wire.page.at)?,
             methods: self.kernel_methods(wire)?,
         })
     }
@@ -148,6 +149,14 @@ impl Resolve<'_> {
             continuous_usage: wire.continuous_usage,
         })
     }
+}
+
+fn page(page: usize, at: usize) -> Result<usize, Fault> {
+    if PAGES.contains(&page) {
+        return Ok(page);
+    }
+    let hint = "our paged kernels are built for 16 (vLLM's block size on CUDA) and 64";
+    Err(Fault::new(at, format!("expected `page` to be 16 or 64, got {page}"), hint))
 }
 
 fn model_name(name: &Sp<String>) -> Result<String, Fault> {

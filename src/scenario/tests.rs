@@ -157,6 +157,8 @@ fn names_are_parts_of_ids() {
     broken("name = \"full\"", "name = \"Full\"", &["1 to 64 characters of `a-z`"]);
     broken("name = \"full\"", "name = \"\"", &["1 to 64 characters"]);
     broken("[workload.words.synthetic]", "[workload.w-b1-kv2.synthetic]", &["look like a shape"]);
+    broken("[workload.words.synthetic]", "[workload.w-tp2.synthetic]", &["end like a kernel"]);
+    broken("[workload.words.synthetic]", "[workload.w-page64.synthetic]", &["`-page…`"]);
     broken("[method.h2o.h2o]", "[method.probe.h2o]", &["`probe`"]);
     broken("[method.h2o.h2o]", "[method.fp16-aa.h2o]", &["A/A control"]);
     broken("[model.toy]", "[model.llama-3-8b]", &["preset"]);
@@ -172,6 +174,7 @@ fn parameters_must_agree() {
     broken("pool_width = 7", "pool_width = 8", &["odd"]);
     broken("num_kv_heads = 2", "num_kv_heads = 3", &["divide `num_heads` (4)"]);
     broken("head_dim = 64", "head_dim = 65", &["multiple of 32"]);
+    broken("device = \"cpu\"", "page = 32", &["`page` to be 16 or 64, got 32", "vLLM"]);
     broken(
         "max_samples = 50",
         "min_samples = 60\nmax_samples = 50",

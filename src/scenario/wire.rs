@@ -154,12 +154,20 @@ pub(super) struct KernelTarget {
     pub(super) device: Device,
     /// Worker threads. Default: all cores.
     pub(super) threads: Option<Int<1, 1024>>,
+    /// Tokens of a page of the KV cache on CUDA, 16 or 64. KIVI's page is 128 and the CPU's cache is not paged.
+    #[serde(default = "page")]
+    #[schemars(extend("enum" = [16, 64]))]
+    pub(super) page: Sp<Int<1, 4096>>,
     /// Names of the methods to run, the baseline among them. Default: all in `[method]`.
     pub(super) methods: Option<List<Sp<String>>>,
 }
 
 fn device() -> Device {
     Device::Auto
+}
+
+fn page() -> Sp<Int<1, 4096>> {
+    Sp { value: Int(16), at: 0 }
 }
 
 /// A running server.

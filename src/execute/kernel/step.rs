@@ -25,6 +25,8 @@ pub(super) struct Step {
     pub(super) shape: Shape,
     /// Name of the model shape.
     pub(super) model: String,
+    /// Tokens of a page where the device's cache is paged.
+    pub(super) page: usize,
     pub(super) timing: Timing,
 }
 
@@ -46,8 +48,7 @@ pub(super) fn steps(
 ) -> anyhow::Result<(Vec<Step>, Option<String>)> {
     match &cell.task {
         Task::Launch { target, op, batch, kv_len } => {
-            let shape = shape(target, vec![*kv_len; *batch]);
-            Ok((vec![Step { op: *op, shape, model: target.model.name.clone(), timing }], None))
+            Ok((vec![step(target, *op, vec![*kv_len; *batch], timing)], None))
         }
         Task::Replay { target, workload, batch } => {
             replay(target, &lengths(lab, workload, *batch, seed)?, *batch, timing, seed)
@@ -58,10 +59,9 @@ pub(super) fn steps(
 
 /// The target of a kernel cell.
 pub(super) fn target(cell: &Cell) -> anyhow::Result<&KernelTarget> {
-    match &cell.task {
-        Task::Launch { target, .. } | Task::Replay { target, .. } => Ok(target),
-        Task::Serve { .. } => bail!("{}: expected a kernel cell, got an engine cell", cell.id),
-    }
+    cell.task
+        .kernel_target()
+        .with_context(|| format!("{}: expected a kernel cell, got an engine cell", cell.id))
 }
 
 fn lengths(
@@ -110,12 +110,7 @@ fn draw(all: usize, seed: u64) -> Vec<usize> {
 }
 
 fn batch_steps(target: &KernelTarget, requests: &[Lengths], timing: Timing) -> Vec<Step> {
-    let step = |op, kv_lens| Step {
-        op,
-        shape: shape(target, kv_lens),
-        model: target.model.name.clone(),
-        timing,
-    };
+    let step = |op, kv_lens| step(target, op, kv_lens, timing);
     let at = |quarter: usize| -> Vec<usize> {
         requests.iter().map(|r| (r.prompt + r.answer * quarter / 4).max(1)).collect()
     };
@@ -124,11 +119,12 @@ fn batch_steps(target: &KernelTarget, requests: &[Lengths], timing: Timing) -> V
     steps
 }
 
-fn shape(target: &KernelTarget, kv_lens: Vec<usize>) -> Shape {
-    Shape {
+fn step(target: &KernelTarget, op: Op, kv_lens: Vec<usize>, timing: Timing) -> Step {
+    let shape = Shape {
         kv_lens,
         heads_q: target.model.num_heads,
         heads_kv: target.model.num_kv_heads,
         head_dim: target.model.head_dim,
-    }
+    };
+    Step { op, shape, model: target.model.name.clone(), page: target.page, timing }
 }

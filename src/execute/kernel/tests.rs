@@ -216,8 +216,13 @@ impl Bench {
 
     fn cell(&self, method: &Method) -> Cell {
         let name = method.dtype();
-        let target =
-            KernelTarget { model: model(), device: self.device, threads: None, methods: vec![] };
+        let target = KernelTarget {
+            model: model(),
+            device: self.device,
+            threads: None,
+            page: 16,
+            methods: vec![],
+        };
         Cell {
             id: format!("s/t/{name}/decode-b2-kv64/launch/r0"),
             block: 0,
@@ -362,6 +367,21 @@ fn a_kernel_whose_launch_fails_drops_out_and_the_others_go_on() {
     let timed = of(&outcome.rows, "f16").iter().filter(|row| row.duration_ns.is_some()).count();
     assert_eq!(timed, 4);
     assert_eq!(outcome.finished.len(), 2);
+}
+
+#[test]
+fn the_page_reaches_the_kernels() {
+    let task = |target: KernelTarget| launch(KernelTarget { page: 64, ..target });
+    let (bench, log, stop) =
+        (Bench { task, ..Bench::default() }, Log::default(), StopFlag::default());
+    let pages = Arc::new(Mutex::new(vec![]));
+    let (seen, mut lab) = (Arc::clone(&pages), bench.lab(&log, &stop));
+    lab.open = Box::new(move |spec| {
+        seen.lock().unwrap().push(spec.page);
+        anyhow::bail!("seen")
+    });
+    bench.run_in(lab, &[Method::Fp16], &log, stop);
+    assert_eq!(*pages.lock().unwrap(), [64, 64], "the probe and the method");
 }
 
 #[test]
