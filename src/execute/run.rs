@@ -200,6 +200,8 @@ mod tests {
             device: Device::Cpu,
             threads: None,
             page: 16,
+            tensor_parallel: vec![1],
+            link: None,
             methods: Vec::new(),
         };
         Cell {
@@ -210,7 +212,7 @@ mod tests {
             workload: "w".to_owned(),
             load: "launch".to_owned(),
             repeat: 0,
-            task: Task::Launch { target, op: Op::Decode, batch: 1, kv_len: 1 },
+            task: Task::Launch { target, op: Op::Decode, batch: 1, kv_len: 1, tensor_parallel: 1 },
         }
     }
 

@@ -28,7 +28,7 @@ pub struct Cell {
     /// The method under its scenario name; the A/A control is `<baseline>-aa`.
     pub method: NamedMethod,
     /// Name of the workload (for a shape of a grid with the shape: `decode-b4-kv8192`), and what the target does that
-    /// others do not: `-page64`.
+    /// others do not: `-page64-tp2`.
     pub workload: String,
     /// Load with its parameter: `closed-8`, `poisson-2.5`, `launch`.
     pub load: String,
@@ -51,6 +51,8 @@ pub enum Task {
         batch: usize,
         /// Cached tokens per sequence.
         kv_len: usize,
+        /// Ranks that share the heads; one of them is measured.
+        tensor_parallel: usize,
     },
     /// Replays a workload's lengths as batches of prefill, compress and decode launches.
     Replay {
@@ -60,6 +62,8 @@ pub enum Task {
         workload: Workload,
         /// Batch size (the concurrency of a closed load).
         batch: usize,
+        /// Ranks that share the heads; one of them is measured.
+        tensor_parallel: usize,
     },
     /// Sends a workload to a server.
     Serve {
@@ -84,8 +88,30 @@ impl Task {
     /// What ids say of a kernel target that differs from the default, so that those of old scenarios stay as they are.
     fn variant(&self) -> String {
         let page = self.kernel_target().map(|target| target.page).filter(|page| *page != PAGES[0]);
-        page.map_or_else(String::new, |page| format!("-page{page}"))
+        let page = page.map_or_else(String::new, |page| format!("-page{page}"));
+        page + &degree_label(self.tensor_parallel())
     }
+
+    /// Ranks that share the heads; 1 for a server, whose ranks are its own.
+    pub fn tensor_parallel(&self) -> usize {
+        match self {
+            Task::Launch { tensor_parallel, .. } | Task::Replay { tensor_parallel, .. } => {
+                *tensor_parallel
+            }
+            Task::Serve { .. } => 1,
+        }
+    }
+}
+
+fn degree_label(ranks: usize) -> String {
+    if ranks == 1 { String::new() } else { format!("-tp{ranks}") }
+}
+
+/// The workload of a cell (see [`Cell::workload`]) without what says on how many ranks it ran: the same work on others
+/// has the same one.
+pub fn without_degree(workload: &str, ranks: i64) -> &str {
+    let label = usize::try_from(ranks).map(degree_label).unwrap_or_default();
+    workload.strip_suffix(&label).unwrap_or(workload)
 }
 
 /// How the requests of one cell arrive.
@@ -127,8 +153,8 @@ impl Arrival {
     }
 }
 
-/// All cells in the order in which they run: target, workload (of a grid: op, batch, kv_len), load, repeat, method; the
-/// A/A control of the baseline comes last in each kernel block. Ids are unique.
+/// All cells in the order in which they run: target, workload (of a grid: op, batch, kv_len), load, degree of tensor
+/// parallelism, repeat, method; the A/A control of the baseline comes last in each kernel block. Ids are unique.
 ///
 /// What a target cannot run is left out: kernel targets take shapes and, under closed loads, prompts; engine targets
 /// take prompts under every load. A valid scenario has work for each target.

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::{kernel::Op, method::Method};
+use crate::{
+    kernel::{Op, allreduce::Link},
+    method::Method,
+};
 
 mod check;
 mod error;
@@ -110,6 +113,10 @@ pub struct KernelTarget {
     pub threads: Option<usize>,
     /// Tokens of a page of the KV cache on CUDA, one of [`PAGES`].
     pub page: usize,
+    /// Degrees of tensor parallelism whose ranks are measured, one after another on one device.
+    pub tensor_parallel: Vec<usize>,
+    /// What would join the ranks; `None` = communication is not modelled.
+    pub link: Option<Link>,
     /// Names of the methods to run; all of the scenario when the file names none.
     pub methods: Vec<String>,
 }
@@ -199,6 +206,23 @@ impl ModelShape {
     /// The preset of that name, such as `llama-2-7b`.
     pub fn preset(name: &str) -> Option<Self> {
         preset::find(name)
+    }
+
+    /// What one of `ranks` holds: its part of the query heads with the KV heads they look at. Where there are more ranks
+    /// than KV heads, each holds one, and the heads are held more than once, as engines do.
+    pub fn rank(&self, ranks: usize) -> Self {
+        Self {
+            num_heads: self.num_heads / ranks,
+            num_kv_heads: (self.num_kv_heads / ranks).max(1),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the heads can be dealt out evenly to `ranks`.
+    fn splits(&self, ranks: usize) -> bool {
+        let (heads, kv_heads) = (self.num_heads, self.num_kv_heads);
+        heads.is_multiple_of(ranks)
+            && (kv_heads.is_multiple_of(ranks) || ranks.is_multiple_of(kv_heads))
     }
 
     /// Names of all presets.

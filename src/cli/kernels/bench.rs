@@ -102,6 +102,8 @@ fn cells(args: &BenchArgs, methods: &[NamedMethod]) -> anyhow::Result<Vec<Cell>>
         device: args.device,
         threads: args.threads,
         page: args.page,
+        tensor_parallel: vec![1],
+        link: None,
         methods: methods.iter().map(|named| named.name.clone()).collect(),
     };
     let workload = format!("{}-b{}-kv{}", args.op.name(), args.batch, args.kv_len);
@@ -118,6 +120,7 @@ fn cells(args: &BenchArgs, methods: &[NamedMethod]) -> anyhow::Result<Vec<Cell>>
             op: args.op,
             batch: args.batch,
             kv_len: args.kv_len,
+            tensor_parallel: 1,
         },
     };
     Ok(methods.iter().map(cell).collect())

@@ -120,7 +120,7 @@ impl Default for Bench {
 }
 
 fn launch(target: KernelTarget) -> Task {
-    Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 64 }
+    Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 64, tensor_parallel: 1 }
 }
 
 fn replay(target: KernelTarget) -> Task {
@@ -129,7 +129,7 @@ fn replay(target: KernelTarget) -> Task {
         prompt_tokens: LengthDist::Fixed(8),
         output_tokens: LengthDist::Fixed(4),
     };
-    Task::Replay { target, workload, batch: 2 }
+    Task::Replay { target, workload, batch: 2, tensor_parallel: 2 }
 }
 
 fn model() -> ModelShape {
@@ -221,6 +221,8 @@ impl Bench {
             device: self.device,
             threads: None,
             page: 16,
+            tensor_parallel: vec![1],
+            link: None,
             methods: vec![],
         };
         Cell {
@@ -401,6 +403,8 @@ fn replay_launches_ragged_batches_once() {
         [decode(16, 24), decode(18, 27), decode(20, 30), decode(22, 33), decode(24, 36)]
     );
     assert_eq!(rows[20].batch, 1, "the last batch is what is left");
+    let heads = (rows[0].tensor_parallel, rows[0].heads_q, rows[0].heads_kv);
+    assert_eq!(heads, (2, 2, 1), "one of two ranks has half of the heads");
     assert_eq!(of(&outcome.rows, PROBE).len(), 21);
 }
 
@@ -455,7 +459,7 @@ fn the_real_cpu_kernels_go_through() {
     let task = |target: KernelTarget| {
         let model = ModelShape { head_dim: 32, ..target.model };
         let target = KernelTarget { model, device: Device::Cpu, ..target };
-        Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 100 }
+        Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 100, tensor_parallel: 1 }
     };
     let bench = Bench { timing, task, ..Bench::default() };
     let kivi = Method::Kivi { bits: 4, group: 32, residual: 32 };

@@ -6,11 +6,12 @@ use crate::{
     report::figure::{Axis, Figure, Kind, Panel, Point, Reference, Scale, Series},
 };
 
-/// Points of one operation at one model shape on one target: what shares a figure.
+/// Points of one operation at one model shape and degree of tensor parallelism on one target: what shares a figure.
 struct Group<'a> {
     target: &'a str,
     model: &'a str,
     op: &'a str,
+    ranks: i64,
     points: Vec<&'a KernelPoint>,
 }
 
@@ -43,9 +44,11 @@ fn groups(judgement: &Judgement) -> Vec<Group<'_>> {
     for op in ["decode", "prefill", "compress"] {
         for point in judgement.kernels.iter().filter(|k| k.op == op && k.duration_ms.is_some()) {
             let (target, model) = (point.point.target.as_str(), point.model_shape.as_str());
-            match out.iter_mut().find(|g| (g.target, g.model, g.op) == (target, model, op)) {
+            let ranks = point.tensor_parallel;
+            let key = (target, model, op, ranks);
+            match out.iter_mut().find(|g| (g.target, g.model, g.op, g.ranks) == key) {
                 Some(group) => group.points.push(point),
-                None => out.push(Group { target, model, op, points: vec![point] }),
+                None => out.push(Group { target, model, op, ranks, points: vec![point] }),
             }
         }
     }
@@ -62,13 +65,32 @@ impl Group<'_> {
     }
 
     fn name(&self, what: &str) -> String {
-        slug(&[self.op, what, self.target, self.model])
+        if self.ranks > 1 {
+            slug(&[self.op, what, self.target, self.model, &format!("tp{}", self.ranks)])
+        } else {
+            slug(&[self.op, what, self.target, self.model])
+        }
+    }
+
+    /// A title, and which of several ranks it is of.
+    fn title(&self, text: &str) -> String {
+        if self.ranks > 1 {
+            format!("{text}, one of {} ranks", self.ranks)
+        } else {
+            text.to_owned()
+        }
     }
 
     fn caption(&self, rest: &str) -> String {
         let backend = self.points.first().map_or("", |k| k.backend.as_str());
         let device = self.points.first().map_or("", |k| k.device.as_str());
-        format!("One attention layer of {}, not a model; {backend} on {device}. {rest}", self.model)
+        let rank = if self.ranks > 1 {
+            format!("One rank's heads ({} ranks, communication not included) of one", self.ranks)
+        } else {
+            "One".to_owned()
+        };
+        let model = self.model;
+        format!("{rank} attention layer of {model}, not a model; {backend} on {device}. {rest}")
     }
 
     fn sweep(&self, sweep: Sweep, looks: &Looks) -> Plot {
@@ -100,6 +122,7 @@ impl Group<'_> {
                 "Bars: 95 % interval of the median.",
             ),
         };
+        let title = self.title(&title);
         let figure = Figure { title, caption: self.caption(rest), x, y, panels };
         let name = self.name(if sweep == Sweep::KvLen { "kv-len" } else { "batch" });
         Plot { name, figure }
@@ -173,14 +196,15 @@ impl Group<'_> {
         series.extend(ideals);
         let level = format!("as fast as {}", looks.baseline);
         let panel = Panel {
-            label: String::new(),
             series,
             references: vec![Reference::horizontal(&level, 1.0)],
+            ..Panel::default()
         };
         let y = Axis::new(&format!("decode speed-up over {}", looks.baseline), "x", Scale::Log10);
         let x = Axis::new("batch and cached tokens", "", Scale::Category(shapes));
         let caption = self.caption("Bars: 95 % interval, paired with the baseline sample by sample. Short lines: the speed-up if only bytes counted.");
-        let figure = Figure::single("Decode speed-up, measured and ideal", &caption, x, y, panel);
+        let title = self.title("Decode speed-up, measured and ideal");
+        let figure = Figure::single(&title, &caption, x, y, panel);
         (!compared.is_empty()).then(|| Plot { name: self.name("speedup"), figure })
     }
 }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::{
     analyse::{
-        Comparison, Estimate, KernelPoint, RequestPoint, SummaryRow, Warning, judgement::Better,
+        Comparison, Estimate, KernelPoint, ParallelPoint, RequestPoint, SummaryRow, Warning,
+        judgement::Better,
     },
     record::manifest::{Status, Verdict, example},
     report::{Format, render},
@@ -35,6 +36,8 @@ fn kernel(slot: usize, op: &str, batch: i64, kv_len: i64) -> KernelPoint {
         model_shape: "llama-2-7b".into(),
         device: "A CPU".into(),
         backend: "cpu-avx2".into(),
+        tensor_parallel: 1,
+        hidden: 4096,
         batch,
         q_len: 1,
         kv_len,
@@ -79,7 +82,15 @@ fn kernels() -> Judgement {
 
 fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
     let verdict = warnings.iter().map(Warning::severity).max().unwrap_or(Verdict::Valid);
-    Judgement { summary: vec![], kernels, requests: vec![], comparisons: vec![], warnings, verdict }
+    Judgement {
+        summary: vec![],
+        kernels,
+        parallel: vec![],
+        requests: vec![],
+        comparisons: vec![],
+        warnings,
+        verdict,
+    }
 }
 
 fn served() -> (Judgement, Vec<RequestFacts>) {
@@ -314,7 +325,7 @@ fn headline_tables_hold_only_what_there_is() {
     assert_eq!(csv.lines().next(), Some(header));
     let broken = csv.lines().find(|line| line.contains("decode-b8")).unwrap();
     let expected =
-        "cpu,decode,decode-b8-kv8192,launch,int8,8,8192,20,,,,,,,,,,,,2.0,,6.75,90.0,beyond,,NO";
+        "cpu,decode,decode-b8-kv8192,launch,int8,8,8192,20,,,,,,,,,,,,,,2.0,,6.75,90.0,beyond,,NO";
     assert_eq!(broken, expected, "unknown stays empty");
 }
 
@@ -346,4 +357,58 @@ fn a_narrow_table_says_what_it_folded() {
         decode.columns.iter().any(|c| c.name == "verified"),
         "a kernel that failed its check stays in sight"
     );
+}
+
+/// One point of int8 on two ranks.
+fn parallel(communication_ms: Option<f64>) -> ParallelPoint {
+    let sum = communication_ms.map(|added| estimate(1.0 + added));
+    ParallelPoint {
+        point: point("decode-b1-kv1024-tp2", "launch", "int8"),
+        op: "decode".into(),
+        batch: 1,
+        kv_len: 1024,
+        tensor_parallel: 2,
+        measured_ms: Some(estimate(1.0)),
+        communication_ms,
+        total_ms: sum,
+        speedup_over_one: sum,
+        speedup: Some(estimate(1.5)),
+        speedup_total: sum,
+    }
+}
+
+#[test]
+fn what_is_modelled_is_said_to_be() {
+    let table = |communication_ms| {
+        let mut judgement = kernels();
+        judgement.parallel.push(parallel(communication_ms));
+        render(&tables::headline(&judgement)[2], Format::Md, false)
+    };
+    let with = table(Some(0.25));
+    let header = "| measured (ms) | communication, modelled (ms) | measured + modelled (ms) |";
+    assert!(with.contains(header) && with.contains("| 0.250 | 1.25 ["), "{with}");
+    assert!(!with.contains("not included"), "{with}");
+    let without = table(None);
+    assert!(without.contains("communication is not included for cpu: no link"), "{without}");
+    assert!(without.contains("1.00 [0.950, 1.06] |  |  |  | 1.50 ["), "{without}");
+}
+
+#[test]
+fn degrees_do_not_share_a_figure_or_a_sentence() {
+    let mut judgement = kernels();
+    let fewer_heads = |k: &KernelPoint| KernelPoint { tensor_parallel: 2, ..k.clone() };
+    let on_two: Vec<KernelPoint> = judgement.kernels.iter().map(fewer_heads).collect();
+    let finding = words::finding(&judgement, "fp16");
+    judgement.kernels.splice(0..0, on_two.clone());
+    assert_eq!(words::finding(&judgement, "fp16"), finding);
+    let manifest = example("r", &[]);
+    let source = Source { manifest: &manifest, judgement: &judgement, facts: &[], telemetry: &[] };
+    let plots = plots(&source);
+    assert_eq!(plots[0].name, "decode-kv-len-cpu-llama-2-7b-tp2");
+    assert!(plots[0].figure.title.ends_with("one of 2 ranks"));
+    assert_eq!(plots[3].name, "decode-kv-len-cpu-llama-2-7b");
+    assert_eq!(plots[3].figure.panels[0].series[0].points.len(), 3, "one point a length");
+    judgement.kernels = on_two;
+    let alone = words::finding(&judgement, "fp16").remove(0);
+    assert!(alone.contains("one of 2 ranks of one attention layer of llama-2-7b"), "{alone}");
 }
