@@ -11,8 +11,8 @@ use super::{
 use crate::{
     kernel::roofline::{self, Bound, Load, Rates},
     record::{KernelRow, PROBE_METHOD, parquet::TableRow as _},
-    stats,
-    units::{ns_to_ms, ns_to_s},
+    stats::{self, Sample},
+    units::{NS_PER_MS, ns_to_ms, ns_to_s},
 };
 
 /// Target, workload, load and repeat: what is measured together.
@@ -187,6 +187,7 @@ fn describe(seed: u64, group: &Group, probes: &BTreeMap<Block, f64>) -> KernelPo
         max_rel_err: group.rows.iter().filter_map(|row| row.max_rel_err).reduce(f64::max),
         err: group.rows.iter().find_map(|row| row.err.clone()),
         duration_ms: duration.map(|ns| ns.scaled(ns_to_ms(1))),
+        duration_p10_p90_ms: p10_p90(all),
         tokens_per_s: duration.map(|ns| ns.scaled(ns_to_s(1)).inverse(tokens as f64)),
         bytes_moved: bytes.map(|bytes| bytes.round() as i64),
         gb_per_s: bytes.zip(median_ns).map(|(bytes, ns)| bytes / ns),
@@ -203,6 +204,12 @@ fn describe(seed: u64, group: &Group, probes: &BTreeMap<Block, f64>) -> KernelPo
         noise_floor: None,
         within_noise: None,
     }
+}
+
+/// How far the launches spread, in ms; `None` where a percentile would be little more than an extreme.
+fn p10_p90(durations_ns: Vec<f64>) -> Option<(f64, f64)> {
+    let sample = Sample::new(durations_ns).ok()?;
+    Some((sample.percentile(10)? / NS_PER_MS, sample.percentile(90)? / NS_PER_MS))
 }
 
 /// The shortest time a launch can take; `None` on a device whose rates are unknown.

@@ -84,6 +84,8 @@ fn kernels_by_hand() {
     let (fp16, int8) = (of(&judgement, "fp16"), of(&judgement, "int8"));
     assert_eq!((fp16.n_samples, fp16.n_repeats, fp16.speedup), (40, 2, None));
     assert!(close(fp16.duration_ms.unwrap().value, 6.0), "median of 4 and 8 ms: {fp16:?}");
+    let (p10, p90) = fp16.duration_p10_p90_ms.unwrap();
+    assert!(close(p10, 4.0) && close(p90, 8.0), "{p10} {p90}");
     assert!(close(fp16.tokens_per_s.unwrap().value, 4.0 / 0.006));
     assert!(close(fp16.gb_per_s.unwrap(), 40.0 / 6.0) && close(fp16.read_gb_per_s.unwrap(), 20.0));
     assert!(close(fp16.bandwidth_fraction.unwrap(), 0.375), "half at 10, half at 5 of 20 GB/s");

@@ -6,6 +6,8 @@ use crate::{
     report::figure::{Axis, Figure, Kind, Panel, Point, Reference, Scale, Series},
 };
 
+mod limit;
+
 /// Points of one operation at one model shape and degree of tensor parallelism on one target: what shares a figure.
 struct Group<'a> {
     target: &'a str,
@@ -34,6 +36,7 @@ pub(super) fn plots(judgement: &Judgement, looks: &Looks) -> Vec<Plot> {
                 out.push(group.sweep(Sweep::Batch, looks));
             }
             out.extend(group.speedup(looks));
+            out.extend(group.limit(looks));
         }
     }
     out
@@ -94,13 +97,7 @@ impl Group<'_> {
     }
 
     fn sweep(&self, sweep: Sweep, looks: &Looks) -> Plot {
-        let x = match sweep {
-            Sweep::KvLen if self.op == "decode" => {
-                Axis::new("cached tokens per sequence", "", Scale::Log2)
-            }
-            Sweep::KvLen => Axis::new("prompt tokens per sequence", "", Scale::Log2),
-            Sweep::Batch => Axis::new("sequences in the batch", "", Scale::Log2),
-        };
+        let x = sweep.axis(self.op);
         let mut facets = distinct(self.grid().map(|k| sweep.facet(k)));
         facets.sort_unstable();
         let panels = facets.iter().map(|facet| self.panel(sweep, *facet, looks)).collect();
@@ -234,6 +231,15 @@ fn size(n: i64) -> String {
 }
 
 impl Sweep {
+    fn axis(self, op: &str) -> Axis {
+        let label = match self {
+            Sweep::KvLen if op == "decode" => "cached tokens per sequence",
+            Sweep::KvLen => "prompt tokens per sequence",
+            Sweep::Batch => "sequences in the batch",
+        };
+        Axis::new(label, "", Scale::Log2)
+    }
+
     fn x(self, k: &KernelPoint) -> i64 {
         if self == Sweep::KvLen { k.kv_len } else { k.batch }
     }

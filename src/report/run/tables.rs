@@ -57,6 +57,8 @@ fn kernels<'a>(title: &str, points: impl Iterator<Item = &'a KernelPoint>) -> Ta
         ("kv_len", "tokens"),
         ("n", ""),
         ("duration", "ms"),
+        ("duration_p10", "ms"),
+        ("duration_p90", "ms"),
         ("of_limit", "%"),
         ("bound", ""),
         ("tokens_per_s", "tokens/s"),
@@ -90,6 +92,8 @@ fn kernel_row(k: &KernelPoint) -> Vec<Value> {
         Value::Int(k.kv_len),
         count(k.n_samples),
         estimate(k.duration_ms),
+        Value::maybe(k.duration_p10_p90_ms.map(|(p10, _)| p10)),
+        Value::maybe(k.duration_p10_p90_ms.map(|(_, p90)| p90)),
         percent(k.limit_fraction),
         k.bound.map_or(Value::Missing, |bound| text(bound.name())),
         estimate(k.tokens_per_s),
@@ -241,8 +245,9 @@ fn comparison_row(c: &Comparison) -> Vec<Value> {
     ]
 }
 
-/// Columns that other columns of the same table imply.
-const IMPLIED: [&str; 5] = ["batch", "kv_len", "n", "duration", "gb_per_s"];
+/// Columns that other columns of the same table imply, and those that a terminal has no room for.
+const IMPLIED: [&str; 7] =
+    ["batch", "kv_len", "n", "duration", "duration_p10", "duration_p90", "gb_per_s"];
 
 /// The table for a terminal: without implied and empty columns, and with words that every row shares in the title.
 pub fn narrow(table: &Table) -> Table {
