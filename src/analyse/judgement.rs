@@ -43,6 +43,10 @@ pub struct KernelPoint {
     pub device: String,
     /// Implementation, such as `cpu-avx512`.
     pub backend: String,
+    /// Ranks that share the layer's heads; one of them was measured.
+    pub tensor_parallel: i64,
+    /// Width of the layer, all ranks together: query heads times head dimension.
+    pub hidden: i64,
     /// Sequences.
     pub batch: i64,
     /// Query tokens per sequence.
@@ -63,6 +67,8 @@ pub struct KernelPoint {
     pub err: Option<String>,
     /// Median wall time of one launch (hierarchical bootstrap over repeats, then launches).
     pub duration_ms: Option<Estimate>,
+    /// 10th and 90th percentile of the same launches; `None` below ten.
+    pub duration_p10_p90_ms: Option<(f64, f64)>,
     /// `batch / median` for decode, `kv_tokens / median` for prefill and compress: tokens through ONE attention layer.
     pub tokens_per_s: Option<Estimate>,
     /// Bytes one launch must move; the median over rows (replayed batches are ragged).
@@ -94,6 +100,33 @@ pub struct KernelPoint {
     pub noise_floor: Option<f64>,
     /// Whether the speed-up lies within the noise floor; `None` without an A/A control.
     pub within_noise: Option<bool>,
+}
+
+/// One kernel on one of several ranks: measured time of the rank, modelled time of the ranks' all-reduce.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParallelPoint {
+    /// Which.
+    pub point: Point,
+    /// `prefill` or `decode`.
+    pub op: String,
+    /// Sequences.
+    pub batch: i64,
+    /// Cached tokens per sequence.
+    pub kv_len: i64,
+    /// Ranks.
+    pub tensor_parallel: i64,
+    /// Median time of one rank's launch, as measured.
+    pub measured_ms: Option<Estimate>,
+    /// One ring all-reduce of the layer's output, modelled; `None` where the scenario states no link.
+    pub communication_ms: Option<f64>,
+    /// Sum of the two; its interval is the measurement's.
+    pub total_ms: Option<Estimate>,
+    /// Sum on one rank over the sum here. Not measured side by side: the interval takes the far ends of both.
+    pub speedup_over_one: Option<Estimate>,
+    /// Measured speed-up over the baseline at the same degree, paired; `None` on the baseline.
+    pub speedup: Option<Estimate>,
+    /// The same with the modelled time added on both sides.
+    pub speedup_total: Option<Estimate>,
 }
 
 /// One served workload under one load and method, all repeats together.
@@ -215,6 +248,8 @@ pub struct Judgement {
     pub summary: Vec<SummaryRow>,
     /// Kernels, in plan order of their first cell; the A/A control is among them.
     pub kernels: Vec<KernelPoint>,
+    /// Prefill and decode of targets that ran at more than one rank, in the same order, without the A/A control.
+    pub parallel: Vec<ParallelPoint>,
     /// Served points, in plan order of their first cell.
     pub requests: Vec<RequestPoint>,
     /// Ratios of served points to the baseline.

@@ -11,8 +11,8 @@ use super::{
 use crate::{
     kernel::roofline::{self, Bound, Load, Rates},
     record::{KernelRow, PROBE_METHOD, parquet::TableRow as _},
-    stats,
-    units::{ns_to_ms, ns_to_s},
+    stats::{self, Sample},
+    units::{NS_PER_MS, ns_to_ms, ns_to_s},
 };
 
 /// Target, workload, load and repeat: what is measured together.
@@ -25,6 +25,7 @@ struct Shape {
     workload: String,
     load: String,
     op: String,
+    tensor_parallel: i64,
     batch: i64,
     q_len: i64,
     kv_len: i64,
@@ -116,6 +117,7 @@ fn groups(rows: Vec<KernelRow>, data: &RunData) -> Vec<Group> {
             workload: row.workload.clone(),
             load: row.load.clone(),
             op: row.op.clone(),
+            tensor_parallel: row.tensor_parallel,
             batch: row.batch,
             q_len: row.q_len,
             kv_len: row.kv_len,
@@ -173,6 +175,8 @@ fn describe(seed: u64, group: &Group, probes: &BTreeMap<Block, f64>) -> KernelPo
         model_shape: first.model_shape.clone(),
         device: first.device.clone(),
         backend: first.backend.clone(),
+        tensor_parallel: first.tensor_parallel,
+        hidden: first.heads_q * first.tensor_parallel * first.head_dim,
         batch: first.batch,
         q_len: first.q_len,
         kv_len: first.kv_len,
@@ -183,6 +187,7 @@ fn describe(seed: u64, group: &Group, probes: &BTreeMap<Block, f64>) -> KernelPo
         max_rel_err: group.rows.iter().filter_map(|row| row.max_rel_err).reduce(f64::max),
         err: group.rows.iter().find_map(|row| row.err.clone()),
         duration_ms: duration.map(|ns| ns.scaled(ns_to_ms(1))),
+        duration_p10_p90_ms: p10_p90(all),
         tokens_per_s: duration.map(|ns| ns.scaled(ns_to_s(1)).inverse(tokens as f64)),
         bytes_moved: bytes.map(|bytes| bytes.round() as i64),
         gb_per_s: bytes.zip(median_ns).map(|(bytes, ns)| bytes / ns),
@@ -199,6 +204,12 @@ fn describe(seed: u64, group: &Group, probes: &BTreeMap<Block, f64>) -> KernelPo
         noise_floor: None,
         within_noise: None,
     }
+}
+
+/// How far the launches spread, in ms; `None` where a percentile would be little more than an extreme.
+fn p10_p90(durations_ns: Vec<f64>) -> Option<(f64, f64)> {
+    let sample = Sample::new(durations_ns).ok()?;
+    Some((sample.percentile(10)? / NS_PER_MS, sample.percentile(90)? / NS_PER_MS))
 }
 
 /// The shortest time a launch can take; `None` on a device whose rates are unknown.

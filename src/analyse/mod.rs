@@ -17,14 +17,15 @@ mod kernels;
 mod requests;
 mod summary;
 mod suspicion;
+mod tensor_parallel;
 #[cfg(test)]
 mod tests;
 pub mod warning;
 
 pub use data::RunData;
 pub use judgement::{
-    Better, Comparison, Estimate, Judgement, KernelPoint, Point, RequestFacts, RequestPoint,
-    Verdict,
+    Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, RequestFacts,
+    RequestPoint, Verdict,
 };
 pub use requests::facts;
 pub use suspicion::cells_with_errors;
@@ -42,7 +43,8 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
     let comparisons = compare::comparisons(data, &served);
     let warnings = suspicion::warnings(data, &served, (&kernels, &requests), &comparisons)?;
     let verdict = warnings.iter().map(Warning::severity).max().unwrap_or(Verdict::Valid);
-    Ok(Judgement { summary, kernels, requests, comparisons, warnings, verdict })
+    let parallel = tensor_parallel::points(data, &kernels);
+    Ok(Judgement { summary, kernels, parallel, requests, comparisons, warnings, verdict })
 }
 
 /// Every request of a run with what follows from its times, for CDFs and histograms.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::record::{
     KernelRow, PROBE_METHOD, RequestRow, Table,
-    manifest::{self, SloFacts},
+    manifest::{self, LinkFacts, SloFacts},
     parquet::TableRow as _,
 };
 
@@ -84,6 +84,8 @@ fn kernels_by_hand() {
     let (fp16, int8) = (of(&judgement, "fp16"), of(&judgement, "int8"));
     assert_eq!((fp16.n_samples, fp16.n_repeats, fp16.speedup), (40, 2, None));
     assert!(close(fp16.duration_ms.unwrap().value, 6.0), "median of 4 and 8 ms: {fp16:?}");
+    let (p10, p90) = fp16.duration_p10_p90_ms.unwrap();
+    assert!(close(p10, 4.0) && close(p90, 8.0), "{p10} {p90}");
     assert!(close(fp16.tokens_per_s.unwrap().value, 4.0 / 0.006));
     assert!(close(fp16.gb_per_s.unwrap(), 40.0 / 6.0) && close(fp16.read_gb_per_s.unwrap(), 20.0));
     assert!(close(fp16.bandwidth_fraction.unwrap(), 0.375), "half at 10, half at 5 of 20 GB/s");
@@ -347,6 +349,71 @@ fn intervals_do_not_depend_on_what_else_is_in_the_run() {
     rows.retain(|row| row.method != "fp16-aa");
     let part = judge(&data(&cells, &rows, &[])).unwrap();
     assert_eq!(of(&whole, "int8").speedup, of(&part, "int8").speedup);
+}
+
+/// The same work on one and on two ranks, int8 twice as fast as fp16 on both; a rank of two takes half as long.
+fn rank_rows() -> Vec<KernelRow> {
+    let mut rows = Vec::new();
+    for (ranks, workload, ns) in [(1, "decode-b4", 8 * MS), (2, "decode-b4-tp2", 4 * MS)] {
+        for sample in 0..20 {
+            for (method, ns) in [("fp16", ns), ("fp16-aa", ns), ("int8", ns / 2)] {
+                rows.push(KernelRow {
+                    cell_id: format!("example/cpu/{method}/{workload}/launch/0"),
+                    workload: workload.to_owned(),
+                    heads_q: 32 / ranks,
+                    head_dim: 128,
+                    tensor_parallel: ranks,
+                    ..launch(method, 0, sample, ns, ns)
+                });
+            }
+        }
+    }
+    rows
+}
+
+#[test]
+fn ranks_are_measured_and_their_talk_is_modelled() {
+    let rows = rank_rows();
+    let mut cells: Vec<&str> = rows.iter().map(|row| row.cell_id.as_str()).collect();
+    cells.dedup();
+    let mut data = data(&cells, &rows, &[]);
+    let bare = judge(&data).unwrap().parallel;
+    assert_eq!(bare.len(), 4, "two methods on one and two ranks; the control is no method");
+    let of = |points: &[ParallelPoint], method: &str, ranks: i64| {
+        let wanted = |p: &&ParallelPoint| p.point.method == method && p.tensor_parallel == ranks;
+        points.iter().find(wanted).cloned().unwrap()
+    };
+    let split = of(&bare, "int8", 2);
+    assert!(
+        close(split.measured_ms.unwrap().value, 2.0) && close(split.speedup.unwrap().value, 2.0)
+    );
+    assert_eq!(
+        (split.communication_ms, split.total_ms, split.speedup_over_one),
+        (None, None, None)
+    );
+    assert_eq!(of(&bare, "int8", 1).communication_ms, Some(0.0));
+    // 4 tokens, 4096 wide, in two bytes: 32768 bytes, all of them sent once at 0.032768 bytes a ns, and 2 times 500 us.
+    let link = LinkFacts { bandwidth_gb_s: 0.032768, latency_us: 500.0 };
+    data.manifest.scenario.links.insert("cpu".to_owned(), link);
+    let linked = judge(&data).unwrap().parallel;
+    let split = of(&linked, "int8", 2);
+    assert!(close(split.communication_ms.unwrap(), 2.0), "{split:?}");
+    assert!(close(split.total_ms.unwrap().value, 4.0));
+    assert!(close(split.speedup_over_one.unwrap().value, 1.0), "4 ms alone, 2 + 2 ms on two");
+    assert!(close(split.speedup.unwrap().value, 2.0), "against fp16 on two ranks");
+    assert!(close(split.speedup_total.unwrap().value, 1.5), "(4 + 2) / (2 + 2)");
+    assert!(close(of(&linked, "fp16", 2).speedup_over_one.unwrap().value, 8.0 / 6.0));
+}
+
+#[test]
+fn methods_are_compared_at_the_same_degree_even_under_one_name() {
+    let mut rows = rank_rows();
+    rows.iter_mut().for_each(|row| row.workload = "decode-b4".to_owned());
+    rows.retain(|row| row.tensor_parallel == 1 || row.method != "fp16");
+    let cells = ["example/cpu/int8/decode-b4/launch/0"];
+    let judgement = judge(&data(&cells, &rows, &[])).unwrap();
+    let lonely = |k: &&KernelPoint| k.point.method == "int8" && k.tensor_parallel == 2;
+    assert_eq!(judgement.kernels.iter().find(lonely).unwrap().speedup, None);
 }
 
 /// `results/README.md` explains every column of every table under that table's heading.

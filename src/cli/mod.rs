@@ -9,6 +9,7 @@ use crate::report::Format;
 pub mod data;
 pub mod doctor;
 pub mod doctor_client;
+mod facts;
 pub mod kernels;
 pub mod plan;
 pub mod progress;

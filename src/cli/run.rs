@@ -10,7 +10,12 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use super::{progress::Progress, report, signals, ui::Ui};
+use super::{
+    facts::{cell_facts, device_from_name, facts},
+    progress::Progress,
+    report, signals,
+    ui::Ui,
+};
 use crate::{
     analyse::{RunData, cells_with_errors, judge},
     execute::{
@@ -25,7 +30,7 @@ use crate::{
     record::{
         Manifest, Recorder, Row, RunDir, SCHEMA_VERSION, Sink, TelemetryRow,
         env::{self, Machine},
-        manifest::{CellFacts, ClientFacts, Input, ScenarioFacts, SloFacts, Status, Verdict},
+        manifest::{ClientFacts, Input, Status, Verdict},
         parquet::write_rows,
     },
     scenario::{Device, EngineTarget, Scenario, TargetKind, Workload},
@@ -379,49 +384,6 @@ fn with_device(mut scenario: Scenario, device: Option<Device>) -> Scenario {
         }
     }
     scenario
-}
-
-fn device_from_name(name: &str) -> anyhow::Result<Device> {
-    clap::ValueEnum::from_str(name, false)
-        .map_err(|_| anyhow::anyhow!("manifest.json: expected a device, got `{name}`"))
-}
-
-fn device_name(device: Device) -> String {
-    match device {
-        Device::Auto => "auto",
-        Device::Cpu => "cpu",
-        Device::Cuda => "cuda",
-    }
-    .to_owned()
-}
-
-fn facts(scenario: &Scenario, path: &Path, device: Option<Device>) -> ScenarioFacts {
-    ScenarioFacts {
-        name: scenario.name.clone(),
-        path: Some(path.display().to_string()),
-        text: scenario.text.clone(),
-        seed: scenario.seed,
-        repeats: scenario.repeats,
-        baseline: scenario.baseline.clone(),
-        aa_control: scenario.aa_control,
-        slo: scenario.slo.map(|slo| SloFacts {
-            ttft_ms: slo.ttft_ms,
-            tpot_ms: slo.tpot_ms,
-            e2e_ms: slo.e2e_ms,
-        }),
-        device: device.map(device_name),
-    }
-}
-
-fn cell_facts(cell: &Cell) -> CellFacts {
-    CellFacts {
-        id: cell.id.clone(),
-        target: cell.target.clone(),
-        method: cell.method.name.clone(),
-        workload: cell.workload.clone(),
-        load: cell.load.clone(),
-        repeat: cell.repeat,
-    }
 }
 
 fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {

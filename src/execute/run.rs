@@ -195,8 +195,15 @@ mod tests {
             num_kv_heads: 1,
             head_dim: 64,
         };
-        let target =
-            KernelTarget { model, device: Device::Cpu, threads: None, methods: Vec::new() };
+        let target = KernelTarget {
+            model,
+            device: Device::Cpu,
+            threads: None,
+            page: 16,
+            tensor_parallel: vec![1],
+            link: None,
+            methods: Vec::new(),
+        };
         Cell {
             id: id.to_owned(),
             block,
@@ -205,7 +212,7 @@ mod tests {
             workload: "w".to_owned(),
             load: "launch".to_owned(),
             repeat: 0,
-            task: Task::Launch { target, op: Op::Decode, batch: 1, kv_len: 1 },
+            task: Task::Launch { target, op: Op::Decode, batch: 1, kv_len: 1, tensor_parallel: 1 },
         }
     }
 

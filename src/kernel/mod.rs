@@ -5,6 +5,7 @@
 
 use crate::method::Method;
 
+pub mod allreduce;
 pub(crate) mod check;
 pub mod cpu;
 pub mod cuda;

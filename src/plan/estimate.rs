@@ -4,7 +4,7 @@ use super::{Arrival, Cell, Task};
 use crate::{
     kernel::Op,
     method::Method,
-    scenario::{KernelTarget, Timing, Workload},
+    scenario::{ModelShape, Timing, Workload},
 };
 
 /// Bandwidth assumed for kernels, bytes per second.
@@ -30,19 +30,21 @@ pub struct Estimate {
 /// Estimates one cell; [`ASSUMPTION`] belongs beside it.
 pub fn estimate(cell: &Cell, timing: &Timing) -> Estimate {
     match &cell.task {
-        Task::Launch { target, op, batch, kv_len } => {
+        Task::Launch { target, op, batch, kv_len, tensor_parallel } => {
+            let model = target.model.rank(*tensor_parallel);
             let layer =
-                Layer { target, method: &cell.method.method, batch: *batch, kv_len: *kv_len };
+                Layer { model, method: &cell.method.method, batch: *batch, kv_len: *kv_len };
             let launches = (timing.warmup + timing.max_samples) as f64;
             Estimate {
                 seconds: Some(launches * layer.launch_s(*op)),
                 memory_bytes: Some(layer.memory(*op, timing)),
             }
         }
-        Task::Replay { target, workload, batch } => Estimate {
-            seconds: None,
-            memory_bytes: replay_memory(cell, target, workload, *batch, timing),
-        },
+        Task::Replay { target, workload, batch, tensor_parallel } => {
+            let model = target.model.rank(*tensor_parallel);
+            let memory_bytes = replay_memory(cell, model, workload, *batch, timing);
+            Estimate { seconds: None, memory_bytes }
+        }
         Task::Serve { workload, arrival, .. } => {
             Estimate { seconds: arrival_s(workload, *arrival), memory_bytes: None }
         }
@@ -57,7 +59,8 @@ pub fn block_seconds(cells: &[&Cell], timing: &Timing) -> Option<f64> {
 }
 
 struct Layer<'a> {
-    target: &'a KernelTarget,
+    /// Heads of one rank.
+    model: ModelShape,
     method: &'a Method,
     /// Sequences.
     batch: usize,
@@ -72,11 +75,11 @@ impl Layer<'_> {
     }
 
     fn fp16_bytes(&self) -> f64 {
-        4.0 * (self.target.model.num_kv_heads * self.target.model.head_dim) as f64 * self.tokens()
+        4.0 * (self.model.num_kv_heads * self.model.head_dim) as f64 * self.tokens()
     }
 
     fn stored_bytes(&self) -> f64 {
-        let model = &self.target.model;
+        let model = &self.model;
         let (heads, dim) = (model.num_kv_heads, model.head_dim);
         self.method.cache_bytes(self.kv_len, heads, dim) as f64 * self.batch as f64
     }
@@ -94,7 +97,7 @@ impl Layer<'_> {
 
     /// Causal: half of the square, two products of two operations per element.
     fn prefill_flops(&self) -> f64 {
-        let width = (self.target.model.num_heads * self.target.model.head_dim) as f64;
+        let width = (self.model.num_heads * self.model.head_dim) as f64;
         2.0 * self.tokens() * self.kv_len as f64 * width
     }
 
@@ -112,14 +115,14 @@ impl Layer<'_> {
 /// An upper limit: every sequence of the batch as long as the workload allows.
 fn replay_memory(
     cell: &Cell,
-    target: &KernelTarget,
+    model: ModelShape,
     workload: &Workload,
     batch: usize,
     timing: &Timing,
 ) -> Option<u64> {
     let Workload::Synthetic { prompt_tokens, output_tokens, .. } = workload else { return None };
     let kv_len = prompt_tokens.max() as usize + output_tokens.max() as usize;
-    let layer = Layer { target, method: &cell.method.method, batch, kv_len };
+    let layer = Layer { model, method: &cell.method.method, batch, kv_len };
     Some(layer.memory(Op::Compress, timing))
 }
 

@@ -85,18 +85,28 @@ impl Builder<'_> {
         workload: &str,
         (op, batch, kv_len): (Op, usize, usize),
     ) {
-        let task = Task::Launch { target: kernel.clone(), op, batch, kv_len };
-        let workload = format!("{workload}-{}-b{batch}-kv{kv_len}", op.name());
-        let block = Block { target, workload, load: "launch".to_owned() };
-        self.kernel_blocks(&block, kernel, &task);
+        for &tensor_parallel in &kernel.tensor_parallel {
+            let task = Task::Launch { target: kernel.clone(), op, batch, kv_len, tensor_parallel };
+            let workload =
+                format!("{workload}-{}-b{batch}-kv{kv_len}{}", op.name(), task.variant());
+            let block = Block { target, workload, load: "launch".to_owned() };
+            self.kernel_blocks(&block, kernel, &task);
+        }
     }
 
     fn replay(&mut self, target: &str, kernel: &KernelTarget, workload: &NamedWorkload) {
         for (label, batch) in self.closed_loads() {
-            let task =
-                Task::Replay { target: kernel.clone(), workload: workload.kind.clone(), batch };
-            let block = Block { target, workload: workload.name.clone(), load: label };
-            self.kernel_blocks(&block, kernel, &task);
+            for &tensor_parallel in &kernel.tensor_parallel {
+                let task = Task::Replay {
+                    target: kernel.clone(),
+                    workload: workload.kind.clone(),
+                    batch,
+                    tensor_parallel,
+                };
+                let named = format!("{}{}", workload.name, task.variant());
+                let block = Block { target, workload: named, load: label.clone() };
+                self.kernel_blocks(&block, kernel, &task);
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use regex::Regex;
 
 use crate::{
     kernel::Op,
-    scenario::{EngineTarget, KernelTarget, NamedMethod, Scenario, Workload},
+    scenario::{EngineTarget, KernelTarget, NamedMethod, PAGES, Scenario, Workload},
 };
 
 mod estimate;
@@ -27,7 +27,8 @@ pub struct Cell {
     pub target: String,
     /// The method under its scenario name; the A/A control is `<baseline>-aa`.
     pub method: NamedMethod,
-    /// Name of the workload (for a shape of a grid with the shape: `decode-b4-kv8192`).
+    /// Name of the workload (for a shape of a grid with the shape: `decode-b4-kv8192`), and what the target does that
+    /// others do not: `-page64-tp2`.
     pub workload: String,
     /// Load with its parameter: `closed-8`, `poisson-2.5`, `launch`.
     pub load: String,
@@ -50,6 +51,8 @@ pub enum Task {
         batch: usize,
         /// Cached tokens per sequence.
         kv_len: usize,
+        /// Ranks that share the heads; one of them is measured.
+        tensor_parallel: usize,
     },
     /// Replays a workload's lengths as batches of prefill, compress and decode launches.
     Replay {
@@ -59,6 +62,8 @@ pub enum Task {
         workload: Workload,
         /// Batch size (the concurrency of a closed load).
         batch: usize,
+        /// Ranks that share the heads; one of them is measured.
+        tensor_parallel: usize,
     },
     /// Sends a workload to a server.
     Serve {
@@ -69,6 +74,44 @@ pub enum Task {
         /// Arrivals, one value of the scenario's list.
         arrival: Arrival,
     },
+}
+
+impl Task {
+    /// The target of our own kernels; `None` for an engine.
+    pub fn kernel_target(&self) -> Option<&KernelTarget> {
+        match self {
+            Task::Launch { target, .. } | Task::Replay { target, .. } => Some(target),
+            Task::Serve { .. } => None,
+        }
+    }
+
+    /// What ids say of a kernel target that differs from the default, so that those of old scenarios stay as they are.
+    fn variant(&self) -> String {
+        let page = self.kernel_target().map(|target| target.page).filter(|page| *page != PAGES[0]);
+        let page = page.map_or_else(String::new, |page| format!("-page{page}"));
+        page + &degree_label(self.tensor_parallel())
+    }
+
+    /// Ranks that share the heads; 1 for a server, whose ranks are its own.
+    pub fn tensor_parallel(&self) -> usize {
+        match self {
+            Task::Launch { tensor_parallel, .. } | Task::Replay { tensor_parallel, .. } => {
+                *tensor_parallel
+            }
+            Task::Serve { .. } => 1,
+        }
+    }
+}
+
+fn degree_label(ranks: usize) -> String {
+    if ranks == 1 { String::new() } else { format!("-tp{ranks}") }
+}
+
+/// The workload of a cell (see [`Cell::workload`]) without what says on how many ranks it ran: the same work on others
+/// has the same one.
+pub fn without_degree(workload: &str, ranks: i64) -> &str {
+    let label = usize::try_from(ranks).map(degree_label).unwrap_or_default();
+    workload.strip_suffix(&label).unwrap_or(workload)
 }
 
 /// How the requests of one cell arrive.
@@ -110,8 +153,8 @@ impl Arrival {
     }
 }
 
-/// All cells in the order in which they run: target, workload (of a grid: op, batch, kv_len), load, repeat, method; the
-/// A/A control of the baseline comes last in each kernel block. Ids are unique.
+/// All cells in the order in which they run: target, workload (of a grid: op, batch, kv_len), load, degree of tensor
+/// parallelism, repeat, method; the A/A control of the baseline comes last in each kernel block. Ids are unique.
 ///
 /// What a target cannot run is left out: kernel targets take shapes and, under closed loads, prompts; engine targets
 /// take prompts under every load. A valid scenario has work for each target.
@@ -131,8 +174,10 @@ pub fn cell_seed(scenario_seed: u64, cell: &Cell) -> u64 {
     use sha2::Digest;
     let mut hasher = sha2::Sha256::new();
     hasher.update(scenario_seed.to_le_bytes());
+    // How a target lays out or splits its cache changes no prompt.
+    let workload = cell.workload.strip_suffix(&cell.task.variant()).unwrap_or(&cell.workload);
     // Names hold no slash, so the parts cannot run into each other.
-    hasher.update(format!("{}/{}/{}", cell.workload, cell.load, cell.repeat));
+    hasher.update(format!("{workload}/{}/{}", cell.load, cell.repeat));
     let digest = hasher.finalize();
     u64::from_le_bytes(std::array::from_fn(|i| digest[i]))
 }

@@ -77,6 +77,47 @@ fn methods_share_a_seed_and_repeats_do_not() {
 }
 
 #[test]
+fn a_page_is_in_ids_only_where_it_is_not_the_default() {
+    let plain = scenario(LOADS, GRID, 1);
+    let with = |page: &str| {
+        let key = format!("model = \"llama-3-8b\"\npage = {page}");
+        let text = plain.text.replace("model = \"llama-3-8b\"", &key);
+        expand(&Scenario::parse(&text, "p.toml").expect("valid"))
+    };
+    let (old, same, other) = (expand(&plain), with("16"), with("64"));
+    assert_eq!(old, same);
+    assert_eq!(other[0].id, "p/cpu/fp16/grid-decode-b4-kv64-page64/launch/r0");
+    assert_eq!(other[6].id, "p/cpu/fp16/words-page64/closed-8/r0");
+    assert_eq!(other[9].id, old[9].id, "a server's pages are its own");
+    let seeds = |cells: &[Cell]| cells.iter().map(|cell| cell_seed(1, cell)).collect::<Vec<_>>();
+    assert_eq!(seeds(&old), seeds(&other), "the same prompts and data");
+}
+
+#[test]
+fn degrees_are_blocks_of_their_own_with_the_same_prompts() {
+    let plain = scenario(LOADS, GRID, 1);
+    let keys = "model = \"llama-3-8b\"\npage = 64\ntensor_parallel = [1, 2]";
+    let text = plain.text.replace("model = \"llama-3-8b\"", keys);
+    let cells = expand(&Scenario::parse(&text, "p.toml").expect("valid"));
+    let ids: Vec<_> = cells.iter().step_by(3).map(|cell| cell.id.as_str()).collect();
+    assert_eq!(
+        ids[..5],
+        [
+            "p/cpu/fp16/grid-decode-b4-kv64-page64/launch/r0",
+            "p/cpu/fp16/grid-decode-b4-kv64-page64-tp2/launch/r0",
+            "p/cpu/fp16/grid-decode-b4-kv8192-page64/launch/r0",
+            "p/cpu/fp16/grid-decode-b4-kv8192-page64-tp2/launch/r0",
+            "p/cpu/fp16/words-page64/closed-8/r0",
+        ]
+    );
+    assert_eq!(cells[3].block, cells[0].block + 1, "methods meet at their own degree only");
+    assert_eq!(cell_seed(1, &cells[0]), cell_seed(1, &cells[3]));
+    assert_eq!(without_degree(&cells[3].workload, 2), cells[0].workload);
+    let memory = |cell: &Cell| estimate(cell, &plain.timing).memory_bytes;
+    assert!(memory(&cells[9]) < memory(&cells[6]), "a rank holds half of the heads");
+}
+
+#[test]
 fn estimates_say_what_is_unknown() {
     let scenario = scenario(LOADS, GRID, 1);
     let cells = expand(&scenario);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Files, write_aside};
 
 /// Version of the row tables and of the manifest. A reader refuses a run with another one.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSION: u32 = 3;
 
 /// Name of the manifest inside a run folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -117,6 +117,8 @@ pub struct ScenarioFacts {
     pub aa_control: bool,
     /// Limits for goodput.
     pub slo: Option<SloFacts>,
+    /// What would join the ranks of a tensor-parallel target, by target; the others are not in here.
+    pub links: BTreeMap<String, LinkFacts>,
     /// Device that the command line put in place of the scenario's; `None` when it named none.
     pub device: Option<String>,
 }
@@ -131,6 +133,16 @@ pub struct SloFacts {
     pub tpot_ms: Option<f64>,
     /// E2E latency limit.
     pub e2e_ms: Option<f64>,
+}
+
+/// What would join the ranks of a tensor-parallel target, as the scenario states it: the input of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkFacts {
+    /// What one rank sends in one direction.
+    pub bandwidth_gb_s: f64,
+    /// An empty message from one rank to the next.
+    pub latency_us: f64,
 }
 
 /// One planned cell.
@@ -252,6 +264,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
             baseline: "fp16".to_owned(),
             aa_control: false,
             slo: None,
+            links: BTreeMap::new(),
             device: None,
         },
         cells: cells.iter().map(facts).collect(),
@@ -289,7 +302,7 @@ mod tests {
         let text = r#"{"schema_version": 99, "new_key": true}"#;
         std::fs::write(dir.path().join(MANIFEST_FILE), text).unwrap();
         let err = Manifest::read(dir.path()).unwrap_err().to_string();
-        assert!(err.contains("expected schema version 2, got 99"), "{err}");
+        assert!(err.contains("expected schema version 3, got 99"), "{err}");
     }
 
     #[test]

@@ -244,6 +244,7 @@ table_row!(
     heads_q,
     heads_kv,
     head_dim,
+    tensor_parallel,
     dtype,
     sample,
     t_ns,

@@ -95,12 +95,14 @@ pub struct KernelRow {
     pub kv_len: i64,
     /// Cached tokens of all sequences together.
     pub kv_tokens: i64,
-    /// Query heads.
+    /// Query heads, of one rank.
     pub heads_q: i64,
-    /// KV heads.
+    /// KV heads, of one rank.
     pub heads_kv: i64,
     /// Head dimension.
     pub head_dim: i64,
+    /// Ranks that share the layer's heads; one of them was measured.
+    pub tensor_parallel: i64,
     /// Storage type of the cache, such as `f16`, `kivi4-g32`.
     pub dtype: String,
     /// Number of the sample within the cell, from 0; `None` on a row that only carries `err`.

@@ -52,6 +52,19 @@ pub struct Panel {
     pub series: Vec<Series>,
     /// Dashed lines behind them.
     pub references: Vec<Reference>,
+    /// Letters beside points.
+    pub notes: Vec<Note>,
+}
+
+/// A letter or two beside a point of a series.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Note {
+    /// The point.
+    pub at: Point,
+    /// Its series' slot: the note has the colour of the marker.
+    pub slot: usize,
+    /// What it says.
+    pub text: String,
 }
 
 /// Points that belong together.

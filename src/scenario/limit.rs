@@ -44,7 +44,9 @@ pub(super) fn check(scenario: &Scenario, file: &wire::File) -> Result<(), Fault>
 fn cache_bytes(kernel: &KernelTarget, workload: &Workload) -> u64 {
     let Workload::Shapes { batch, kv_len, .. } = workload else { return 0 };
     let largest = |list: &[usize]| list.iter().copied().max().unwrap_or(0) as u64;
-    let per_token = 4 * (kernel.model.num_kv_heads * kernel.model.head_dim) as u64;
+    let fewest = kernel.tensor_parallel.iter().copied().min().unwrap_or(1);
+    let rank = kernel.model.rank(fewest);
+    let per_token = 4 * (rank.num_kv_heads * rank.head_dim) as u64;
     largest(batch) * largest(kv_len) * per_token
 }
 
@@ -55,7 +57,8 @@ fn cells(scenario: &Scenario) -> usize {
     let per_repeat = scenario.targets.iter().map(|target| match &target.kind {
         TargetKind::Kernel(kernel) => {
             let methods = kernel.methods.len() + usize::from(scenario.aa_control);
-            methods * workload_points(scenario, closed, true)
+            let degrees = kernel.tensor_parallel.len();
+            methods * degrees * workload_points(scenario, closed, true)
         }
         TargetKind::Engine(_) => workload_points(scenario, all, false),
     });

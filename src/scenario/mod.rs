@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
-use crate::{kernel::Op, method::Method};
+use crate::{
+    kernel::{Op, allreduce::Link},
+    method::Method,
+};
 
 mod check;
 mod error;
@@ -108,9 +111,18 @@ pub struct KernelTarget {
     pub device: Device,
     /// Worker threads; `None` = all cores.
     pub threads: Option<usize>,
+    /// Tokens of a page of the KV cache on CUDA, one of [`PAGES`].
+    pub page: usize,
+    /// Degrees of tensor parallelism whose ranks are measured, one after another on one device.
+    pub tensor_parallel: Vec<usize>,
+    /// What would join the ranks; `None` = communication is not modelled.
+    pub link: Option<Link>,
     /// Names of the methods to run; all of the scenario when the file names none.
     pub methods: Vec<String>,
 }
+
+/// Page sizes that there are kernels for; the first is the default and is not in cell ids.
+pub const PAGES: [usize; 2] = [16, 64];
 
 /// Which device runs kernels.
 #[derive(
@@ -194,6 +206,23 @@ impl ModelShape {
     /// The preset of that name, such as `llama-2-7b`.
     pub fn preset(name: &str) -> Option<Self> {
         preset::find(name)
+    }
+
+    /// What one of `ranks` holds: its part of the query heads with the KV heads they look at. Where there are more ranks
+    /// than KV heads, each holds one, and the heads are held more than once, as engines do.
+    pub fn rank(&self, ranks: usize) -> Self {
+        Self {
+            num_heads: self.num_heads / ranks,
+            num_kv_heads: (self.num_kv_heads / ranks).max(1),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the heads can be dealt out evenly to `ranks`.
+    fn splits(&self, ranks: usize) -> bool {
+        let (heads, kv_heads) = (self.num_heads, self.num_kv_heads);
+        heads.is_multiple_of(ranks)
+            && (kv_heads.is_multiple_of(ranks) || ranks.is_multiple_of(kv_heads))
     }
 
     /// Names of all presets.

@@ -1,12 +1,13 @@
 //! Targets and the references in them.
 
 use super::{
-    EngineTarget, KernelTarget, ModelShape, TargetKind,
+    EngineTarget, KernelTarget, ModelShape, PAGES, TargetKind,
     error::{Fault, nearest},
     preset,
     value::{Ordered, Sp},
     wire,
 };
+use crate::kernel::allreduce::Link;
 
 /// Longest URL or model name.
 const TEXT_MAX: usize = 2048;
@@ -94,10 +95,20 @@ impl Resolve<'_> {
     }
 
     fn kernel(&self, wire: &wire::KernelTarget) -> Result<KernelTarget, Fault> {
+        let model = self.model(&wire.model)?;
+        let degrees = wire.tensor_parallel.0.iter();
         Ok(KernelTarget {
-            model: self.model(&wire.model)?,
+            tensor_parallel: degrees
+                .map(|degree| ranks(&model, degree.value.usize(), degree.at))
+                .collect::<Result<_, _>>()?,
+            model,
             device: wire.device,
             threads: wire.threads.map(|threads| threads.usize()),
+            page: page(wire.page.value.usize(), wire.page.at)?,
+            link: wire.link.as_ref().map(|link| Link {
+                bandwidth_gb_s: link.bandwidth_gb_s.0,
+                latency_us: link.latency_us.0,
+            }),
             methods: self.kernel_methods(wire)?,
         })
     }
@@ -148,6 +159,28 @@ impl Resolve<'_> {
             continuous_usage: wire.continuous_usage,
         })
     }
+}
+
+/// A degree that deals out the heads evenly.
+fn ranks(model: &ModelShape, ranks: usize, at: usize) -> Result<usize, Fault> {
+    if model.splits(ranks) {
+        return Ok(ranks);
+    }
+    let fitting = (1..=model.num_heads).filter(|ranks| model.splits(*ranks));
+    let fitting: Vec<_> = fitting.map(|ranks| ranks.to_string()).collect();
+    let message = format!(
+        "expected `tensor_parallel` to deal out the {} query and {} KV heads of `{}` evenly, got {ranks}",
+        model.num_heads, model.num_kv_heads, model.name
+    );
+    Err(Fault::new(at, message, format!("{} do", fitting.join(", "))))
+}
+
+fn page(page: usize, at: usize) -> Result<usize, Fault> {
+    if PAGES.contains(&page) {
+        return Ok(page);
+    }
+    let hint = "our paged kernels are built for 16 (vLLM's block size on CUDA) and 64";
+    Err(Fault::new(at, format!("expected `page` to be 16 or 64, got {page}"), hint))
 }
 
 fn model_name(name: &Sp<String>) -> Result<String, Fault> {

@@ -157,6 +157,8 @@ fn names_are_parts_of_ids() {
     broken("name = \"full\"", "name = \"Full\"", &["1 to 64 characters of `a-z`"]);
     broken("name = \"full\"", "name = \"\"", &["1 to 64 characters"]);
     broken("[workload.words.synthetic]", "[workload.w-b1-kv2.synthetic]", &["look like a shape"]);
+    broken("[workload.words.synthetic]", "[workload.w-tp2.synthetic]", &["end like a kernel"]);
+    broken("[workload.words.synthetic]", "[workload.w-page64.synthetic]", &["`-page…`"]);
     broken("[method.h2o.h2o]", "[method.probe.h2o]", &["`probe`"]);
     broken("[method.h2o.h2o]", "[method.fp16-aa.h2o]", &["A/A control"]);
     broken("[model.toy]", "[model.llama-3-8b]", &["preset"]);
@@ -172,6 +174,10 @@ fn parameters_must_agree() {
     broken("pool_width = 7", "pool_width = 8", &["odd"]);
     broken("num_kv_heads = 2", "num_kv_heads = 3", &["divide `num_heads` (4)"]);
     broken("head_dim = 64", "head_dim = 65", &["multiple of 32"]);
+    let uneven = ["the 4 query and 2 KV heads of `toy` evenly, got 3", "hint: 1, 2, 4 do"];
+    broken("device = \"cpu\"", "tensor_parallel = [1, 3]", &uneven);
+    broken("device = \"cpu\"", "tensor_parallel = [2, 2]", &["got `2` twice"]);
+    broken("device = \"cpu\"", "page = 32", &["`page` to be 16 or 64, got 32", "vLLM"]);
     broken(
         "max_samples = 50",
         "min_samples = 60\nmax_samples = 50",
@@ -213,6 +219,21 @@ fn products_are_limited() {
         .replace("kv_len = [1024]", &format!("kv_len = [{}]", many(256)));
     let error = parse(&grid).expect_err("too many cells");
     assert!(error.message.contains("at most 100000 cells"), "{error}");
+}
+
+#[test]
+fn ranks_hold_their_heads_and_at_least_one_kv_head() {
+    let split = |ranks: usize| {
+        let rank = ModelShape::preset("llama-3-8b").expect("known").rank(ranks);
+        (rank.num_heads, rank.num_kv_heads)
+    };
+    assert_eq!([1, 2, 8, 16].map(split), [(32, 8), (16, 4), (4, 1), (2, 1)]);
+    let keys = "tensor_parallel = [1, 8]\nlink = { bandwidth_gb_s = 450, latency_us = 1.5 }\n";
+    let scenario = parse(&[KERNEL, keys, GRID].concat()).expect("valid");
+    let TargetKind::Kernel(kernel) = &scenario.targets[0].kind else { panic!("kernel") };
+    assert_eq!(kernel.tensor_parallel, [1, 8]);
+    assert_eq!(kernel.link, Some(Link { bandwidth_gb_s: 450.0, latency_us: 1.5 }));
+    refused(&[KERNEL, "link = { bandwidth_gb_s = 450 }\n", GRID], "missing key `latency_us`", 6);
 }
 
 const KERNEL: &str = "name = \"k\"\nbaseline = \"fp16\"\n[method.fp16.fp16]\n[target.cpu.kernel]\nmodel = \"llama-3-8b\"\n";

@@ -145,7 +145,8 @@ impl<const MIN: i64, const MAX: i64> JsonSchema for Real<MIN, MAX> {
 const LIST_MAX: usize = 256;
 
 /// A list of 1 to 256 values without repetition: a value given twice would be two cells with one id.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
 pub(super) struct List<T>(pub(super) Vec<T>);
 
 /// What is compared to find a repetition, and shown in the message.
@@ -165,9 +166,15 @@ impl<const MIN: i64, const MAX: i64> ListItem for Real<MIN, MAX> {
     }
 }
 
-impl ListItem for Sp<String> {
+impl ListItem for String {
     fn key(&self) -> String {
-        self.value.clone()
+        self.clone()
+    }
+}
+
+impl<T: ListItem> ListItem for Sp<T> {
+    fn key(&self) -> String {
+        self.value.key()
     }
 }
 

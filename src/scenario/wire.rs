@@ -159,12 +159,39 @@ pub(super) struct KernelTarget {
     pub(super) device: Device,
     /// Worker threads. Default: all cores.
     pub(super) threads: Option<Int<1, 1024>>,
+    /// Tokens of a page of the KV cache on CUDA, 16 or 64. KIVI's page is 128 and the CPU's cache is not paged.
+    #[serde(default = "page")]
+    #[schemars(extend("enum" = [16, 64]))]
+    pub(super) page: Sp<Int<1, 4096>>,
+    /// Degrees of tensor parallelism: the heads of one rank are measured, on one device.
+    #[serde(default = "tensor_parallel")]
+    pub(super) tensor_parallel: List<Sp<Int<1, 1024>>>,
+    /// What would join the ranks: without it communication is not modelled.
+    pub(super) link: Option<Link>,
     /// Names of the methods to run, the baseline among them. Default: all in `[method]`.
     pub(super) methods: Option<List<Sp<String>>>,
 }
 
 fn device() -> Device {
     Device::Auto
+}
+
+fn page() -> Sp<Int<1, 4096>> {
+    Sp { value: Int(16), at: 0 }
+}
+
+fn tensor_parallel() -> List<Sp<Int<1, 1024>>> {
+    List(vec![Sp { value: Int(1), at: 0 }])
+}
+
+/// What joins the ranks of a tensor-parallel target, for a model of their all-reduce.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Link {
+    /// What one rank sends in one direction, GB/s.
+    pub(super) bandwidth_gb_s: Real<1, 100_000_000>,
+    /// An empty message from one rank to the next, microseconds.
+    pub(super) latency_us: Real<0, 1_000_000_000>,
 }
 
 /// A running server.

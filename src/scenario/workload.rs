@@ -18,6 +18,15 @@ pub(super) fn check_name(name: &Sp<String>) -> Result<(), Fault> {
             "leave out the ending `-b…-kv…`: shapes add it themselves",
         ));
     }
+    let last = name.value.rsplit_once('-').map(|(_, last)| last);
+    if let Some(mark) = ["page", "tp"].into_iter().find(|mark| numbered(last, mark)) {
+        let message = format!(
+            "expected a name that does not end like a kernel target's, got `{}`",
+            name.value
+        );
+        let hint = format!("leave out the ending `-{mark}…`: kernel targets add it themselves");
+        return Err(Fault::new(name.at, message, hint));
+    }
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, process::ExitCode};
 
-use super::{chosen, model, present, verify::positive};
+use super::{
+    chosen, model, present,
+    verify::{page, positive},
+};
 use crate::{
     cli::ui::Ui,
     execute::{
@@ -17,7 +20,7 @@ use crate::{
     plan::{Cell, Task},
     record::{KernelRow, PROBE_METHOD, Row, Sink},
     report::{Column, Table, Value, render},
-    scenario::{Device, KernelTarget, NamedMethod, Timing},
+    scenario::{Device, KernelTarget, NamedMethod, PAGES, Timing},
 };
 
 /// What all others are compared with.
@@ -50,6 +53,9 @@ pub struct BenchArgs {
     /// Worker threads; all cores when not given.
     #[arg(long, value_parser = positive)]
     pub threads: Option<usize>,
+    /// Tokens of a page of the cache on CUDA: 16 or 64; KIVI's is 128, the CPU's cache is not paged.
+    #[arg(long, default_value_t = PAGES[0], value_parser = page)]
+    pub page: usize,
 }
 
 fn op(text: &str) -> Result<Op, String> {
@@ -98,6 +104,9 @@ fn cells(args: &BenchArgs, methods: &[NamedMethod]) -> anyhow::Result<Vec<Cell>>
         model: model(&args.model)?,
         device: args.device,
         threads: args.threads,
+        page: args.page,
+        tensor_parallel: vec![1],
+        link: None,
         methods: methods.iter().map(|named| named.name.clone()).collect(),
     };
     let workload = format!("{}-b{}-kv{}", args.op.name(), args.batch, args.kv_len);
@@ -114,6 +123,7 @@ fn cells(args: &BenchArgs, methods: &[NamedMethod]) -> anyhow::Result<Vec<Cell>>
             op: args.op,
             batch: args.batch,
             kv_len: args.kv_len,
+            tensor_parallel: 1,
         },
     };
     Ok(methods.iter().map(cell).collect())

@@ -10,7 +10,7 @@ use crate::{
     execute::kernel::{Lab, Labs},
     kernel::{KernelSpec, Op, Shape},
     report::{Column, Table, Value, render},
-    scenario::{Device, ModelShape, NamedMethod},
+    scenario::{Device, ModelShape, NamedMethod, PAGES},
 };
 
 /// Which kernels to check.
@@ -31,6 +31,9 @@ pub struct VerifyArgs {
     /// Seed of the data.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Tokens of a page of the cache on CUDA: 16 or 64; KIVI's is 128, the CPU's cache is not paged.
+    #[arg(long, default_value_t = PAGES[0], value_parser = page)]
+    pub page: usize,
 }
 
 /// As the longest `kv_len` of a scenario: a typing error must not ask for terabytes.
@@ -42,6 +45,12 @@ pub(super) fn positive(text: &str) -> Result<usize, String> {
         Ok(count) if (1..=COUNT_MAX).contains(&count) => Ok(count),
         _ => Err(format!("expected a number from 1 to {COUNT_MAX}")),
     }
+}
+
+/// A page size that there are kernels for.
+pub(super) fn page(text: &str) -> Result<usize, String> {
+    let known = text.parse().ok().filter(|page| PAGES.contains(page));
+    known.ok_or_else(|| format!("expected 16 or 64, got `{text}`"))
 }
 
 /// One comparison.
@@ -93,7 +102,7 @@ fn check(
     };
     let method = named.method.clone();
     // Nothing is timed, so one copy of the data is enough.
-    let spec = KernelSpec { op, method, shape, seed: args.seed, page: 16, rotate_bytes: 0 };
+    let spec = KernelSpec { op, method, shape, seed: args.seed, page: args.page, rotate_bytes: 0 };
     let result = pool.install(|| (lab.open)(&spec).and_then(|mut kernel| kernel.verify()));
     let mut cells: Vec<Value> =
         [&model.name, op.name(), &named.name].map(|word| Value::Text(word.to_owned())).to_vec();

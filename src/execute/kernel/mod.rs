@@ -203,7 +203,7 @@ impl KernelBackend {
             method: method.clone(),
             shape: step.shape.clone(),
             seed,
-            page: 16,
+            page: step.page,
             rotate_bytes,
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct Step {
     pub(super) shape: Shape,
     /// Name of the model shape.
     pub(super) model: String,
+    /// Tokens of a page where the device's cache is paged.
+    pub(super) page: usize,
     pub(super) timing: Timing,
 }
 
@@ -45,12 +47,13 @@ pub(super) fn steps(
     seed: u64,
 ) -> anyhow::Result<(Vec<Step>, Option<String>)> {
     match &cell.task {
-        Task::Launch { target, op, batch, kv_len } => {
-            let shape = shape(target, vec![*kv_len; *batch]);
-            Ok((vec![Step { op: *op, shape, model: target.model.name.clone(), timing }], None))
+        Task::Launch { target, op, batch, kv_len, tensor_parallel } => {
+            let rank = Rank { target, of: *tensor_parallel };
+            Ok((vec![rank.step(*op, vec![*kv_len; *batch], timing)], None))
         }
-        Task::Replay { target, workload, batch } => {
-            replay(target, &lengths(lab, workload, *batch, seed)?, *batch, timing, seed)
+        Task::Replay { target, workload, batch, tensor_parallel } => {
+            let rank = Rank { target, of: *tensor_parallel };
+            replay(rank, &lengths(lab, workload, *batch, seed)?, *batch, timing, seed)
         }
         Task::Serve { .. } => bail!("{}: expected a kernel cell, got an engine cell", cell.id),
     }
@@ -58,10 +61,9 @@ pub(super) fn steps(
 
 /// The target of a kernel cell.
 pub(super) fn target(cell: &Cell) -> anyhow::Result<&KernelTarget> {
-    match &cell.task {
-        Task::Launch { target, .. } | Task::Replay { target, .. } => Ok(target),
-        Task::Serve { .. } => bail!("{}: expected a kernel cell, got an engine cell", cell.id),
-    }
+    cell.task
+        .kernel_target()
+        .with_context(|| format!("{}: expected a kernel cell, got an engine cell", cell.id))
 }
 
 fn lengths(
@@ -80,7 +82,7 @@ fn lengths(
 /// Requests are grouped in order; a seeded subset of the groups becomes one prefill, one compression and five decode
 /// steps each, sampled once. A decode step at position p finds a cache of prompt + p tokens compressed as a whole.
 fn replay(
-    target: &KernelTarget,
+    rank: Rank<'_>,
     lengths: &[Lengths],
     batch: usize,
     timing: Timing,
@@ -92,7 +94,7 @@ fn replay(
     for index in draw(all, seed) {
         let from = index * batch.max(1);
         let requests = &lengths[from..lengths.len().min(from + batch.max(1))];
-        steps.extend(batch_steps(target, requests, timing));
+        steps.extend(batch_steps(rank, requests, timing));
     }
     let notice = (all > REPLAY_BATCHES).then(|| {
         format!("replay: {REPLAY_BATCHES} of {all} batches are launched, drawn with seed {seed}")
@@ -109,13 +111,8 @@ fn draw(all: usize, seed: u64) -> Vec<usize> {
     indices
 }
 
-fn batch_steps(target: &KernelTarget, requests: &[Lengths], timing: Timing) -> Vec<Step> {
-    let step = |op, kv_lens| Step {
-        op,
-        shape: shape(target, kv_lens),
-        model: target.model.name.clone(),
-        timing,
-    };
+fn batch_steps(rank: Rank<'_>, requests: &[Lengths], timing: Timing) -> Vec<Step> {
+    let step = |op, kv_lens| rank.step(op, kv_lens, timing);
     let at = |quarter: usize| -> Vec<usize> {
         requests.iter().map(|r| (r.prompt + r.answer * quarter / 4).max(1)).collect()
     };
@@ -124,11 +121,22 @@ fn batch_steps(target: &KernelTarget, requests: &[Lengths], timing: Timing) -> V
     steps
 }
 
-fn shape(target: &KernelTarget, kv_lens: Vec<usize>) -> Shape {
-    Shape {
-        kv_lens,
-        heads_q: target.model.num_heads,
-        heads_kv: target.model.num_kv_heads,
-        head_dim: target.model.head_dim,
+/// One of the ranks that share a layer's heads; the others would do the same at the same time.
+#[derive(Clone, Copy)]
+struct Rank<'a> {
+    target: &'a KernelTarget,
+    of: usize,
+}
+
+impl Rank<'_> {
+    fn step(self, op: Op, kv_lens: Vec<usize>, timing: Timing) -> Step {
+        let model = self.target.model.rank(self.of);
+        let shape = Shape {
+            kv_lens,
+            heads_q: model.num_heads,
+            heads_kv: model.num_kv_heads,
+            head_dim: model.head_dim,
+        };
+        Step { op, shape, model: model.name, page: self.target.page, timing }
     }
 }

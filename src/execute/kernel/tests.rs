@@ -120,7 +120,7 @@ impl Default for Bench {
 }
 
 fn launch(target: KernelTarget) -> Task {
-    Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 64 }
+    Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 64, tensor_parallel: 1 }
 }
 
 fn replay(target: KernelTarget) -> Task {
@@ -129,7 +129,7 @@ fn replay(target: KernelTarget) -> Task {
         prompt_tokens: LengthDist::Fixed(8),
         output_tokens: LengthDist::Fixed(4),
     };
-    Task::Replay { target, workload, batch: 2 }
+    Task::Replay { target, workload, batch: 2, tensor_parallel: 2 }
 }
 
 fn model() -> ModelShape {
@@ -216,8 +216,15 @@ impl Bench {
 
     fn cell(&self, method: &Method) -> Cell {
         let name = method.dtype();
-        let target =
-            KernelTarget { model: model(), device: self.device, threads: None, methods: vec![] };
+        let target = KernelTarget {
+            model: model(),
+            device: self.device,
+            threads: None,
+            page: 16,
+            tensor_parallel: vec![1],
+            link: None,
+            methods: vec![],
+        };
         Cell {
             id: format!("s/t/{name}/decode-b2-kv64/launch/r0"),
             block: 0,
@@ -365,6 +372,21 @@ fn a_kernel_whose_launch_fails_drops_out_and_the_others_go_on() {
 }
 
 #[test]
+fn the_page_reaches_the_kernels() {
+    let task = |target: KernelTarget| launch(KernelTarget { page: 64, ..target });
+    let (bench, log, stop) =
+        (Bench { task, ..Bench::default() }, Log::default(), StopFlag::default());
+    let pages = Arc::new(Mutex::new(vec![]));
+    let (seen, mut lab) = (Arc::clone(&pages), bench.lab(&log, &stop));
+    lab.open = Box::new(move |spec| {
+        seen.lock().unwrap().push(spec.page);
+        anyhow::bail!("seen")
+    });
+    bench.run_in(lab, &[Method::Fp16], &log, stop);
+    assert_eq!(*pages.lock().unwrap(), [64, 64], "the probe and the method");
+}
+
+#[test]
 fn replay_launches_ragged_batches_once() {
     let outcome = Bench { task: replay, ..Bench::default() }.run(&[Method::Fp16]);
     let rows = of(&outcome.rows, "f16");
@@ -381,6 +403,8 @@ fn replay_launches_ragged_batches_once() {
         [decode(16, 24), decode(18, 27), decode(20, 30), decode(22, 33), decode(24, 36)]
     );
     assert_eq!(rows[20].batch, 1, "the last batch is what is left");
+    let heads = (rows[0].tensor_parallel, rows[0].heads_q, rows[0].heads_kv);
+    assert_eq!(heads, (2, 2, 1), "one of two ranks has half of the heads");
     assert_eq!(of(&outcome.rows, PROBE).len(), 21);
 }
 
@@ -435,7 +459,7 @@ fn the_real_cpu_kernels_go_through() {
     let task = |target: KernelTarget| {
         let model = ModelShape { head_dim: 32, ..target.model };
         let target = KernelTarget { model, device: Device::Cpu, ..target };
-        Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 100 }
+        Task::Launch { target, op: Op::Decode, batch: 2, kv_len: 100, tensor_parallel: 1 }
     };
     let bench = Bench { timing, task, ..Bench::default() };
     let kivi = Method::Kivi { bits: 4, group: 32, residual: 32 };

@@ -27,7 +27,7 @@ pub(super) const METHODS: [(&str, &str); 10] = [
 ];
 
 /// `(term, meaning)`.
-pub(super) const COLUMNS: [(&str, &str); 12] = [
+pub(super) const COLUMNS: [(&str, &str); 15] = [
     (
         "1.92 [1.88, 1.97]",
         "An estimate with its 95 % bootstrap interval. Empty: nobody could measure it.",
@@ -50,6 +50,18 @@ pub(super) const COLUMNS: [(&str, &str); 12] = [
         "The shortest time the launch can take, over the time it took: bytes at the read bandwidth measured beside it, instructions at the issue rate, arithmetic at the tensor cores' peak, whichever is longest. On GPUs.",
     ),
     ("bound", "Which of them it is; `launch` where all are shorter than launching takes."),
+    (
+        "tp",
+        "Degree of tensor parallelism. The heads of one rank were measured on one device; where there are more ranks than KV heads, each holds one and the heads are held more than once. Methods are compared at the same degree.",
+    ),
+    (
+        "modelled",
+        "Not measured: a ring all-reduce of the layer's output in fp16 over the link that the scenario states, 2(tp-1)/tp of its bytes over the bandwidth and 2(tp-1) latencies. Faster ways for small messages are not modelled.",
+    ),
+    (
+        "speedup_over_tp1",
+        "Measured + modelled on one rank over the same here. Not measured side by side: the interval takes the far ends of both.",
+    ),
     ("discarded", "Samples thrown away because the GPU was throttled."),
     ("of_bandwidth", "GB/s of the kernel over the read bandwidth measured in the same blocks."),
     (

@@ -6,11 +6,14 @@ use crate::{
     report::figure::{Axis, Figure, Kind, Panel, Point, Reference, Scale, Series},
 };
 
-/// Points of one operation at one model shape on one target: what shares a figure.
+mod limit;
+
+/// Points of one operation at one model shape and degree of tensor parallelism on one target: what shares a figure.
 struct Group<'a> {
     target: &'a str,
     model: &'a str,
     op: &'a str,
+    ranks: i64,
     points: Vec<&'a KernelPoint>,
 }
 
@@ -33,6 +36,7 @@ pub(super) fn plots(judgement: &Judgement, looks: &Looks) -> Vec<Plot> {
                 out.push(group.sweep(Sweep::Batch, looks));
             }
             out.extend(group.speedup(looks));
+            out.extend(group.limit(looks));
         }
     }
     out
@@ -43,9 +47,11 @@ fn groups(judgement: &Judgement) -> Vec<Group<'_>> {
     for op in ["decode", "prefill", "compress"] {
         for point in judgement.kernels.iter().filter(|k| k.op == op && k.duration_ms.is_some()) {
             let (target, model) = (point.point.target.as_str(), point.model_shape.as_str());
-            match out.iter_mut().find(|g| (g.target, g.model, g.op) == (target, model, op)) {
+            let ranks = point.tensor_parallel;
+            let key = (target, model, op, ranks);
+            match out.iter_mut().find(|g| (g.target, g.model, g.op, g.ranks) == key) {
                 Some(group) => group.points.push(point),
-                None => out.push(Group { target, model, op, points: vec![point] }),
+                None => out.push(Group { target, model, op, ranks, points: vec![point] }),
             }
         }
     }
@@ -62,23 +68,36 @@ impl Group<'_> {
     }
 
     fn name(&self, what: &str) -> String {
-        slug(&[self.op, what, self.target, self.model])
+        if self.ranks > 1 {
+            slug(&[self.op, what, self.target, self.model, &format!("tp{}", self.ranks)])
+        } else {
+            slug(&[self.op, what, self.target, self.model])
+        }
+    }
+
+    /// A title, and which of several ranks it is of.
+    fn title(&self, text: &str) -> String {
+        if self.ranks > 1 {
+            format!("{text}, one of {} ranks", self.ranks)
+        } else {
+            text.to_owned()
+        }
     }
 
     fn caption(&self, rest: &str) -> String {
         let backend = self.points.first().map_or("", |k| k.backend.as_str());
         let device = self.points.first().map_or("", |k| k.device.as_str());
-        format!("One attention layer of {}, not a model; {backend} on {device}. {rest}", self.model)
+        let rank = if self.ranks > 1 {
+            format!("One rank's heads ({} ranks, communication not included) of one", self.ranks)
+        } else {
+            "One".to_owned()
+        };
+        let model = self.model;
+        format!("{rank} attention layer of {model}, not a model; {backend} on {device}. {rest}")
     }
 
     fn sweep(&self, sweep: Sweep, looks: &Looks) -> Plot {
-        let x = match sweep {
-            Sweep::KvLen if self.op == "decode" => {
-                Axis::new("cached tokens per sequence", "", Scale::Log2)
-            }
-            Sweep::KvLen => Axis::new("prompt tokens per sequence", "", Scale::Log2),
-            Sweep::Batch => Axis::new("sequences in the batch", "", Scale::Log2),
-        };
+        let x = sweep.axis(self.op);
         let mut facets = distinct(self.grid().map(|k| sweep.facet(k)));
         facets.sort_unstable();
         let panels = facets.iter().map(|facet| self.panel(sweep, *facet, looks)).collect();
@@ -100,6 +119,7 @@ impl Group<'_> {
                 "Bars: 95 % interval of the median.",
             ),
         };
+        let title = self.title(&title);
         let figure = Figure { title, caption: self.caption(rest), x, y, panels };
         let name = self.name(if sweep == Sweep::KvLen { "kv-len" } else { "batch" });
         Plot { name, figure }
@@ -173,14 +193,15 @@ impl Group<'_> {
         series.extend(ideals);
         let level = format!("as fast as {}", looks.baseline);
         let panel = Panel {
-            label: String::new(),
             series,
             references: vec![Reference::horizontal(&level, 1.0)],
+            ..Panel::default()
         };
         let y = Axis::new(&format!("decode speed-up over {}", looks.baseline), "x", Scale::Log10);
         let x = Axis::new("batch and cached tokens", "", Scale::Category(shapes));
         let caption = self.caption("Bars: 95 % interval, paired with the baseline sample by sample. Short lines: the speed-up if only bytes counted.");
-        let figure = Figure::single("Decode speed-up, measured and ideal", &caption, x, y, panel);
+        let title = self.title("Decode speed-up, measured and ideal");
+        let figure = Figure::single(&title, &caption, x, y, panel);
         (!compared.is_empty()).then(|| Plot { name: self.name("speedup"), figure })
     }
 }
@@ -210,6 +231,15 @@ fn size(n: i64) -> String {
 }
 
 impl Sweep {
+    fn axis(self, op: &str) -> Axis {
+        let label = match self {
+            Sweep::KvLen if op == "decode" => "cached tokens per sequence",
+            Sweep::KvLen => "prompt tokens per sequence",
+            Sweep::Batch => "sequences in the batch",
+        };
+        Axis::new(label, "", Scale::Log2)
+    }
+
     fn x(self, k: &KernelPoint) -> i64 {
         if self == Sweep::KvLen { k.kv_len } else { k.batch }
     }

@@ -1,11 +1,11 @@
 //! Judged points as tables.
 
 use crate::{
-    analyse::{Comparison, Estimate, Judgement, KernelPoint, RequestPoint},
+    analyse::{Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, RequestPoint},
     report::table::{Column, Table, Value},
 };
 
-/// Decode kernels, other kernels and served points: each only if there are any.
+/// Decode kernels, other kernels, ranks of tensor-parallel ones and served points: each only if there are any.
 pub fn headline(judgement: &Judgement) -> Vec<Table> {
     let decode = kernels(
         "Decode, one attention layer (not a model)",
@@ -15,7 +15,13 @@ pub fn headline(judgement: &Judgement) -> Vec<Table> {
         "Prefill and compression, one attention layer (not a model)",
         judgement.kernels.iter().filter(|k| k.op != "decode"),
     );
-    let tables = [decode, other, served(&judgement.requests), comparisons(&judgement.comparisons)];
+    let tables = [
+        decode,
+        other,
+        parallel(&judgement.parallel),
+        served(&judgement.requests),
+        comparisons(&judgement.comparisons),
+    ];
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
 
@@ -51,6 +57,8 @@ fn kernels<'a>(title: &str, points: impl Iterator<Item = &'a KernelPoint>) -> Ta
         ("kv_len", "tokens"),
         ("n", ""),
         ("duration", "ms"),
+        ("duration_p10", "ms"),
+        ("duration_p90", "ms"),
         ("of_limit", "%"),
         ("bound", ""),
         ("tokens_per_s", "tokens/s"),
@@ -84,6 +92,8 @@ fn kernel_row(k: &KernelPoint) -> Vec<Value> {
         Value::Int(k.kv_len),
         count(k.n_samples),
         estimate(k.duration_ms),
+        Value::maybe(k.duration_p10_p90_ms.map(|(p10, _)| p10)),
+        Value::maybe(k.duration_p10_p90_ms.map(|(_, p90)| p90)),
         percent(k.limit_fraction),
         k.bound.map_or(Value::Missing, |bound| text(bound.name())),
         estimate(k.tokens_per_s),
@@ -96,6 +106,55 @@ fn kernel_row(k: &KernelPoint) -> Vec<Value> {
         // On a host nothing tells of throttling, so nothing could be thrown away.
         k.bound.map_or(Value::Missing, |_| Value::Int(k.n_discarded)),
         text(if k.verified { "yes" } else { "NO" }),
+    ]
+}
+
+/// Measured ranks beside their modelled communication; where there is no link to model it with, the title says so.
+fn parallel(points: &[ParallelPoint]) -> Table {
+    let names = [
+        ("target", ""),
+        ("op", ""),
+        ("workload", ""),
+        ("load", ""),
+        ("method", ""),
+        ("tp", "ranks"),
+        ("measured", "ms"),
+        ("communication, modelled", "ms"),
+        ("measured + modelled", "ms"),
+        ("speedup_over_tp1", "x"),
+        ("speedup, measured", "x"),
+        ("speedup, measured + modelled", "x"),
+    ];
+    let mut without: Vec<&str> = Vec::new();
+    for p in points.iter().filter(|p| p.communication_ms.is_none()) {
+        if !without.contains(&p.point.target.as_str()) {
+            without.push(&p.point.target);
+        }
+    }
+    let mut title = "Tensor parallel: one rank of each degree, measured on one device".to_owned();
+    if !without.is_empty() {
+        let targets = without.join(", ");
+        title += &format!("; communication is not included for {targets}: no link was given");
+    }
+    let mut table = Table::new(&title, columns(&names));
+    table.rows = points.iter().map(parallel_row).collect();
+    table
+}
+
+fn parallel_row(p: &ParallelPoint) -> Vec<Value> {
+    vec![
+        text(&p.point.target),
+        text(&p.op),
+        text(&p.point.workload),
+        text(&p.point.load),
+        text(&p.point.method),
+        Value::Int(p.tensor_parallel),
+        estimate(p.measured_ms),
+        Value::maybe(p.communication_ms),
+        estimate(p.total_ms),
+        estimate(p.speedup_over_one),
+        estimate(p.speedup),
+        estimate(p.speedup_total),
     ]
 }
 
@@ -186,8 +245,9 @@ fn comparison_row(c: &Comparison) -> Vec<Value> {
     ]
 }
 
-/// Columns that other columns of the same table imply.
-const IMPLIED: [&str; 5] = ["batch", "kv_len", "n", "duration", "gb_per_s"];
+/// Columns that other columns of the same table imply, and those that a terminal has no room for.
+const IMPLIED: [&str; 7] =
+    ["batch", "kv_len", "n", "duration", "duration_p10", "duration_p90", "gb_per_s"];
 
 /// The table for a terminal: without implied and empty columns, and with words that every row shares in the title.
 pub fn narrow(table: &Table) -> Table {

@@ -1,7 +1,8 @@
 use super::*;
 use crate::{
     analyse::{
-        Comparison, Estimate, KernelPoint, RequestPoint, SummaryRow, Warning, judgement::Better,
+        Comparison, Estimate, KernelPoint, ParallelPoint, RequestPoint, SummaryRow, Warning,
+        judgement::Better,
     },
     record::manifest::{Status, Verdict, example},
     report::{Format, render},
@@ -35,6 +36,8 @@ fn kernel(slot: usize, op: &str, batch: i64, kv_len: i64) -> KernelPoint {
         model_shape: "llama-2-7b".into(),
         device: "A CPU".into(),
         backend: "cpu-avx2".into(),
+        tensor_parallel: 1,
+        hidden: 4096,
         batch,
         q_len: 1,
         kv_len,
@@ -45,6 +48,7 @@ fn kernel(slot: usize, op: &str, batch: i64, kv_len: i64) -> KernelPoint {
         max_rel_err: Some(1e-4),
         err: None,
         duration_ms: Some(estimate(duration_ms)),
+        duration_p10_p90_ms: Some((duration_ms * 0.9, duration_ms * 1.2)),
         tokens_per_s: Some(estimate(batch as f64 / duration_ms * 1e3)),
         bytes_moved: Some(bytes as i64),
         gb_per_s: Some(bytes / duration_ms / 1e6),
@@ -72,6 +76,7 @@ fn kernels() -> Judgement {
     }
     let mut broken = kernel(2, "decode", 8, 8192);
     (broken.err, broken.verified, broken.duration_ms) = (Some("out of memory".into()), false, None);
+    broken.duration_p10_p90_ms = None;
     (broken.tokens_per_s, broken.speedup, broken.captured_fraction) = (None, None, None);
     points.push(broken);
     judgement(points, vec![Warning::Drift { ratio: 1.5 }, Warning::OneRepeat])
@@ -79,7 +84,15 @@ fn kernels() -> Judgement {
 
 fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
     let verdict = warnings.iter().map(Warning::severity).max().unwrap_or(Verdict::Valid);
-    Judgement { summary: vec![], kernels, requests: vec![], comparisons: vec![], warnings, verdict }
+    Judgement {
+        summary: vec![],
+        kernels,
+        parallel: vec![],
+        requests: vec![],
+        comparisons: vec![],
+        warnings,
+        verdict,
+    }
 }
 
 fn served() -> (Judgement, Vec<RequestFacts>) {
@@ -309,12 +322,12 @@ fn headline_tables_hold_only_what_there_is() {
     assert_eq!(titles(&served), ["Served requests", "Served requests against the baseline"]);
     assert_eq!(titles(&kernels()).len(), 2);
     let csv = render(&tables::headline(&kernels())[0], Format::Csv, false);
-    let header = "target,op,workload,load,method,batch,kv_len,n,duration,duration_ci_low,duration_ci_high,of_limit,bound,tokens_per_s,tokens_per_s_ci_low,tokens_per_s_ci_high,\
+    let header = "target,op,workload,load,method,batch,kv_len,n,duration,duration_ci_low,duration_ci_high,duration_p10,duration_p90,of_limit,bound,tokens_per_s,tokens_per_s_ci_low,tokens_per_s_ci_high,\
                   speedup,speedup_ci_low,speedup_ci_high,ideal,captured,gb_per_s,of_bandwidth,noise,discarded,verified";
     assert_eq!(csv.lines().next(), Some(header));
     let broken = csv.lines().find(|line| line.contains("decode-b8")).unwrap();
     let expected =
-        "cpu,decode,decode-b8-kv8192,launch,int8,8,8192,20,,,,,,,,,,,,2.0,,6.75,90.0,beyond,,NO";
+        "cpu,decode,decode-b8-kv8192,launch,int8,8,8192,20,,,,,,,,,,,,,,2.0,,6.75,90.0,beyond,,NO";
     assert_eq!(broken, expected, "unknown stays empty");
 }
 
@@ -346,4 +359,98 @@ fn a_narrow_table_says_what_it_folded() {
         decode.columns.iter().any(|c| c.name == "verified"),
         "a kernel that failed its check stays in sight"
     );
+}
+
+/// One point of int8 on two ranks.
+fn parallel(communication_ms: Option<f64>) -> ParallelPoint {
+    let sum = communication_ms.map(|added| estimate(1.0 + added));
+    ParallelPoint {
+        point: point("decode-b1-kv1024-tp2", "launch", "int8"),
+        op: "decode".into(),
+        batch: 1,
+        kv_len: 1024,
+        tensor_parallel: 2,
+        measured_ms: Some(estimate(1.0)),
+        communication_ms,
+        total_ms: sum,
+        speedup_over_one: sum,
+        speedup: Some(estimate(1.5)),
+        speedup_total: sum,
+    }
+}
+
+#[test]
+fn what_is_modelled_is_said_to_be() {
+    let table = |communication_ms| {
+        let mut judgement = kernels();
+        judgement.parallel.push(parallel(communication_ms));
+        render(&tables::headline(&judgement)[2], Format::Md, false)
+    };
+    let with = table(Some(0.25));
+    let header = "| measured (ms) | communication, modelled (ms) | measured + modelled (ms) |";
+    assert!(with.contains(header) && with.contains("| 0.250 | 1.25 ["), "{with}");
+    assert!(!with.contains("not included"), "{with}");
+    let without = table(None);
+    assert!(without.contains("communication is not included for cpu: no link"), "{without}");
+    assert!(without.contains("1.00 [0.950, 1.06] |  |  |  | 1.50 ["), "{without}");
+}
+
+#[test]
+fn degrees_do_not_share_a_figure_or_a_sentence() {
+    let mut judgement = kernels();
+    let fewer_heads = |k: &KernelPoint| KernelPoint { tensor_parallel: 2, ..k.clone() };
+    let on_two: Vec<KernelPoint> = judgement.kernels.iter().map(fewer_heads).collect();
+    let finding = words::finding(&judgement, "fp16");
+    judgement.kernels.splice(0..0, on_two.clone());
+    assert_eq!(words::finding(&judgement, "fp16"), finding);
+    let manifest = example("r", &[]);
+    let source = Source { manifest: &manifest, judgement: &judgement, facts: &[], telemetry: &[] };
+    let plots = plots(&source);
+    assert_eq!(plots[0].name, "decode-kv-len-cpu-llama-2-7b-tp2");
+    assert!(plots[0].figure.title.ends_with("one of 2 ranks"));
+    assert_eq!(plots[3].name, "decode-kv-len-cpu-llama-2-7b");
+    assert_eq!(plots[3].figure.panels[0].series[0].points.len(), 3, "one point a length");
+    judgement.kernels = on_two;
+    let alone = words::finding(&judgement, "fp16").remove(0);
+    assert!(alone.contains("one of 2 ranks of one attention layer of llama-2-7b"), "{alone}");
+}
+
+/// As if on a GPU: launches that are bound by something known.
+fn limited() -> Judgement {
+    use crate::kernel::roofline::Bound;
+    let bounds = [Bound::Launch, Bound::Memory, Bound::Issue, Bound::Compute];
+    let mut judgement = kernels();
+    for (n, k) in judgement.kernels.iter_mut().enumerate().filter(|(_, k)| k.op == "decode") {
+        let slot = METHODS.iter().position(|method| *method == k.point.method).unwrap_or(0);
+        let longer = (k.kv_len as f64 / 1024.0).log2() * 0.08;
+        k.limit_fraction = Some(0.35 + 0.06 * slot as f64 + longer + 0.05 * k.batch as f64 / 4.0);
+        k.bound = Some(bounds[(n / METHODS.len() + usize::from(slot > 2)) % 4]);
+        k.backend = "cuda-sm_90".into();
+    }
+    judgement
+}
+
+fn limit_plot(judgement: &Judgement) -> Option<Plot> {
+    let manifest = example("r", &[]);
+    let source = Source { manifest: &manifest, judgement, facts: &[], telemetry: &[] };
+    plots(&source).into_iter().find(|plot| plot.name.starts_with("decode-limit"))
+}
+
+#[test]
+fn the_limit_is_drawn_where_it_is_known() {
+    let plot = limit_plot(&limited()).unwrap();
+    assert_eq!(plot.name, "decode-limit-cpu-llama-2-7b");
+    let [one, four] = &plot.figure.panels[..] else { panic!("expected two batches") };
+    assert_eq!((one.label.as_str(), four.label.as_str()), ("batch 1", "batch 4"));
+    assert_eq!((one.series.len(), one.notes.len()), (5, 15), "a letter a point");
+    assert_eq!((one.notes[0].text.as_str(), one.notes[1].text.as_str()), ("l", "m"));
+    assert_eq!((one.notes[0].at, one.notes[0].slot), (one.series[0].points[0], 0));
+    assert!(plot.figure.ys().iter().all(|y| (0.0..=1.0).contains(y)));
+    let svg = crate::report::svg(&plot.figure).unwrap();
+    assert!(svg.contains("own limit") && svg.contains("\ni\n"), "letters are drawn");
+    assert_eq!(limit_plot(&kernels()), None, "a CPU has no known limit");
+    let mut one_length = limited();
+    one_length.kernels.retain(|k| k.kv_len == 8192);
+    let figure = limit_plot(&one_length).unwrap().figure;
+    assert_eq!((figure.x.label.as_str(), figure.panels.len()), ("sequences in the batch", 1));
 }

@@ -42,8 +42,10 @@ fn is_real(k: &KernelPoint, baseline: &str) -> bool {
     k.speedup.is_some() && k.point.method != format!("{baseline}-aa")
 }
 
-/// The largest shape is where compression matters most, so that is the one spoken about.
-fn of_target(points: Vec<&KernelPoint>, baseline: &str) -> Option<String> {
+/// The largest shape is where compression matters most, so that is the one spoken about, on the fewest ranks.
+fn of_target(mut points: Vec<&KernelPoint>, baseline: &str) -> Option<String> {
+    let fewest = points.iter().map(|k| k.tensor_parallel).min()?;
+    points.retain(|k| k.tensor_parallel == fewest);
     let largest = points.iter().max_by_key(|k| k.kv_tokens)?;
     // A replayed cell holds several shapes under one label: only the very same shape is compared.
     let shape = |k: &KernelPoint| (shape_label(k), k.batch, k.kv_len, k.kv_tokens);
@@ -57,8 +59,9 @@ fn of_target(points: Vec<&KernelPoint>, baseline: &str) -> Option<String> {
     } else {
         format!("{}, {}", best.point.workload, best.point.load)
     };
+    let rank = if fewest > 1 { format!("one of {fewest} ranks of ") } else { String::new() };
     let mut text = format!(
-        "On this machine ({}), one attention layer of {}: at {place}, {}",
+        "On this machine ({}), {rank}one attention layer of {}: at {place}, {}",
         best.backend,
         best.model_shape,
         sentence(best, baseline)

@@ -377,6 +377,25 @@ fn data(panel: &Panel, axes: &Axes, frame: &Frame) -> Vec<Mark> {
     for series in &panel.series {
         out.extend(markers(series, axes, frame));
     }
+    out.extend(notes(panel, axes, frame));
+    out
+}
+
+/// Notes above their points, or where another one stands there already, beside or below.
+fn notes(panel: &Panel, axes: &Axes, frame: &Frame) -> Vec<Mark> {
+    const AROUND: [Xy; 4] = [(0.0, -11.0), (11.0, 0.0), (0.0, 11.0), (-11.0, 0.0)];
+    const ROOM: f64 = 9.0;
+    let mut taken: Vec<Xy> = Vec::new();
+    let mut out = Vec::new();
+    for note in &panel.notes {
+        let (x, y) = axes.place(frame, note.at.x, note.at.y);
+        let mut places = AROUND.iter().map(|(right, down)| (x + right, y + down));
+        let free =
+            |at: &Xy| taken.iter().all(|other| (at.0 - other.0).hypot(at.1 - other.1) >= ROOM);
+        let at = places.find(free).unwrap_or((x, y + AROUND[0].1));
+        taken.push(at);
+        out.push(words(at, &note.text, 10.5, color(note.slot), Across::Centre));
+    }
     out
 }
 

@@ -36,6 +36,7 @@ fn throughput(n_panels: usize) -> Figure {
             label: if n_panels > 1 { format!("batch {}", 1 << n) } else { String::new() },
             series: METHODS.iter().enumerate().map(series).collect(),
             references: (0..9).map(roof).collect(),
+            notes: vec![],
         }
     };
     Figure {
@@ -78,7 +79,7 @@ fn captured() -> Figure {
         "One attention layer. Bars: 95 % interval.",
         axis,
         y,
-        Panel { label: String::new(), series, references },
+        Panel { series, references, ..Panel::default() },
     )
 }
 

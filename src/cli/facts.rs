@@ -1,0 +1,65 @@
+//! What the manifest of a run says of its scenario and its cells.
+
+use std::path::Path;
+
+use crate::{
+    kernel::allreduce::Link,
+    plan::Cell,
+    record::manifest::{CellFacts, LinkFacts, ScenarioFacts, SloFacts},
+    scenario::{Device, KernelTarget, Scenario, Target, TargetKind},
+};
+
+/// A device as the manifest names it.
+pub(super) fn device_from_name(name: &str) -> anyhow::Result<Device> {
+    clap::ValueEnum::from_str(name, false)
+        .map_err(|_| anyhow::anyhow!("manifest.json: expected a device, got `{name}`"))
+}
+
+fn device_name(device: Device) -> String {
+    match device {
+        Device::Auto => "auto",
+        Device::Cpu => "cpu",
+        Device::Cuda => "cuda",
+    }
+    .to_owned()
+}
+
+/// A scenario as the manifest keeps it.
+pub(super) fn facts(scenario: &Scenario, path: &Path, device: Option<Device>) -> ScenarioFacts {
+    ScenarioFacts {
+        name: scenario.name.clone(),
+        path: Some(path.display().to_string()),
+        text: scenario.text.clone(),
+        seed: scenario.seed,
+        repeats: scenario.repeats,
+        baseline: scenario.baseline.clone(),
+        aa_control: scenario.aa_control,
+        slo: scenario.slo.map(|slo| SloFacts {
+            ttft_ms: slo.ttft_ms,
+            tpot_ms: slo.tpot_ms,
+            e2e_ms: slo.e2e_ms,
+        }),
+        links: scenario.targets.iter().filter_map(link_facts).collect(),
+        device: device.map(device_name),
+    }
+}
+
+/// A cell as the manifest keeps it.
+pub(super) fn cell_facts(cell: &Cell) -> CellFacts {
+    CellFacts {
+        id: cell.id.clone(),
+        target: cell.target.clone(),
+        method: cell.method.name.clone(),
+        workload: cell.workload.clone(),
+        load: cell.load.clone(),
+        repeat: cell.repeat,
+    }
+}
+
+fn link_facts(target: &Target) -> Option<(String, LinkFacts)> {
+    let TargetKind::Kernel(KernelTarget { link: Some(link), .. }) = &target.kind else {
+        return None;
+    };
+    let Link { bandwidth_gb_s, latency_us } = *link;
+    Some((target.name.clone(), LinkFacts { bandwidth_gb_s, latency_us }))
+}
