@@ -16,7 +16,7 @@ COLUMNS = [
     ("run_id", "string"), ("cell_id", "string"), ("target", "string"), ("method", "string"), ("workload", "string"),
     ("load", "string"), ("repeat", "int64"), ("device", "string"), ("backend", "string"), ("op", "string"),
     ("model_shape", "string"), ("batch", "int64"), ("q_len", "int64"), ("kv_len", "int64"), ("kv_tokens", "int64"),
-    ("heads_q", "int64"), ("heads_kv", "int64"), ("head_dim", "int64"), ("dtype", "string"), ("sample", "int64"),
+    ("heads_q", "int64"), ("heads_kv", "int64"), ("head_dim", "int64"), ("tensor_parallel", "int64"), ("dtype", "string"), ("sample", "int64"),
     ("t_ns", "int64"), ("duration_ns", "int64"), ("thread_cpu_ns", "int64"), ("bytes_moved", "int64"), ("flops", "int64"),
     ("max_rel_err", "double"), ("verified", "bool"), ("launches", "int64"), ("timer", "string"),
     ("lane_instructions", "int64"), ("n_sm", "int64"), ("sm_clock_max_mhz", "double"), ("sm_clock_mhz", "double"),
@@ -88,7 +88,7 @@ def row(shape, method, device, backend, **found):
         "target": shape.target, "method": method, "workload": shape.workload, "load": "launch", "repeat": 0, "device": device,
         "backend": backend, "op": shape.op, "model_shape": shape.model, "batch": shape.batch, "q_len": shape.q_len,
         "kv_len": shape.kv_len, "kv_tokens": shape.batch * shape.kv_len, "heads_q": heads_q, "heads_kv": heads_kv,
-        "head_dim": d, "dtype": "f16", "timer": "", "n_discarded": 0, "verified": False,
+        "head_dim": d, "tensor_parallel": 1, "dtype": "f16", "timer": "", "n_discarded": 0, "verified": False,
         "bytes_moved": shape.bytes_moved, "flops": shape.flops,
     }
     known.update(found)

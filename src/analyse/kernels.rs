@@ -287,6 +287,10 @@ fn pairs(
     group: &Group,
     value: fn(&KernelRow) -> Option<i64>,
 ) -> Vec<Vec<(f64, f64)>> {
+    // Rows that another program took were not interleaved with these.
+    if baseline.rows[0].run_id != group.rows[0].run_id {
+        return Vec::new();
+    }
     // A replay launches the same shape more than once a round: the i-th of one belongs to the i-th of the other.
     let mut theirs: BTreeMap<(i64, i64), Vec<f64>> = BTreeMap::new();
     for row in &baseline.rows {

@@ -14,6 +14,7 @@ mod compare;
 mod data;
 pub mod judgement;
 mod kernels;
+mod peers;
 mod requests;
 mod summary;
 mod suspicion;

@@ -17,6 +17,7 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod signals;
+mod splice;
 pub mod ui;
 
 const EXAMPLES: &str = "\

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::ui::Ui;
+use super::{splice::splice, ui::Ui};
 use crate::{
     analyse::{Judgement, RunData, Verdict, judge},
     record::manifest::Status,
@@ -22,6 +22,12 @@ pub struct ReportArgs {
     /// Where to write the report; the run folder unless given.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Parquet file of scripts/gpu-peers.py, taken beside this run on the same machine: its rows join tables and plots.
+    #[arg(long, value_name = "FILE")]
+    pub peers: Option<PathBuf>,
+    /// Document whose part between two marks is replaced by the tables of this run.
+    #[arg(long, value_name = "FILE")]
+    pub splice: Option<PathBuf>,
     /// Which parts to write, separated by commas; all unless given.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Part>,
@@ -47,7 +53,11 @@ pub enum Part {
 /// # Errors
 /// No run folder, a damaged one, or a folder that cannot be written.
 pub fn run(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
-    let (data, judgement) = judged(&args.run_dir)?;
+    let mut data = RunData::load(&args.run_dir)?;
+    if let Some(peers) = &args.peers {
+        join(&mut data, peers, ui)?;
+    }
+    let judgement = judged(&data, &args.run_dir)?;
     let out = args.out.as_deref().unwrap_or(&args.run_dir);
     if args.only != [Part::Table] {
         let mut files = build(&data, &judgement)?;
@@ -55,8 +65,13 @@ pub fn run(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         write(out, &files)?;
         ui.note(&format!("report: {} files in {}", files.0.len(), out.display()));
     }
+    let tables = headline(&judgement);
+    if let Some(document) = &args.splice {
+        splice(document, &args.run_dir, &data.manifest, &tables)?;
+        ui.note(&format!("tables: {}", document.display()));
+    }
     announce(&data, &judgement, ui);
-    ui.out(&printed(&headline(&judgement), ui))?;
+    ui.out(&printed(&tables, ui))?;
     Ok(if judgement.verdict == Verdict::Invalid { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
@@ -73,11 +88,19 @@ pub fn publish(dir: &Path, data: &RunData, judgement: &Judgement, ui: &Ui) -> an
     Ok(())
 }
 
-fn judged(run_dir: &Path) -> anyhow::Result<(RunData, Judgement)> {
-    let data = RunData::load(run_dir)?;
-    let judgement =
-        judge(&data).with_context(|| format!("{}: cannot be judged", run_dir.display()))?;
-    Ok((data, judgement))
+fn judged(data: &RunData, run_dir: &Path) -> anyhow::Result<Judgement> {
+    judge(data).with_context(|| format!("{}: cannot be judged", run_dir.display()))
+}
+
+/// Takes the rows of peers in and says what became of them.
+fn join(data: &mut RunData, peers: &Path, ui: &Ui) -> anyhow::Result<()> {
+    let joined = data.join_peers(peers)?;
+    ui.note(&format!(
+        "peers: {} rows joined, {} at shapes that this run does not have",
+        joined.n_rows, joined.n_elsewhere
+    ));
+    joined.failed.iter().for_each(|failed| ui.note(&format!("  {failed}")));
+    Ok(())
 }
 
 /// Verdict and reasons on stderr, so that stdout holds nothing but the tables.
@@ -145,7 +168,11 @@ fn write(out: &Path, files: &ReportFiles) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{manifest::example, parquet::write_rows, rows::KernelRow};
+    use crate::record::{
+        manifest::example,
+        parquet::{TableRow as _, write_rows},
+        rows::KernelRow,
+    };
 
     /// A run folder with one decode block under two methods.
     fn run_folder(status: Status) -> tempfile::TempDir {
@@ -195,7 +222,8 @@ mod tests {
     }
 
     fn published(dir: &Path) -> anyhow::Result<()> {
-        let (data, judgement) = judged(dir)?;
+        let data = RunData::load(dir)?;
+        let judgement = judged(&data, dir)?;
         publish(dir, &data, &judgement, &ui())
     }
 
@@ -219,6 +247,8 @@ mod tests {
             run_dir: dir.path().into(),
             out: Some(out.path().join("new")),
             only: vec![Part::Html],
+            peers: None,
+            splice: None,
         };
         run(&args, &ui()).unwrap();
         let names: Vec<_> = std::fs::read_dir(out.path().join("new"))
@@ -227,6 +257,49 @@ mod tests {
             .collect();
         assert_eq!(names, ["report.html"]);
         assert!(!dir.path().join("report.html").exists());
+    }
+
+    /// A peers' file beside the run: one shape of the run's, one elsewhere, one that failed.
+    fn peers(dir: &Path, device: &str) -> PathBuf {
+        let mut row = KernelRow::rows(&RunData::load(dir).unwrap().kernels).unwrap().remove(0);
+        row = KernelRow {
+            run_id: "peers".into(),
+            method: "peer:torch-flash".into(),
+            device: device.into(),
+            duration_ns: Some(1_500_000),
+            ..row
+        };
+        let elsewhere = KernelRow { workload: "other".into(), ..row.clone() };
+        let failed = KernelRow { err: Some("no such back end".into()), ..row.clone() };
+        let place = dir.join("peers");
+        std::fs::create_dir_all(&place).unwrap();
+        write_rows(&place, &[row, elsewhere, failed]).unwrap();
+        place.join("kernels.parquet")
+    }
+
+    #[test]
+    fn peers_join_the_run_without_a_paired_speedup() {
+        let dir = run_folder(Status::Complete);
+        let file = peers(dir.path(), "A CPU");
+        let mut data = RunData::load(dir.path()).unwrap();
+        let joined = data.join_peers(&file).unwrap();
+        assert_eq!((joined.n_rows, joined.n_elsewhere, joined.failed.len()), (1, 1, 1));
+        let judgement = judged(&data, dir.path()).unwrap();
+        let point = judgement.kernels.iter().find(|k| k.point.method.starts_with("peer:")).unwrap();
+        assert!(point.speedup.is_none(), "samples of two runs are no pairs");
+        assert!(data.manifest.notices.iter().any(|notice| notice.contains("sha256")));
+    }
+
+    #[test]
+    fn peers_of_another_machine_are_refused() {
+        let dir = run_folder(Status::Complete);
+        let file = peers(dir.path(), "Another CPU");
+        let error = RunData::load(dir.path()).unwrap().join_peers(&file).unwrap_err();
+        assert!(format!("{error:#}").contains("got Another CPU"), "{error:#}");
+        // The run's own rows are no peers.
+        let own = dir.path().join("kernels.parquet");
+        let error = RunData::load(dir.path()).unwrap().join_peers(&own).unwrap_err();
+        assert!(format!("{error:#}").contains("peer:"), "{error:#}");
     }
 
     #[test]
