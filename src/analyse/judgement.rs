@@ -121,7 +121,7 @@ pub struct ParallelPoint {
     pub communication_ms: Option<f64>,
     /// Sum of the two; its interval is the measurement's.
     pub total_ms: Option<Estimate>,
-    /// Sum on one rank over the sum here. Not measured side by side: the interval takes the far ends of both.
+    /// Sum on one rank over the sum here; `None` on one rank. Not measured side by side: the interval takes the far ends of both.
     pub speedup_over_one: Option<Estimate>,
     /// Measured speed-up over the baseline at the same degree, paired; `None` on the baseline.
     pub speedup: Option<Estimate>,

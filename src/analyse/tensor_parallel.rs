@@ -27,7 +27,8 @@ pub(super) fn points(data: &RunData, kernels: &[KernelPoint]) -> Vec<ParallelPoi
 }
 
 fn describe(data: &RunData, kernels: &[KernelPoint], k: &KernelPoint) -> ParallelPoint {
-    let alone = kernels.iter().find(|other| other.tensor_parallel <= 1 && same_work(other, k));
+    let is_alone = |other: &&KernelPoint| other.tensor_parallel <= 1 && same_work(other, k);
+    let alone = kernels.iter().find(is_alone).filter(|_| k.tensor_parallel > 1);
     let communication_ms = communication_ms(data, k);
     let total_ms = total(data, k);
     ParallelPoint {

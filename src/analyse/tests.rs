@@ -391,7 +391,8 @@ fn ranks_are_measured_and_their_talk_is_modelled() {
         (split.communication_ms, split.total_ms, split.speedup_over_one),
         (None, None, None)
     );
-    assert_eq!(of(&bare, "int8", 1).communication_ms, Some(0.0));
+    let alone = of(&bare, "int8", 1);
+    assert_eq!((alone.communication_ms, alone.speedup_over_one), (Some(0.0), None));
     // 4 tokens, 4096 wide, in two bytes: 32768 bytes, all of them sent once at 0.032768 bytes a ns, and 2 times 500 us.
     let link = LinkFacts { bandwidth_gb_s: 0.032768, latency_us: 500.0 };
     data.manifest.scenario.links.insert("cpu".to_owned(), link);

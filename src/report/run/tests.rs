@@ -443,11 +443,11 @@ fn the_limit_is_drawn_where_it_is_known() {
     let [one, four] = &plot.figure.panels[..] else { panic!("expected two batches") };
     assert_eq!((one.label.as_str(), four.label.as_str()), ("batch 1", "batch 4"));
     assert_eq!((one.series.len(), one.notes.len()), (5, 15), "a letter a point");
-    assert_eq!((one.notes[0].text.as_str(), one.notes[1].text.as_str()), ("l", "m"));
+    assert_eq!((one.notes[0].text.as_str(), one.notes[1].text.as_str()), ("L", "M"));
     assert_eq!((one.notes[0].at, one.notes[0].slot), (one.series[0].points[0], 0));
     assert!(plot.figure.ys().iter().all(|y| (0.0..=1.0).contains(y)));
     let svg = crate::report::svg(&plot.figure).unwrap();
-    assert!(svg.contains("own limit") && svg.contains("\ni\n"), "letters are drawn");
+    assert!(svg.contains("own limit") && svg.contains("\nI\n"), "letters are drawn");
     assert_eq!(limit_plot(&kernels()), None, "a CPU has no known limit");
     let mut one_length = limited();
     one_length.kernels.retain(|k| k.kv_len == 8192);

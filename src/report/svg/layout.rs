@@ -381,9 +381,9 @@ fn data(panel: &Panel, axes: &Axes, frame: &Frame) -> Vec<Mark> {
     out
 }
 
-/// Notes above their points, or where another one stands there already, beside or below.
+/// Notes off the grid lines and the series through their points, on the first side where no other one stands.
 fn notes(panel: &Panel, axes: &Axes, frame: &Frame) -> Vec<Mark> {
-    const AROUND: [Xy; 4] = [(0.0, -11.0), (11.0, 0.0), (0.0, 11.0), (-11.0, 0.0)];
+    const AROUND: [Xy; 4] = [(9.0, 9.0), (-9.0, -9.0), (9.0, -9.0), (-9.0, 9.0)];
     const ROOM: f64 = 9.0;
     let mut taken: Vec<Xy> = Vec::new();
     let mut out = Vec::new();
@@ -392,7 +392,7 @@ fn notes(panel: &Panel, axes: &Axes, frame: &Frame) -> Vec<Mark> {
         let mut places = AROUND.iter().map(|(right, down)| (x + right, y + down));
         let free =
             |at: &Xy| taken.iter().all(|other| (at.0 - other.0).hypot(at.1 - other.1) >= ROOM);
-        let at = places.find(free).unwrap_or((x, y + AROUND[0].1));
+        let at = places.find(free).unwrap_or((x + AROUND[0].0, y + AROUND[0].1));
         taken.push(at);
         out.push(words(at, &note.text, 10.5, color(note.slot), Across::Centre));
     }

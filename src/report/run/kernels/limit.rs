@@ -7,8 +7,8 @@ use crate::{
 };
 
 /// What the letters beside the markers stand for.
-const LETTERS: &str = "Letters: what bounds the launch: m memory, i issuing instructions, c compute, l launching. \
-                       1: the shortest time that the launch can take by what is known of the device.";
+const LETTERS: &str = "Letters: what bounds the launch: M memory, I issuing instructions, C compute, L launching. \
+                       At 1.0 it would take the shortest time that its bytes, instructions and arithmetic allow.";
 
 impl Group<'_> {
     /// `None` where no point has a known limit, as on every CPU.
@@ -43,7 +43,7 @@ fn limit_panel(known: &[&KernelPoint], sweep: Sweep, facet: i64, looks: &Looks) 
         mine.sort_by_key(|k| sweep.x(k));
         let place = |k: &KernelPoint| Some(Point::new(sweep.x(k) as f64, k.limit_fraction?));
         let note = |k: &&KernelPoint| {
-            let letter = k.bound?.name().get(..1)?.to_owned();
+            let letter = k.bound?.name().get(..1)?.to_uppercase();
             Some(Note { at: place(k)?, slot, text: letter })
         };
         panel.notes.extend(mine.iter().filter_map(note));
