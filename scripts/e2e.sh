@@ -44,11 +44,20 @@ else
   echo "skipped: KVBENCH_NVRTC_DIR is not set (pip install nvidia-cuda-nvrtc==13.0.88)"
 fi
 
+echo "-- peers write the columns of kvbench's own rows"
+if python3 -c 'import pyarrow' 2>/dev/null; then
+  expect 0 python3 scripts/gpu-peers.py --selftest --out "$work/peers.parquet" --like "$run/kernels.parquet"
+else
+  echo "skipped: pyarrow is not installed (pip install pyarrow)"
+fi
+
 echo "-- gpu-check lists its parts"
 expect 0 scripts/gpu-check --dry-run >/dev/null
 
-echo "-- kernels verify, data make, doctor"
+echo "-- kernels verify, kernels error, data make, doctor"
 expect 0 "$kvbench" kernels verify >/dev/null
+expect 0 "$kvbench" kernels error --kv-len 256 --draws 1 >/dev/null
+expect 2 "$kvbench" kernels error --method gear 2>/dev/null
 expect 0 "$kvbench" data make longbench --rows 8 --seed 1 --out "$work/lb.jsonl" >/dev/null
 expect 0 "$kvbench" data inspect "$work/lb.jsonl" >/dev/null
 expect 0 "$kvbench" doctor >/dev/null

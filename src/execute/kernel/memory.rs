@@ -2,6 +2,7 @@
 
 use crate::{
     kernel::{KernelSpec, Op},
+    method::Method,
     units::human_bytes,
 };
 
@@ -27,20 +28,24 @@ impl Need {
 ///
 /// Half-precision K and V are the largest form a cache takes: kept is one copy of them and of queries and outputs,
 /// rounded up to whole copies by the rotation; the originals that a method compresses from are there only while it is
-/// prepared. A bulk compression keeps both, as it reads one and writes the other. The probe streams over as many bytes
+/// prepared; GEAR's compression needs the error of one side besides, with its marks and products: less than another copy. A
+/// bulk compression keeps both, as it reads one and writes the other. The probe streams over as many bytes
 /// as the half-precision cache has, or over the rotation if that is more.
 pub(super) fn need(spec: &KernelSpec) -> Need {
     let tokens: u64 = spec.shape.kv_lens.iter().map(|&len| len as u64).sum();
     let dim = spec.shape.head_dim as u64;
     let half_kv = tokens * dim * spec.shape.heads_kv as u64 * 4;
     let rows = if spec.op == Op::Prefill { tokens } else { spec.shape.kv_lens.len() as u64 };
+    let error = if matches!(spec.method, Method::Gear(_)) { half_kv } else { 0 };
     // f16 query and f32 output of each query head
     let queries = rows * dim * spec.shape.heads_q as u64 * 6;
     match spec.op {
         Op::Read => Need { kept: spec.rotate_bytes.max(half_kv), scratch: 0 },
         Op::Copy => Need { kept: 2 * spec.rotate_bytes.max(half_kv), scratch: 0 },
-        Op::Compress => Need { kept: 2 * (spec.rotate_bytes + half_kv) + queries, scratch: 0 },
-        _ => Need { kept: spec.rotate_bytes + half_kv + queries, scratch: half_kv },
+        Op::Compress => {
+            Need { kept: 2 * (spec.rotate_bytes + half_kv) + queries + error, scratch: 0 }
+        }
+        _ => Need { kept: spec.rotate_bytes + half_kv + queries, scratch: half_kv + error },
     }
 }
 
@@ -93,7 +98,7 @@ fn refusal(need: u64, budget: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{kernel::Shape, method::Method};
+    use crate::{kernel::Shape, method::Gear};
 
     fn needs(kept: &[u64]) -> Vec<Need> {
         kept.iter().map(|&kept| Need { kept, scratch: 5 }).collect()
@@ -136,6 +141,10 @@ mod tests {
         let queries = 2 * 4 * 8 * 6;
         assert_eq!(need(&spec), Need { kept: 1000 + kv + queries, scratch: kv });
         assert!(need(&KernelSpec { op: Op::Prefill, ..spec.clone() }).kept > 1000 + kv + queries);
+        let (bits, group, residual, iterations, outliers) = (2, 8, 8, 3, 0.02);
+        let gear = Gear { bits, group, residual, rank: 4, flush_rank: 2, iterations, outliers };
+        let gear = KernelSpec { method: Method::Gear(gear), ..spec.clone() };
+        assert_eq!(need(&gear).scratch, 2 * kv);
         assert_eq!(need(&KernelSpec { op: Op::Read, ..spec }), Need { kept: kv, scratch: 0 });
     }
 }
