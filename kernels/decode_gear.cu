@@ -69,11 +69,15 @@ decode_gear(const u16* __restrict__ q, const char* __restrict__ kc, const char* 
     char* mine = shared + w * (STAGES * L::STAGE); char* tile = shared + WARPS * STAGES * L::STAGE + w * (16 * D * 2);
     const uint4* k_table = (const uint4*)kt + (size_t)bh * maxp * CHUNKS; const uint4* v_table = (const uint4*)vt + (size_t)bh * maxp * CHUNKS;
     u32 ub = 0u;
-    // What fetching a chunk takes: its page and, of either side, where its outliers begin and how many the two tiles have.
-    struct At { int page; uint4 k, v; };
+    // What fetching a chunk takes: its page, its segment and, of either side, where its outliers begin and how many the two tiles
+    // have. Read three chunks ahead, so that nothing in the loop waits for it.
+    struct At { int page, segment; uint4 k, v; };
     auto at_of = [&](int chunk) {
-      At at{0, uint4{0u, 0u, 0u, 0u}, uint4{0u, 0u, 0u, 0u}};
-      if (chunk < end) { at.page = pages[chunk / CHUNKS]; if (outliers) { at.k = k_table[chunk]; at.v = v_table[chunk]; } }
+      At at{0, 0, uint4{0u, 0u, 0u, 0u}, uint4{0u, 0u, 0u, 0u}};
+      if (chunk < end) {
+        at.page = pages[chunk / CHUNKS]; at.segment = segments[(size_t)b * maxp * CHUNKS + chunk];
+        if (outliers) { at.k = k_table[chunk]; at.v = v_table[chunk]; }
+      }
       return at;
     };
     auto load = [&](int chunk, const At& a, int stage) {
@@ -98,16 +102,16 @@ decode_gear(const u16* __restrict__ q, const char* __restrict__ kc, const char* 
       cp_commit();
     };
     for (int i = lane; i < 16 * D * 2 / 16; i += 32) ((uint4*)tile)[i] = uint4{0u, 0u, 0u, 0u};
-    #pragma unroll
-    for (int i = 0; i < STAGES - 1; ++i) load(first + i, at_of(first + i), i);
-    At next = at_of(first + STAGES - 1);
+    static_assert(STAGES == 3, "now, then and next are the chunks in flight");
+    At now = at_of(first), then = at_of(first + 1), next = at_of(first + 2);
+    load(first, now, 0); load(first + 1, then, 1);
     for (int chunk = first, it = 0; chunk < end; ++chunk, ++it) {
       cp_wait<STAGES - 2>(); warp_sync();
       int loading = chunk + STAGES - 1;
       load(loading, next, (it + STAGES - 1) % STAGES);
-      next = at_of(loading + 1);
+      At after = at_of(loading + 1);
       const char* st = mine + (it % STAGES) * L::STAGE; const char* ksz = st + 2 * L::CODES; const char* vsz = ksz + L::KSZ;
-      At now = at_of(chunk); int of = segments[(size_t)b * maxp * CHUNKS + chunk];
+      int of = now.segment;
       if (of != segment) {
         if (segment >= 0) end_segment(A, z, vb + ((size_t)segment * Hkv + h) * D * rank, rank);
         segment = of; ub = project_query(kb + ((size_t)of * Hkv + h) * D * rank, qb, rank);
@@ -144,6 +148,7 @@ decode_gear(const u16* __restrict__ q, const char* __restrict__ kc, const char* 
           warp_sync(); scatter<false>(tile, (const u32*)(st + L::VE), ve + now.v.x, from, n); warp_sync();
         }
       }
+      now = then; then = next; next = after;
       warp_sync();
     }
     cp_wait<0>();
