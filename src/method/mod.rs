@@ -10,7 +10,6 @@
 
 use serde::{Deserialize, Serialize};
 
-
 pub mod gear;
 pub mod quant;
 pub mod select;

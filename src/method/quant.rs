@@ -109,7 +109,10 @@ impl Method {
                 k.copy_from_slice(&heads_k[0]);
                 v.copy_from_slice(&heads_v[0]);
             }
-            Method::Fp16 | Method::Streaming { .. } | Method::H2o { .. } | Method::Snapkv { .. } => {}
+            Method::Fp16
+            | Method::Streaming { .. }
+            | Method::H2o { .. }
+            | Method::Snapkv { .. } => {}
         }
     }
 }

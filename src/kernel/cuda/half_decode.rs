@@ -114,8 +114,7 @@ impl HalfDecode {
 
     fn cache_bytes(&self) -> u64 {
         let shape = &self.spec.shape;
-        let one =
-            |&len: &usize| self.spec.method.cache_bytes(len, shape.heads_kv, shape.head_dim);
+        let one = |&len: &usize| self.spec.method.cache_bytes(len, shape.heads_kv, shape.head_dim);
         shape.kv_lens.iter().map(one).sum()
     }
 
