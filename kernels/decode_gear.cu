@@ -5,7 +5,7 @@
 #include "gear.cuh"
 #include "kivi_tile.cuh"
 
-constexpr int LISTED = 128;     // outliers of a chunk and side that are fetched ahead; what is beyond is read when needed
+constexpr int LISTED = 96;      // outliers of a chunk and side that are fetched ahead; what is beyond is read when needed
 
 template<int BITS, int GS> struct Gear : Kivi<BITS, GS> {
   using L = Kivi<BITS, GS>;
@@ -47,7 +47,7 @@ template<bool PUT> KVB_DEV void scatter(char* tile, const u32* near, const u32* 
 }
 
 // grid (splits + 1, Hkv, B): the last split attends to the residual. segments: [B][4 * maxp], of each chunk. q [B][Hq][D] fp16.
-template<int BITS, int GS, int WARPS, int STAGES> __global__ void __launch_bounds__(WARPS * 32)
+template<int BITS, int GS, int WARPS, int STAGES> __global__ void __launch_bounds__(WARPS * 32, 2)
 decode_gear(const u16* __restrict__ q, const char* __restrict__ kc, const char* __restrict__ ks, const char* __restrict__ vc,
             const char* __restrict__ vs, const u16* __restrict__ kr, const u16* __restrict__ vr, const u16* __restrict__ ka,
             const u16* __restrict__ va, const u16* __restrict__ kb, const u16* __restrict__ vb, const u32* __restrict__ kt,

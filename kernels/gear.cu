@@ -220,29 +220,34 @@ gear_pack_v(const u16* __restrict__ rows, const Job* __restrict__ jobs, const u1
   }
 }
 
-// Where the outliers of each tile begin and how many they are. table: [B * Hkv][stride]{start, count}. is_v picks the side's
-// first entry. grid (1, 1, B), block 256: each thread has a run of the (head, tile) pairs.
+// How many outliers each tile has, to table [B * Hkv][stride]{start, count}. grid (tiles of the longest, Hkv, B), block 32.
+extern "C" __global__ void gear_counts(const Job* __restrict__ jobs, const u16* __restrict__ mask, u32* table, int stride) {
+  int lane = threadIdx.x & 31, h = blockIdx.y, b = blockIdx.z, from = blockIdx.x * 16; Job j = jobs[b];
+  if (from >= j.n) return;
+  const u16* words = mask + row_of(j, h, from) * (D / 16); u32 n = 0u;      // 16 rows of D / 16 words lie in a row
+  #pragma unroll
+  for (int i = 0; i < D / 32; ++i) n += popcount((u32)words[i * 32 + lane]);
+  #pragma unroll
+  for (int m = 16; m; m >>= 1) n += shx_u32(n, m);
+  if (lane == 0) table[((size_t)(b * gridDim.y + h) * stride + (j.first + from) / 16) * 2 + 1] = n;
+}
+
+// Where the outliers of each tile begin, from the counts. is_v picks the side's first entry. grid (1, 1, B), block 256: each
+// thread has a run of the (head, tile) pairs.
 extern "C" __global__ void __launch_bounds__(OUT_THREADS)
-gear_offsets(const Job* __restrict__ jobs, const u16* __restrict__ mask, u32* table, int heads, int stride, int is_v) {
+gear_offsets(const Job* __restrict__ jobs, u32* table, int heads, int stride, int is_v) {
   KVB_SMEM(shared);
   u32* sums = (u32*)shared;
   int tid = threadIdx.x, b = blockIdx.z; Job j = jobs[b];
   int tiles = j.n / 16, all = heads * tiles, per = (all + OUT_THREADS - 1) / OUT_THREADS, from = min(tid * per, all), end = min(from + per, all);
-  auto count = [&](int i) {
-    const u16* words = mask + row_of(j, i / tiles, i % tiles * 16) * (D / 16); u32 n = 0u;
-    for (int w = 0; w < D; ++w) n += popcount((u32)words[w]);     // 16 rows of D / 16 words
-    return n;
-  };
+  auto place = [&](int i) { return ((size_t)(b * heads + i / tiles) * stride + j.first / 16 + i % tiles) * 2; };
   u32 sum = 0u;
-  for (int i = from; i < end; ++i) sum += count(i);
+  for (int i = from; i < end; ++i) sum += table[place(i) + 1];
   sums[tid] = sum;
   __syncthreads();
   u32 start = (u32)(is_v ? j.value_at : j.key_at);
   for (int i = 0; i < tid; ++i) start += sums[i];
-  for (int i = from; i < end; ++i) {
-    size_t at = ((size_t)(b * heads + i / tiles) * stride + j.first / 16 + i % tiles) * 2; u32 n = count(i);
-    table[at] = start; table[at + 1] = n; start += n;
-  }
+  for (int i = from; i < end; ++i) { table[place(i)] = start; start += table[place(i) + 1]; }
 }
 
 // Writes a tile's outliers and takes them out of the error. grid (tiles of the longest, Hkv, B), block 32.

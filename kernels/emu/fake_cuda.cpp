@@ -84,7 +84,7 @@ CUresult cuMemFree_v2(CUdeviceptr at) {
   used -= found->second; free((void*)at); blocks.erase(found);
   return SUCCESS;
 }
-CUresult cuMemcpyHtoD_v2(CUdeviceptr to, const void* from, size_t bytes) { memcpy((void*)to, from, bytes); return SUCCESS; }
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, void*) { memcpy((void*)to, from, bytes); return SUCCESS; }
 CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) { memcpy(to, (const void*)from, bytes); return SUCCESS; }
 CUresult cuMemsetD8Async(CUdeviceptr at, unsigned char byte, size_t bytes, void*) { memset((void*)at, byte, bytes); return SUCCESS; }
 

@@ -35,7 +35,8 @@ pub enum Op {
     Decode,
     /// Bulk compression of a prompt's K and V at prefill: quantise and pack, or select and gather.
     Compress,
-    /// What one more token costs the cache: quantise and write its K and V (or evict for it). Device kernels only.
+    /// What one more token costs the cache: quantise and write its K and V (or evict for it). Device kernels only. Rotation
+    /// is over whole caches, so the few lines that a launch touches may lie in L2: a lower bound.
     Append,
     /// Quantising a full residual of half-precision tokens (KIVI, GEAR). Device kernels only.
     Flush,

@@ -26,6 +26,16 @@ pub struct Limits {
     pub sm_clock_khz: Option<u64>,
 }
 
+/// Shared memory of an SM that each resident block takes beside what it asks for (sm_80 and later).
+const SMEM_RESERVED_BYTES: usize = 1 << 10;
+
+impl Limits {
+    /// Blocks with `smem_bytes` of shared memory each that fit on one SM, at least one.
+    pub(crate) fn resident(&self, smem_bytes: usize) -> usize {
+        (self.smem_sm_bytes / (smem_bytes + SMEM_RESERVED_BYTES)).max(1)
+    }
+}
+
 /// One kernel argument, by value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Arg {

@@ -200,9 +200,12 @@ impl Device for Driver {
     }
 
     fn upload(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        self.sync()?;
-        // SAFETY: `Buffer` keeps the range inside its memory.
-        unsafe { result::memcpy_htod_sync(address, bytes) }.map_err(failed("copy to the device"))
+        self.enter()?;
+        // On our stream, which the others do not wait for, so that it is ordered with the launches before and after.
+        // SAFETY: `Buffer` keeps the range inside its memory, and `bytes` outlive the copy: it is waited for.
+        unsafe { result::memcpy_htod_async(address, bytes, self.stream) }
+            .map_err(failed("copy to the device"))?;
+        self.sync()
     }
 
     fn download(&self, address: u64, into: &mut [u8]) -> Result<()> {

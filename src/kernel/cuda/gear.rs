@@ -31,7 +31,7 @@ const WARPS: usize = 4;
 const STAGES: usize = 3;
 const CHUNK: usize = 32;
 /// Outliers of a chunk and side that are fetched ahead.
-const LISTED: usize = 128;
+const LISTED: usize = 96;
 
 /// Kernels of this file.
 pub(crate) fn instances() -> Vec<Instance> {
@@ -100,7 +100,7 @@ impl GearDecode {
         let (params, shape) = (params(gear)?, &spec.shape);
         let (d, heads) = (base.heads.d, shape.kv_lens.len() * shape.heads_kv);
         let longest = shape.kv_lens.iter().copied().max().unwrap_or(1);
-        let resident = (device.limits().smem_sm_bytes / smem_bytes(params, d)).clamp(1, 3);
+        let resident = device.limits().resident(smem_bytes(params, d)).min(3);
         // One more for the residual.
         let n_splits = splits(device.limits(), heads, longest, resident) + 1;
         let work = Workspace::new(device, heads, (shape.heads_q / shape.heads_kv, d), n_splits)?;
@@ -313,7 +313,7 @@ impl GearStep {
             gear,
             base,
         };
-        for copy in 0..copies(spec.rotate_bytes, step.touched_bytes()) {
+        for copy in 0..copies(spec.rotate_bytes, step.base.cache_bytes()) {
             let copy = step.copy(copy)?;
             step.copies.push(copy);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use half::f16;
 
 use super::{
@@ -68,7 +68,7 @@ impl GearCache {
         let kivi = KiviCache::new(device, params, heads, lens, seed)?;
         let (maxp, rank) = (kivi.pages.maxp, stride(gear));
         let (ph, rows) = (kivi.pages.n_pages * heads.kv, lens.len() * heads.kv);
-        let all = Jobs::new(gear, heads, lens);
+        let all = Jobs::new(gear, heads, lens)?;
         let extra = |entries: usize| -> Result<Extra> {
             let pool = |bytes: usize| Buffer::poisoned(device, bytes as u64);
             Ok(Extra {
@@ -257,22 +257,22 @@ struct Jobs {
 }
 
 impl Jobs {
-    fn new(gear: Gear, heads: Heads, lens: &[usize]) -> Self {
+    fn new(gear: Gear, heads: Heads, lens: &[usize]) -> Result<Self> {
         let mut all = Self { prompt: Vec::new(), flush: Vec::new(), entries: [0, 0] };
         let mut start = 0;
         for &len in lens {
             let n = len / gear.residual * gear.residual;
-            let job = all.job(gear, heads, (start * heads.kv, len), (0, n));
+            let job = all.job(gear, heads, (start * heads.kv, len), (0, n))?;
             all.prompt.extend(job);
             start += len;
         }
         for (seq, &len) in lens.iter().enumerate() {
             let (first, base) = (len / gear.residual * gear.residual, seq * heads.kv);
             let rows = (base * gear.residual, gear.residual);
-            let job = all.job(gear, heads, rows, (first, gear.residual));
+            let job = all.job(gear, heads, rows, (first, gear.residual))?;
             all.flush.extend(job);
         }
-        all
+        Ok(all)
     }
 
     /// Takes room for `n` tokens from `first` on, whose source rows are at `base`, `stride` apart a head.
@@ -282,12 +282,14 @@ impl Jobs {
         heads: Heads,
         (base, stride): (usize, usize),
         (first, n): (usize, usize),
-    ) -> [i32; 8] {
+    ) -> Result<[i32; 8]> {
         let (keys, values) = (gear.outliers_per_end(n), gear.outliers_per_end(heads.kv * heads.d));
         let job = [base, stride, first, n, keys, values, self.entries[0], self.entries[1]];
         let (all_keys, all_values) = gear.outliers_of_layer(n, heads.kv, heads.d);
         self.entries = [self.entries[0] + all_keys, self.entries[1] + all_values];
-        // What does not fit an int does not fit a device either: allocation has refused it by then.
-        job.map(|n| i32::try_from(n).unwrap_or(i32::MAX))
+        let ints = job.iter().map(|&n| i32::try_from(n)).collect::<Result<Vec<i32>, _>>();
+        let ints =
+            ints.context("expected fewer than 2^31 rows and outliers of a side in a batch")?;
+        Ok(std::array::from_fn(|i| ints[i]))
     }
 }

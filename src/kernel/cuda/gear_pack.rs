@@ -33,7 +33,8 @@ const BLOCKS_PER_SM: usize = 8;
 pub(crate) fn instances() -> Vec<Instance> {
     let mut all = Vec::new();
     for d in [64, 128] {
-        all.extend(["gear_outliers_k", "gear_outliers_v", "gear_offsets"].map(|n| plain(n, d)));
+        let names = ["gear_outliers_k", "gear_outliers_v", "gear_counts", "gear_offsets"];
+        all.extend(names.map(|name| plain(name, d)));
         all.extend(["gear_entries", "append_gear"].map(|name| plain(name, d)));
         for params in Params::all(d) {
             all.extend(["gear_pack_k", "gear_pack_v"].map(|name| packer(params, name, d)));
@@ -71,8 +72,8 @@ pub(crate) struct Compressor {
     parts: usize,
     find: [Function; 2],
     pack: [Function; 2],
-    offsets: Function,
-    entries: Function,
+    /// `gear_counts`, `gear_offsets`, `gear_entries`.
+    lists: [Function; 3],
     /// `gear_power`, `gear_reduce`, `gear_factors`.
     iterate: [Function; 3],
     mask: Buffer,
@@ -110,8 +111,11 @@ impl Compressor {
                 function(packer(params, "gear_pack_k", d))?,
                 function(packer(params, "gear_pack_v", d))?,
             ],
-            offsets: function(plain("gear_offsets", d))?,
-            entries: function(plain("gear_entries", d))?,
+            lists: [
+                function(plain("gear_counts", d))?,
+                function(plain("gear_offsets", d))?,
+                function(plain("gear_entries", d))?,
+            ],
             iterate: [
                 function(ranked("gear_power", rank, d))?,
                 function(ranked("gear_reduce", rank, d))?,
@@ -206,18 +210,20 @@ impl Compressor {
     /// The lists of outliers.
     fn list(&self, cache: &GearCache, side: Side, batch: Batch) -> Result<()> {
         let ([table, entries], jobs) = (cache.outliers(side), cache.jobs(batch));
+        let [counts, offsets, write] = self.lists;
         let stride = Arg::I32(i32::try_from(cache.tiles())?);
+        let tiles = self.longest / TILE;
+        self.launch(counts, tiles, 32, 0, &[jobs, self.mask.arg(), table, stride])?;
         let heads = Arg::I32(i32::try_from(self.heads.kv)?);
         let is_v = Arg::I32(i32::from(side == Side::Value));
-        let args = [jobs, self.mask.arg(), table, heads, stride, is_v];
         let launch = Launch {
             grid: grid(1, 1, self.n_seqs),
             block: OUT_THREADS as u32,
             smem_bytes: OUT_THREADS * 4,
         };
-        self.device.launch(self.offsets, launch, &args)?;
+        self.device.launch(offsets, launch, &[jobs, table, heads, stride, is_v])?;
         let args = [jobs, self.mask.arg(), table, self.error.arg(), entries, stride];
-        self.launch(self.entries, self.longest / TILE, 32, 0, &args)
+        self.launch(write, tiles, 32, 0, &args)
     }
 
     /// The power iteration and its factors.

@@ -93,7 +93,7 @@ impl HalfDecode {
         let rope = is_rotated(method).then(|| rope(device, spec)).transpose()?;
         let heads = batch * shape.heads_kv;
         let longest = kept_lens(spec).into_iter().max().unwrap_or(1);
-        let resident = (device.limits().smem_sm_bytes / smem_bytes(d)).max(1);
+        let resident = device.limits().resident(smem_bytes(d));
         let n_splits = splits(device.limits(), heads, longest, resident);
         let group = shape.heads_q / shape.heads_kv;
         let mut decode = Self {

@@ -71,7 +71,7 @@ impl HalfStep {
             copies: Vec::new(),
             base,
         };
-        for copy in 0..copies(spec.rotate_bytes, step.touched_bytes()) {
+        for copy in 0..copies(spec.rotate_bytes, step.base.cache_bytes()) {
             let made = step.copy(copy)?;
             step.reset(copy, &made)?;
             step.copies.push(made);

@@ -69,7 +69,7 @@ impl KiviDecode {
         let shape = &spec.shape;
         let (d, heads) = (base.heads.d, shape.kv_lens.len() * shape.heads_kv);
         let longest = shape.kv_lens.iter().copied().max().unwrap_or(1);
-        let resident = (device.limits().smem_sm_bytes / smem_bytes(params, d)).clamp(1, 3);
+        let resident = device.limits().resident(smem_bytes(params, d)).min(3);
         // One more for what is not wholly quantised.
         let n_splits = splits(device.limits(), heads, longest, resident) + 1;
         let group = shape.heads_q / shape.heads_kv;

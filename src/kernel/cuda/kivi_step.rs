@@ -83,7 +83,7 @@ impl KiviStep {
             params,
             base,
         };
-        for copy in 0..copies(spec.rotate_bytes, step.touched_bytes()) {
+        for copy in 0..copies(spec.rotate_bytes, step.base.cache_bytes()) {
             let copy = step.copy(copy)?;
             step.copies.push(copy);
         }

@@ -304,7 +304,7 @@ impl PackedDecode {
         let shape = &spec.shape;
         let (d, heads) = (shape.head_dim, shape.kv_lens.len() * shape.heads_kv);
         let longest = shape.kv_lens.iter().copied().max().unwrap_or(1);
-        let room = device.limits().smem_sm_bytes / format.smem_bytes(d);
+        let room = device.limits().resident(format.smem_bytes(d));
         let n_splits = splits(device.limits(), heads, longest, room.clamp(1, RESIDENT));
         let work = Workspace::new(device, heads, (shape.heads_q / shape.heads_kv, d), n_splits)?;
         let function = device.function(&format.decode(spec.page, d))?;

@@ -41,7 +41,7 @@ impl PackedStep {
         let (base, format) = (Base::new(device, spec)?, Format::of(&spec.method)?);
         let append = device.function(&format.append(spec.page, base.heads.d))?;
         let mut step = Self { base, append, copies: Vec::new() };
-        for copy in 0..copies(spec.rotate_bytes, step.touched_bytes()) {
+        for copy in 0..copies(spec.rotate_bytes, step.base.cache_bytes()) {
             let cache = Cache::new(&step.base, format, copy)?;
             let made = Copy { cache, new: step.base.new_token(copy)? };
             step.reset(copy, &made)?;
