@@ -6,14 +6,56 @@
 use half::f16;
 
 use super::{
+    gear::{Marks, Pack},
     layout::{BLOCK, Codec, HeadParts, Layout, value_code_at},
-    simd::{Job, Simd},
+    simd::{Isa, Job, Simd},
     tile::widen,
 };
+use crate::kernel::Shape;
+use crate::kernel::data::{Data, Kind, Place, needs_scores};
 use crate::method::{Method, select};
 
 /// 1.5 * 2^23, see [`super::math`].
 const MAGIC: f32 = 12_582_912.0;
+
+/// A head's prompt.
+pub(crate) struct Input {
+    /// Keys, `[len][d]`.
+    pub(crate) k: Vec<f16>,
+    /// Values, `[len][d]`.
+    pub(crate) v: Vec<f16>,
+    /// Scores of the tokens, for methods that choose by score.
+    pub(crate) scores: Vec<f32>,
+}
+
+impl Input {
+    /// Makes the data of one place.
+    pub(crate) fn new(method: &Method, shape: &Shape, data: &Data, at: Place) -> Input {
+        let (len, d) = (shape.kv_lens[at.seq], shape.head_dim);
+        let (mut k, mut v) = (vec![f16::ZERO; len * d], vec![f16::ZERO; len * d]);
+        data.fill(Kind::Key, at, d, &mut k);
+        data.fill(Kind::Value, at, d, &mut v);
+        let scores = if needs_scores(method) { data.scores(at, len) } else { Vec::new() };
+        Input { k, v, scores }
+    }
+}
+
+/// Compresses head `head` of a sequence; `marks` are GEAR's outliers of V in that sequence.
+pub(crate) fn compress(
+    isa: Isa,
+    method: &Method,
+    layout: &Layout,
+    input: &Input,
+    (marks, head): (Option<&Marks>, usize),
+    out: HeadParts<'_>,
+) {
+    let Input { k, v, scores } = input;
+    if let (Method::Gear(gear), Some(marks)) = (method, marks) {
+        return isa.dispatch(Pack { gear, layout, k, v, marks, head, out });
+    }
+    let kept = kept(method, v.len() / layout.d, scores);
+    isa.dispatch(Compress { layout, k, v, kept: kept.as_deref(), out });
+}
 
 /// The job: K and V `[len][d]` of one head into its cache.
 pub(crate) struct Compress<'a> {
@@ -82,11 +124,13 @@ impl Job for Compress<'_> {
             Codec::Int { bits, key_group, value_group } => {
                 match key_group {
                     Some(group) => {
-                        keys_per_channel(s, &k[..kq], d, bits, group, out.k_codes, out.k_params)
+                        let how = Grouped { d, bits, group };
+                        keys_per_channel(s, &k[..kq], how, out.k_codes, out.k_params, &mut []);
                     }
                     None => keys_per_token(s, &k[..kq], d, bits, out.k_codes, out.k_params),
                 }
-                values(s, &v[..vq], d, bits, value_group, out.v_codes, out.v_params);
+                let how = Grouped { d, bits, group: value_group };
+                values(s, &v[..vq], how, out.v_codes, out.v_params, &mut []);
             }
         }
     }
@@ -141,20 +185,33 @@ fn pack_row(codes: &[u8], bits: usize, row: &mut [u8]) {
     }
 }
 
+/// How rows are quantised in groups.
+#[derive(Clone, Copy)]
+pub(super) struct Grouped {
+    /// Values of a row.
+    pub(super) d: usize,
+    /// Bits of a code.
+    pub(super) bits: usize,
+    /// Tokens (keys) or channels (values) of a group.
+    pub(super) group: usize,
+}
+
+/// Quantises keys; what they come back as goes to `back`, `[tokens][d]`, unless that is empty.
 #[inline(always)]
-fn keys_per_channel<S: Simd>(
+pub(super) fn keys_per_channel<S: Simd>(
     s: S,
     k: &[f16],
-    d: usize,
-    bits: usize,
-    group: usize,
+    how: Grouped,
     codes: &mut [u8],
     params: &mut [f16],
+    back: &mut [f32],
 ) {
+    let Grouped { d, bits, group } = how;
     let top = ((1 << bits) - 1) as f32;
     let row_bytes = d * bits / 8;
     let (mut x, mut line) = (vec![0.0; group * d], vec![0; d]);
     let (mut lo, mut hi) = (vec![0.0; d], vec![0.0; d]);
+    let mut back = back.chunks_exact_mut(d);
     let blocks = k.chunks_exact(group * d).zip(params.chunks_exact_mut(2 * d));
     for ((k, params), codes) in blocks.zip(codes.chunks_exact_mut(group * row_bytes)) {
         widen(s, k, &mut x);
@@ -174,6 +231,11 @@ fn keys_per_channel<S: Simd>(
         for (row, packed) in x.chunks_exact(d).zip(codes.chunks_exact_mut(row_bytes)) {
             for c in 0..d {
                 line[c] = quantise(row[c], lo[c], hi[c], top);
+            }
+            if let Some(back) = back.next() {
+                for c in 0..d {
+                    back[c] = f32::from(line[c]) * hi[c] + lo[c];
+                }
             }
             pack_row(&line, bits, packed);
         }
@@ -207,21 +269,23 @@ fn keys_per_token<S: Simd>(
     }
 }
 
+/// Quantises values; what they come back as goes to `back`, `[tokens][d]`, unless that is empty.
 #[inline(always)]
-fn values<S: Simd>(
+pub(super) fn values<S: Simd>(
     s: S,
     v: &[f16],
-    d: usize,
-    bits: usize,
-    group: usize,
+    how: Grouped,
     codes: &mut [u8],
     params: &mut [f16],
+    back: &mut [f32],
 ) {
+    let Grouped { d, bits, group } = how;
     let top = ((1 << bits) - 1) as f32;
     let groups = d / group;
     let (mut x, mut block) = (vec![0.0; d], vec![0_u8; BLOCK * d]);
     let places: Vec<(usize, usize)> =
         (0..BLOCK * d).map(|i| value_code_at(bits, i % d, i / d)).collect();
+    let mut back = back.chunks_exact_mut(group);
     let rows = v.chunks(BLOCK * d).zip(params.chunks_exact_mut(2 * BLOCK * groups));
     for ((rows, params), packed) in rows.zip(codes.chunks_exact_mut(BLOCK * d * bits / 8)) {
         block.fill(0);
@@ -236,6 +300,10 @@ fn values<S: Simd>(
                 params[(g * 2 + 1) * BLOCK + t] = min;
                 for (x, code) in x.iter().zip(&mut block[t * d + g * group..]) {
                     *code = quantise(*x, lo, step, top);
+                }
+                if let Some(back) = back.next() {
+                    let codes = &block[t * d + g * group..];
+                    back.iter_mut().zip(codes).for_each(|(x, c)| *x = f32::from(*c) * step + lo);
                 }
             }
         }

@@ -11,6 +11,7 @@
 //! kivi-2 0.49. fp16 has its loads converted 8 at a time; codes are multiplied 32 at a time.
 
 use super::{
+    gear::{LowRank, expand},
     layout::{BLOCK, Codec, HeadRef},
     math,
     quantised::Folded,
@@ -30,7 +31,8 @@ pub(crate) struct Part {
     pub(crate) max: Vec<f32>,
     /// Sum of `e^(score - max)`, per head.
     pub(crate) sum: Vec<f32>,
-    /// Weighted values, per head `stride` numbers: `d` channels, then what the minima of each value group add.
+    /// Weighted values, per head `stride` numbers: `d` channels, then what the minima of each value group add, then
+    /// the weights times factor A of GEAR's values.
     pub(crate) out: Vec<f32>,
     /// Scores of every token, per head, where asked for.
     pub(crate) raw: Option<Vec<f32>>,
@@ -62,6 +64,7 @@ pub(super) struct State<'a, S> {
     pub(super) folded: Vec<Folded>,
     /// Scales and minima of the tokens at hand.
     pub(super) params: Vec<f32>,
+    pub(super) low_rank: LowRank,
     pub(super) part: Part,
 }
 
@@ -72,7 +75,7 @@ impl Job for Decode<'_> {
     fn run<S: Simd>(self, s: S) -> Part {
         let layout = self.head.layout;
         let heads = self.q.len() / layout.d;
-        let stride = layout.d + layout.value_groups();
+        let stride = layout.d + layout.value_groups() + layout.rank;
         let part = Part {
             max: vec![f32::NEG_INFINITY; heads],
             sum: vec![0.0; heads],
@@ -82,7 +85,8 @@ impl Job for Decode<'_> {
         let folded = vec![Folded::EMPTY; heads];
         let params = vec![0.0; 2 * D_MAX.max(BLOCK * layout.value_groups())];
         let p = vec![0.0; heads * TILE];
-        let mut state = State { s, job: &self, heads, stride, p, folded, params, part };
+        let low_rank = LowRank::new(&self.head.extras.keys, self.q, layout.d);
+        let mut state = State { s, job: &self, heads, stride, p, folded, params, low_rank, part };
         state.fold_queries_once();
         for t in (self.lo..self.hi).step_by(TILE) {
             state.tile(t, self.hi.min(t + TILE));
@@ -94,9 +98,16 @@ impl Job for Decode<'_> {
 impl<S: Simd> State<'_, S> {
     #[inline(always)]
     fn tile(&mut self, t: usize, end: usize) {
+        let layout = self.job.head.layout;
         self.key_scores(t, end);
+        if layout.rank > 0 && t < layout.kq {
+            self.correct_scores(t, end);
+        }
         self.softmax(t, end);
         self.add_values(t, end);
+        if layout.rank > 0 && t < layout.vq {
+            self.correct_values(t, end);
+        }
     }
 
     #[inline(always)]
@@ -228,7 +239,7 @@ impl<S: Simd> State<'_, S> {
         Ahead::of(&head.k_codes()[t * bytes..end.min(layout.kq) * bytes])
     }
 
-    /// Moves the minima's share of each value group onto its channels.
+    /// Moves the minima's share of each value group, and GEAR's low-rank term, onto the channels.
     #[inline(always)]
     fn finish(mut self) -> Part {
         let layout = self.job.head.layout;
@@ -236,9 +247,11 @@ impl<S: Simd> State<'_, S> {
         let Some(group) = layout.d.checked_div(groups) else { return self.part };
         for out in self.part.out.chunks_exact_mut(self.stride) {
             let (channels, zeros) = out.split_at_mut(layout.d);
+            let (zeros, sums) = zeros.split_at(groups);
             for (channels, zero) in channels.chunks_exact_mut(group).zip(zeros) {
                 channels.iter_mut().for_each(|o| *o += *zero);
             }
+            expand(&self.job.head.extras.values, sums, channels);
         }
         self.part
     }

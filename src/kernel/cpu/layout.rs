@@ -10,11 +10,13 @@
 //! | value scales and minima | `[block of 32 tokens][group of channels][scale 32, min 32]` |
 //! | fp16 and e4m3 rows | token-major |
 //!
-//! Quantised tokens are padded to a multiple of 32; padding is not counted in `bytes_moved`.
+//! Quantised tokens are padded to a multiple of 32; padding is not counted in `bytes_moved`. What GEAR keeps beside its codes
+//! lies in [`super::gear::Extras`]: how many outliers of V a head has depends on the data.
 
 use half::f16;
 
-use crate::method::Method;
+use super::gear::Extras;
+use crate::method::{Gear, Method};
 
 /// Tokens in a block of packed values.
 pub(crate) const BLOCK: usize = 32;
@@ -44,7 +46,7 @@ impl Codec {
             Method::Int8 => Codec::Int { bits: 8, key_group: None, value_group: d },
             Method::Int4 => Codec::Int { bits: 4, key_group: None, value_group: d },
             Method::Fp8 => Codec::Fp8,
-            Method::Kivi { bits, group, .. } => {
+            Method::Kivi { bits, group, .. } | Method::Gear(Gear { bits, group, .. }) => {
                 Codec::Int { bits: bits as usize, key_group: Some(group), value_group: group }
             }
             _ => Codec::Half,
@@ -91,6 +93,8 @@ pub(crate) struct Layout {
     pub(crate) kq: usize,
     /// Quantised values; the rest are fp16.
     pub(crate) vq: usize,
+    /// Columns of GEAR's factors; 0 for the other methods.
+    pub(crate) rank: usize,
     k_codes: usize,
     k_params: usize,
     k_full: usize,
@@ -123,6 +127,7 @@ impl Layout {
             n,
             kq,
             vq,
+            rank: if let Method::Gear(gear) = method { gear.rank } else { 0 },
             k_codes: part(keys * d * codec.bits() / 8),
             k_params: part(k_params * 2),
             k_full: part((n - kq) * d * 2),
@@ -163,6 +168,8 @@ pub(crate) struct HeadRef<'a> {
     bytes: &'a [u8],
     /// Where things are.
     pub(crate) layout: &'a Layout,
+    /// GEAR's factors and outliers; empty for the other methods.
+    pub(crate) extras: &'a Extras,
 }
 
 /// The parts of one head's cache, writable.
@@ -179,13 +186,15 @@ pub(crate) struct HeadParts<'a> {
     pub(crate) v_params: &'a mut [f16],
     /// fp16 values.
     pub(crate) v_full: &'a mut [f16],
+    /// GEAR's factors and outliers.
+    pub(crate) extras: &'a mut Extras,
 }
 
 impl<'a> HeadRef<'a> {
     /// A view of `bytes`, which start at a multiple of 64.
-    pub(crate) fn new(bytes: &'a [u8], layout: &'a Layout) -> Self {
+    pub(crate) fn new(bytes: &'a [u8], layout: &'a Layout, extras: &'a Extras) -> Self {
         assert!(bytes.len() >= layout.total && bytes.as_ptr().addr().is_multiple_of(64));
-        Self { bytes, layout }
+        Self { bytes, layout, extras }
     }
 
     /// Key codes or e4m3 keys.
@@ -222,7 +231,7 @@ impl<'a> HeadRef<'a> {
 
 impl<'a> HeadParts<'a> {
     /// Splits `bytes`, which start at a multiple of 64.
-    pub(crate) fn new(bytes: &'a mut [u8], layout: &Layout) -> Self {
+    pub(crate) fn new(bytes: &'a mut [u8], layout: &Layout, extras: &'a mut Extras) -> Self {
         assert!(bytes.len() >= layout.total && bytes.as_ptr().addr().is_multiple_of(64));
         let (k_codes, rest) = bytes.split_at_mut(layout.k_params);
         let (k_params, rest) = rest.split_at_mut(layout.k_full - layout.k_params);
@@ -236,6 +245,7 @@ impl<'a> HeadParts<'a> {
             v_codes,
             v_params: halves_mut(v_params),
             v_full: halves_mut(&mut rest[..layout.total - layout.v_full]),
+            extras,
         }
     }
 }
@@ -250,57 +260,4 @@ fn halves_mut(bytes: &mut [u8]) -> &mut [f16] {
     assert!(bytes.as_ptr().addr().is_multiple_of(2));
     // SAFETY: aligned as asserted, every bit pattern is an f16, and the borrow is unique.
     unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), bytes.len() / 2) }
-}
-
-impl HeadRef<'_> {
-    /// Keys and values as stored, dequantised, `[n][d]` each: what a kernel's attention is checked against.
-    pub(crate) fn dequantise(&self) -> (Vec<f64>, Vec<f64>) {
-        let (d, n) = (self.layout.d, self.layout.n);
-        let at = |i: usize| (i / d, i % d);
-        let k = (0..n * d).map(|i| self.key(at(i).0, at(i).1)).collect();
-        let v = (0..n * d).map(|i| self.value(at(i).0, at(i).1)).collect();
-        (k, v)
-    }
-
-    fn key(&self, token: usize, channel: usize) -> f64 {
-        let (d, kq) = (self.layout.d, self.layout.kq);
-        if token >= kq {
-            return self.k_full()[(token - kq) * d + channel].to_f64();
-        }
-        let Codec::Int { bits, key_group, .. } = self.layout.codec else {
-            return fp8(self.k_codes()[token * d + channel]);
-        };
-        let (byte, shift) = key_code_at(bits, d, channel);
-        let code = code(self.k_codes()[token * d * bits / 8 + byte], shift, bits);
-        let params = self.k_params();
-        let (scale, min) = match key_group {
-            Some(g) => (token / g * 2 * d + channel, token / g * 2 * d + d + channel),
-            None => (token, kq.next_multiple_of(BLOCK) + token),
-        };
-        code * params[scale].to_f64() + params[min].to_f64()
-    }
-
-    fn value(&self, token: usize, channel: usize) -> f64 {
-        let (d, vq) = (self.layout.d, self.layout.vq);
-        if token >= vq {
-            return self.v_full()[(token - vq) * d + channel].to_f64();
-        }
-        let Codec::Int { bits, value_group, .. } = self.layout.codec else {
-            return fp8(self.v_codes()[token * d + channel]);
-        };
-        let (byte, shift) = value_code_at(bits, channel, token % BLOCK);
-        let block = token / BLOCK * BLOCK * d * bits / 8;
-        let code = code(self.v_codes()[block + byte], shift, bits);
-        let group = token / BLOCK * self.layout.value_groups() + channel / value_group;
-        let scale = group * 2 * BLOCK + token % BLOCK;
-        code * self.v_params()[scale].to_f64() + self.v_params()[scale + BLOCK].to_f64()
-    }
-}
-
-fn fp8(byte: u8) -> f64 {
-    super::simd::portable::fp8_as_f16(byte).to_f64() * 256.0
-}
-
-fn code(byte: u8, shift: usize, bits: usize) -> f64 {
-    f64::from(u32::from(byte) >> shift & ((1 << bits) - 1))
 }

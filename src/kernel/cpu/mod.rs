@@ -11,6 +11,8 @@ mod bulk;
 mod caches;
 pub(super) mod compress;
 mod decode;
+mod dequantise;
+mod gear;
 mod layout;
 mod math;
 pub(super) mod prefill;
@@ -165,7 +167,8 @@ pub struct Listed {
 }
 
 /// Families of methods with CPU kernels.
-const FAMILIES: [&str; 8] = ["fp16", "int8", "int4", "fp8", "kivi", "streaming", "h2o", "snapkv"];
+const FAMILIES: [&str; 9] =
+    ["fp16", "int8", "int4", "fp8", "kivi", "gear", "streaming", "h2o", "snapkv"];
 
 /// Every CPU kernel.
 pub fn registry() -> Vec<Listed> {

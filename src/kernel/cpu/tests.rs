@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     kernel::check,
-    method::{Method, Pooling},
+    method::{Gear, Method, Pooling},
 };
 
 fn methods() -> Vec<Method> {
@@ -14,11 +14,19 @@ fn methods() -> Vec<Method> {
         Method::Kivi { bits: 2, group: 32, residual: 128 },
         Method::Kivi { bits: 4, group: 64, residual: 64 },
         Method::Kivi { bits: 2, group: 8, residual: 32 },
+        gear(2, 64, 64, 4, 0.02),
+        gear(4, 32, 128, 2, 0.02),
+        gear(2, 8, 8, 6, 0.1),
+        gear(4, 16, 48, 8, 0.0),
         Method::Streaming { sink: 4, window: 60 },
         Method::H2o { heavy: 33, recent: 40 },
         Method::Snapkv { window: 16, budget: 100, pooling: Pooling::Avg, pool_width: 5 },
         Method::Snapkv { window: 8, budget: 33, pooling: Pooling::Max, pool_width: 7 },
     ]
+}
+
+fn gear(bits: u32, group: usize, residual: usize, rank: usize, outliers: f64) -> Method {
+    Method::Gear(Gear { bits, group, residual, rank, flush_rank: 2, iterations: 3, outliers })
 }
 
 fn spec(
@@ -152,7 +160,7 @@ fn sizes_of_caches_parse() {
 
 #[test]
 fn registry_names_every_op_and_family() {
-    assert_eq!(registry().len(), 3 * 8 + 1);
+    assert_eq!(registry().len(), 3 * FAMILIES.len() + 1);
     assert!(registry().iter().all(|line| line.backends.contains(&"cpu-portable")));
 }
 
@@ -165,8 +173,10 @@ mod mutants {
         kernel::{
             check::Error,
             cpu::{
+                caches::Caches,
                 decode::{Decode, Part, merge},
-                layout::{HeadParts, HeadRef, Layout},
+                gear::Extras,
+                layout::HeadRef,
             },
             data::{Data, Kind, Place},
         },
@@ -178,32 +188,38 @@ mod mutants {
     const AT: Place = Place { copy: 0, seq: 0, head: 0 };
 
     struct Head {
-        layout: Layout,
-        arena: arena::Arena,
+        caches: Caches,
         q: Vec<f32>,
         expected: Vec<f64>,
         method: Method,
     }
 
     fn head(method: Method) -> Head {
-        let (data, layout) = (Data::new(11), Layout::new(&method, LEN, D));
-        let (mut k, mut v) = (vec![f16::ZERO; LEN * D], vec![f16::ZERO; LEN * D]);
-        data.fill(Kind::Key, AT, D, &mut k);
-        data.fill(Kind::Value, AT, D, &mut v);
-        let mut arena = arena::Arena::zeroed(layout.total).unwrap();
-        let out = HeadParts::new(arena.bytes_mut(), &layout);
-        isa().dispatch(compress::Compress { layout: &layout, k: &k, v: &v, kept: None, out });
+        let data = Data::new(11);
+        let shape = Shape { kv_lens: vec![LEN], heads_q: 1, heads_kv: 1, head_dim: D };
+        let mut caches = Caches::empty(&method, &shape, 1).unwrap();
+        caches.fill(isa(), &method, &shape, &data);
         let query = data.rows_f64(Kind::Query, AT, 1, D);
-        let (k, v) = HeadRef::new(arena.bytes(), &layout).dequantise();
+        let (k, v) = caches.head(AT).dequantise();
         let expected = select::attention(&query, &k, &v);
         let q = query.iter().map(|x| *x as f32 / (D as f32).sqrt()).collect();
-        Head { layout, arena, q, expected, method }
+        Head { caches, q, expected, method }
+    }
+
+    fn decode(head: HeadRef<'_>, q: &[f32], lo: usize, hi: usize) -> Part {
+        isa().dispatch(Decode { head, q, lo, hi, keep_scores: false })
     }
 
     impl Head {
         fn part(&self, q: &[f32], lo: usize, hi: usize) -> Part {
-            let head = HeadRef::new(self.arena.bytes(), &self.layout);
-            isa().dispatch(Decode { head, q, lo, hi, keep_scores: false })
+            decode(self.caches.head(AT), q, lo, hi)
+        }
+
+        /// Whether a step over these factors and outliers would pass for one over its own.
+        fn passes_with(&self, extras: &Extras) -> bool {
+            let mut head = self.caches.head(AT);
+            head.extras = extras;
+            self.passes(&[decode(head, &self.q, 0, LEN)])
         }
 
         fn passes(&self, parts: &[Part]) -> bool {
@@ -216,7 +232,8 @@ mod mutants {
 
     fn heads() -> impl Iterator<Item = Head> {
         let kivi = |bits| Method::Kivi { bits, group: 32, residual: 128 };
-        [Method::Fp16, Method::Int8, Method::Int4, Method::Fp8, kivi(4), kivi(2)]
+        let gear = gear(2, 64, 64, 4, 0.02);
+        [Method::Fp16, Method::Int8, Method::Int4, Method::Fp8, kivi(4), kivi(2), gear]
             .into_iter()
             .map(head)
     }
@@ -268,5 +285,28 @@ mod mutants {
             part.out[3] = f32::NAN;
             assert!(!head.passes(&[part]));
         }
+    }
+    #[test]
+    fn a_forgotten_or_misplaced_part_of_gear_is_caught() {
+        let head = head(gear(2, 64, 64, 4, 0.02));
+        let own = head.caches.head(AT).extras;
+        assert!(head.passes_with(own));
+        let broken = |change: fn(&mut Extras)| {
+            let mut extras = own.clone();
+            change(&mut extras);
+            head.passes_with(&extras)
+        };
+        assert!(!broken(|x| x.keys.b.fill(f16::ZERO)), "low-rank term of K");
+        assert!(!broken(|x| x.values.b.fill(f16::ZERO)), "low-rank term of V");
+        assert!(!broken(|x| x.keys.differences.fill(f16::ZERO)), "outliers of K");
+        assert!(!broken(|x| x.values.differences.fill(f16::ZERO)), "outliers of V");
+        assert!(!broken(|x| x.keys.a.rotate_right(1)), "K one token late");
+        assert!(!broken(|x| x.values.a.rotate_right(1)), "V one token late");
+        assert!(!broken(|x| x.keys.b.rotate_right(1)), "K one channel on");
+        assert!(
+            !broken(|x| x.values.places.iter_mut().for_each(|p| *p ^= 1 << 8)),
+            "tokens swapped"
+        );
+        assert!(!broken(|x| x.keys.places.iter_mut().for_each(|p| *p ^= 1)), "channels swapped");
     }
 }
