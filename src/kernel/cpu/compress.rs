@@ -7,9 +7,10 @@ use half::f16;
 
 use super::{
     gear::{Marks, Pack},
-    layout::{BLOCK, Codec, HeadParts, Layout, value_code_at},
+    layout::{BLOCK, Codec, HeadParts, Keys, Layout, value_code_at},
     simd::{Isa, Job, Simd},
     tile::widen,
+    turbo,
 };
 use crate::kernel::Shape;
 use crate::kernel::data::{Data, Kind, Place, needs_scores};
@@ -121,15 +122,19 @@ impl Job for Compress<'_> {
                 pack_fp8(s, &k[..kq], out.k_codes);
                 pack_fp8(s, &v[..vq], out.v_codes);
             }
-            Codec::Int { bits, key_group, value_group } => {
-                match key_group {
-                    Some(group) => {
-                        let how = Grouped { d, bits, group };
+            Codec::Int { bits, keys, value_group } => {
+                match keys {
+                    Keys::PerChannel(group) => {
+                        let how = Grouped { d, bits, group, rule: Rule::Even };
                         keys_per_channel(s, &k[..kq], how, out.k_codes, out.k_params, &mut []);
                     }
-                    None => keys_per_token(s, &k[..kq], d, bits, out.k_codes, out.k_params),
+                    Keys::PerToken => {
+                        keys_per_token(s, &k[..kq], d, bits, out.k_codes, out.k_params);
+                    }
+                    Keys::Points => turbo::keys(s, &k[..kq], d, out.k_codes, out.k_params),
                 }
-                let how = Grouped { d, bits, group: value_group };
+                let rule = if keys == Keys::Points { Rule::HalfUp } else { Rule::Even };
+                let how = Grouped { d, bits, group: value_group, rule };
                 values(s, &v[..vq], how, out.v_codes, out.v_params, &mut []);
             }
         }
@@ -175,7 +180,7 @@ fn min_max(x: &[f32]) -> (f32, f32) {
 
 /// Packs one row of key codes: see [`super::layout`].
 #[inline(always)]
-fn pack_row(codes: &[u8], bits: usize, row: &mut [u8]) {
+pub(super) fn pack_row(codes: &[u8], bits: usize, row: &mut [u8]) {
     let n = row.len();
     row.copy_from_slice(&codes[..n]);
     for plane in 1..8 / bits {
@@ -194,6 +199,17 @@ pub(super) struct Grouped {
     pub(super) bits: usize,
     /// Tokens (keys) or channels (values) of a group.
     pub(super) group: usize,
+    /// How codes of values are found.
+    pub(super) rule: Rule,
+}
+
+/// How a value becomes a code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// With the stored scale and minimum, halves to even.
+    Even,
+    /// With the exact ones, halves up: TurboQuant's, 4 bits.
+    HalfUp,
 }
 
 /// Quantises keys; what they come back as goes to `back`, `[tokens][d]`, unless that is empty.
@@ -206,7 +222,7 @@ pub(super) fn keys_per_channel<S: Simd>(
     params: &mut [f16],
     back: &mut [f32],
 ) {
-    let Grouped { d, bits, group } = how;
+    let Grouped { d, bits, group, .. } = how;
     let top = ((1 << bits) - 1) as f32;
     let row_bytes = d * bits / 8;
     let (mut x, mut line) = (vec![0.0; group * d], vec![0; d]);
@@ -269,6 +285,17 @@ fn keys_per_token<S: Simd>(
     }
 }
 
+/// Codes of a group with its ends; gives the stored scale and minimum.
+#[inline(always)]
+fn affine_codes(x: &[f32], (lo, hi): (f32, f32), bits: usize, codes: &mut [u8]) -> (f16, f16) {
+    let top = ((1 << bits) - 1) as f32;
+    let (scale, min, step) = affine(lo, hi, bits);
+    for (x, code) in x.iter().zip(codes) {
+        *code = quantise(*x, lo, step, top);
+    }
+    (scale, min)
+}
+
 /// Quantises values; what they come back as goes to `back`, `[tokens][d]`, unless that is empty.
 #[inline(always)]
 pub(super) fn values<S: Simd>(
@@ -279,8 +306,7 @@ pub(super) fn values<S: Simd>(
     params: &mut [f16],
     back: &mut [f32],
 ) {
-    let Grouped { d, bits, group } = how;
-    let top = ((1 << bits) - 1) as f32;
+    let Grouped { d, bits, group, rule } = how;
     let groups = d / group;
     let (mut x, mut block) = (vec![0.0; d], vec![0_u8; BLOCK * d]);
     let places: Vec<(usize, usize)> =
@@ -295,14 +321,15 @@ pub(super) fn values<S: Simd>(
             for g in 0..groups {
                 let x = &x[g * group..(g + 1) * group];
                 let (lo, hi) = min_max(x);
-                let (scale, min, step) = affine(lo, hi, bits);
+                let codes = &mut block[t * d + g * group..][..group];
+                let (scale, min) = match rule {
+                    Rule::Even => affine_codes(x, (lo, hi), bits, codes),
+                    Rule::HalfUp => turbo::value_codes(x, (lo, hi), codes),
+                };
                 params[g * 2 * BLOCK + t] = scale;
                 params[(g * 2 + 1) * BLOCK + t] = min;
-                for (x, code) in x.iter().zip(&mut block[t * d + g * group..]) {
-                    *code = quantise(*x, lo, step, top);
-                }
                 if let Some(back) = back.next() {
-                    let codes = &block[t * d + g * group..];
+                    let step = scale.to_f32();
                     back.iter_mut().zip(codes).for_each(|(x, c)| *x = f32::from(*c) * step + lo);
                 }
             }

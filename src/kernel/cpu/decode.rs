@@ -12,11 +12,12 @@
 
 use super::{
     gear::{LowRank, expand},
-    layout::{BLOCK, Codec, HeadRef},
+    layout::{BLOCK, Codec, HeadRef, Keys},
     math,
     quantised::Folded,
     simd::{Job, Simd},
     tile::{Ahead, Rows, scores, weighted},
+    turbo,
 };
 
 /// Tokens of a tile: a multiple of every group size and of [`BLOCK`].
@@ -65,6 +66,8 @@ pub(super) struct State<'a, S> {
     /// Scales and minima of the tokens at hand.
     pub(super) params: Vec<f32>,
     pub(super) low_rank: LowRank,
+    /// Queries turned as TurboQuant's keys are, `[heads][d]`; empty for the other methods.
+    pub(super) turned: Vec<f32>,
     pub(super) part: Part,
 }
 
@@ -86,7 +89,12 @@ impl Job for Decode<'_> {
         let params = vec![0.0; 2 * D_MAX.max(BLOCK * layout.value_groups())];
         let p = vec![0.0; heads * TILE];
         let low_rank = LowRank::new(&self.head.extras.keys, self.q, layout.d);
-        let mut state = State { s, job: &self, heads, stride, p, folded, params, low_rank, part };
+        let turned = match layout.codec {
+            Codec::Int { keys: Keys::Points, .. } => turbo::turned(self.q, layout.d),
+            _ => Vec::new(),
+        };
+        let mut state =
+            State { s, job: &self, heads, stride, p, folded, params, low_rank, turned, part };
         state.fold_queries_once();
         for t in (self.lo..self.hi).step_by(TILE) {
             state.tile(t, self.hi.min(t + TILE));
@@ -117,12 +125,13 @@ impl<S: Simd> State<'_, S> {
         let mut ahead = self.values_ahead(t, end);
         if split > t {
             match layout.codec {
-                Codec::Int { bits: 2, key_group: Some(g), .. } => {
+                Codec::Int { bits: 2, keys: Keys::PerChannel(g), .. } => {
                     self.keys_per_channel::<2>(t, split, g, &mut ahead)
                 }
-                Codec::Int { bits: 4, key_group: Some(g), .. } => {
+                Codec::Int { keys: Keys::PerChannel(g), .. } => {
                     self.keys_per_channel::<4>(t, split, g, &mut ahead)
                 }
+                Codec::Int { keys: Keys::Points, .. } => self.point_scores(t, split, &mut ahead),
                 Codec::Int { bits, .. } => self.keys_per_token(bits, t, split, &mut ahead),
                 _ => self.dense_scores(
                     &head.k_codes()[t * layout.d..split * layout.d],

@@ -2,8 +2,9 @@
 
 use super::{
     gear::Extras,
-    layout::{BLOCK, Codec, HeadRef, key_code_at, value_code_at},
+    layout::{BLOCK, Codec, HeadRef, Keys, key_code_at, value_code_at},
 };
+use crate::method::turbo;
 
 impl HeadRef<'_> {
     /// Keys and values as stored, dequantised, `[n][d]` each: what a kernel's attention is checked against.
@@ -12,6 +13,9 @@ impl HeadRef<'_> {
         let at = |i: usize| (i / d, i % d);
         let mut k: Vec<f64> = (0..n * d).map(|i| self.key(at(i).0, at(i).1)).collect();
         let mut v: Vec<f64> = (0..n * d).map(|i| self.value(at(i).0, at(i).1)).collect();
+        if let Codec::Int { keys: Keys::Points, .. } = self.layout.codec {
+            k.chunks_mut(d).for_each(turbo::rotate);
+        }
         if self.layout.rank > 0 {
             let Extras { keys, values } = self.extras;
             keys.add_to(&mut k[..self.layout.kq * d], d, self.layout.rank);
@@ -25,15 +29,16 @@ impl HeadRef<'_> {
         if token >= kq {
             return self.k_full()[(token - kq) * d + channel].to_f64();
         }
-        let Codec::Int { bits, key_group, .. } = self.layout.codec else {
+        let Codec::Int { bits, keys, .. } = self.layout.codec else {
             return fp8(self.k_codes()[token * d + channel]);
         };
         let (byte, shift) = key_code_at(bits, d, channel);
         let code = code(self.k_codes()[token * d * bits / 8 + byte], shift, bits);
         let params = self.k_params();
-        let (scale, min) = match key_group {
-            Some(g) => (token / g * 2 * d + channel, token / g * 2 * d + d + channel),
-            None => (token, kq.next_multiple_of(BLOCK) + token),
+        let (scale, min) = match keys {
+            Keys::PerChannel(g) => (token / g * 2 * d + channel, token / g * 2 * d + d + channel),
+            Keys::Points => return turbo::points()[code as usize] * params[token].to_f64(),
+            Keys::PerToken => (token, kq.next_multiple_of(BLOCK) + token),
         };
         code * params[scale].to_f64() + params[min].to_f64()
     }

@@ -4,7 +4,7 @@
 //! | part | layout |
 //! |---|---|
 //! | key codes, 2 or 4 bits | token-major; byte `i` of a row holds channels `i`, `i + row_bytes`, ... from its low bits |
-//! | key scales and minima | per channel: `[group][scale D, min D]`; per token: `[scale n, min n]`, n rounded up to 32 |
+//! | key scales and minima | per channel: `[group][scale D, min D]`; per token: `[scale n, min n]`, n rounded up to 32; points: `[scale n]` |
 //! | value codes, 2 or 4 bits | blocks of 32 tokens by 8 channels; 32 bytes = 8 channels by 4 tokens, 4 more tokens a plane |
 //! | value codes, 8 bits | blocks of 32 tokens by 8 channels; 16 bytes = 8 channels by 2 tokens |
 //! | value scales and minima | `[block of 32 tokens][group of channels][scale 32, min 32]` |
@@ -21,6 +21,17 @@ use crate::method::{Gear, Method};
 /// Tokens in a block of packed values.
 pub(crate) const BLOCK: usize = 32;
 
+/// What codes of keys mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// A scale and a minimum per channel and so many tokens.
+    PerChannel(usize),
+    /// A scale and a minimum per token.
+    PerToken,
+    /// TurboQuant's points in the turned space, a scale per token.
+    Points,
+}
+
 /// How the compressed part is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
@@ -32,8 +43,8 @@ pub(crate) enum Codec {
     Int {
         /// 2, 4 or 8.
         bits: usize,
-        /// Tokens that share a scale of one key channel; `None`: one scale per token.
-        key_group: Option<usize>,
+        /// What a key's codes mean.
+        keys: Keys,
         /// Channels that share a scale of one token's value.
         value_group: usize,
     },
@@ -43,11 +54,13 @@ impl Codec {
     /// The codec of a method at a head dimension.
     pub(crate) fn of(method: &Method, d: usize) -> Codec {
         match *method {
-            Method::Int8 => Codec::Int { bits: 8, key_group: None, value_group: d },
-            Method::Int4 => Codec::Int { bits: 4, key_group: None, value_group: d },
+            Method::Int8 => Codec::Int { bits: 8, keys: Keys::PerToken, value_group: d },
+            Method::Int4 => Codec::Int { bits: 4, keys: Keys::PerToken, value_group: d },
+            Method::Turboquant4 => Codec::Int { bits: 4, keys: Keys::Points, value_group: d },
             Method::Fp8 => Codec::Fp8,
             Method::Kivi { bits, group, .. } | Method::Gear(Gear { bits, group, .. }) => {
-                Codec::Int { bits: bits as usize, key_group: Some(group), value_group: group }
+                let keys = Keys::PerChannel(group);
+                Codec::Int { bits: bits as usize, keys, value_group: group }
             }
             _ => Codec::Half,
         }
@@ -154,9 +167,13 @@ impl Layout {
 
 fn param_counts(codec: Codec, kq: usize, padded_v: usize, d: usize) -> (usize, usize) {
     match codec {
-        Codec::Int { key_group, value_group, .. } => {
-            let keys = key_group.map_or(kq.next_multiple_of(BLOCK), |g| kq / g * d);
-            (2 * keys, 2 * padded_v * (d / value_group))
+        Codec::Int { keys, value_group, .. } => {
+            let keys = match keys {
+                Keys::PerChannel(group) => 2 * (kq / group * d),
+                Keys::PerToken => 2 * kq.next_multiple_of(BLOCK),
+                Keys::Points => kq.next_multiple_of(BLOCK),
+            };
+            (keys, 2 * padded_v * (d / value_group))
         }
         _ => (0, 0),
     }
