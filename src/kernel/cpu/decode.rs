@@ -12,7 +12,7 @@
 
 use super::{
     gear::{LowRank, expand},
-    layout::{BLOCK, Codec, HeadRef, Keys},
+    layout::{BLOCK, Codec, HeadRef, Keys, brain, row_scale},
     math,
     quantised::Folded,
     simd::{Job, Simd},
@@ -133,16 +133,35 @@ impl<S: Simd> State<'_, S> {
                 }
                 Codec::Int { keys: Keys::Points, .. } => self.point_scores(t, split, &mut ahead),
                 Codec::Int { bits, .. } => self.keys_per_token(bits, t, split, &mut ahead),
-                _ => self.dense_scores(
-                    &head.k_codes()[t * layout.d..split * layout.d],
-                    0,
-                    &mut ahead,
-                ),
+                _ => {
+                    let rows = &head.k_codes()[t * layout.d..split * layout.d];
+                    self.dense_scores(rows, 0, &mut ahead);
+                    self.scale_rows(head.k_params(), t, split);
+                }
             }
         }
         if split < end {
             let rows = (split - layout.kq) * layout.d..(end - layout.kq) * layout.d;
-            self.dense_scores(&head.k_full()[rows], split - t, &mut ahead);
+            let rows = &head.k_full()[rows];
+            if layout.codec == Codec::Brain {
+                self.dense_scores(brain(rows), split - t, &mut ahead);
+            } else {
+                self.dense_scores(rows, split - t, &mut ahead);
+            }
+        }
+    }
+
+    /// Scores, or weights, of tokens `t..end` times their rows' scales, where e4m3 rows have some.
+    #[inline(always)]
+    fn scale_rows(&mut self, params: &[half::f16], t: usize, end: usize) {
+        if (self.job.head.layout.codec != Codec::Fp8 { scaled: true }) {
+            return;
+        }
+        for (i, token) in (t..end).enumerate() {
+            self.params[i] = row_scale(params, token);
+        }
+        for p in self.p.chunks_exact_mut(TILE) {
+            p.iter_mut().zip(&self.params[..end - t]).for_each(|(p, scale)| *p *= scale);
         }
     }
 
@@ -193,6 +212,7 @@ impl<S: Simd> State<'_, S> {
                 Codec::Int { .. } => self.values_int::<8>(t, split, &mut ahead),
                 _ => {
                     let gain = <u8 as super::simd::Element>::GAIN;
+                    self.scale_rows(head.v_params(), t, split);
                     math::scale(&mut self.p, gain);
                     self.dense_values(
                         &head.v_codes()[t * layout.d..split * layout.d],
@@ -204,7 +224,12 @@ impl<S: Simd> State<'_, S> {
         }
         if split < end {
             let rows = (split - layout.vq) * layout.d..(end - layout.vq) * layout.d;
-            self.dense_values(&head.v_full()[rows], split - t, &mut ahead);
+            let rows = &head.v_full()[rows];
+            if layout.codec == Codec::Brain {
+                self.dense_values(brain(rows), split - t, &mut ahead);
+            } else {
+                self.dense_values(rows, split - t, &mut ahead);
+            }
         }
     }
 
