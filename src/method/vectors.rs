@@ -166,7 +166,7 @@ fn turboquant_agrees_with_vllm() {
             let row = i * d..(i + 1) * d;
             let (codes, scale) = turbo::key_codes(key);
             assert!(
-                codes.iter().zip(&k_codes[row.clone()]).all(|(a, b)| *a as f64 == *b),
+                codes.iter().zip(&k_codes[row.clone()]).all(|(a, b)| (*a as f64 - *b).abs() < 0.5),
                 "keys {i}"
             );
             let chosen = codes.iter().map(|&c| turbo::points()[c].powi(2)).sum::<f64>().sqrt();

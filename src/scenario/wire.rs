@@ -263,9 +263,9 @@ pub(super) enum Method {
     Int4(Empty),
     /// e4m3, scale 1.
     Fp8(Empty),
-    /// bfloat16, nothing removed; CUDA only.
+    /// bfloat16, nothing removed.
     Bf16(Empty),
-    /// e4m3 with one scale per token and head, as vLLM; CUDA only.
+    /// e4m3 with one scale per token and head, as vLLM.
     Fp8TokenHead(Empty),
     /// KIVI (arXiv 2402.02750).
     Kivi(Kivi),

@@ -7,9 +7,10 @@ use half::f16;
 
 use super::{
     gear::{Marks, Pack},
-    layout::{BLOCK, Codec, HeadParts, Layout, value_code_at},
+    layout::{BLOCK, Codec, HeadParts, Keys, Layout, set_row_scale, value_code_at},
     simd::{Isa, Job, Simd},
     tile::widen,
+    turbo,
 };
 use crate::kernel::Shape;
 use crate::kernel::data::{Data, Kind, Place, needs_scores};
@@ -113,23 +114,36 @@ impl Job for Compress<'_> {
             return;
         }
         let (kq, vq) = (layout.kq * d, layout.vq * d);
+        if layout.codec == Codec::Brain {
+            pack_brain(s, k, out.k_full);
+            pack_brain(s, v, out.v_full);
+            return;
+        }
         out.k_full.copy_from_slice(&k[kq..]);
         out.v_full.copy_from_slice(&v[vq..]);
         match layout.codec {
-            Codec::Half => {}
-            Codec::Fp8 => {
+            Codec::Half | Codec::Brain => {}
+            Codec::Fp8 { scaled: true } => {
+                pack_fp8_rows(s, &k[..kq], d, out.k_codes, out.k_params);
+                pack_fp8_rows(s, &v[..vq], d, out.v_codes, out.v_params);
+            }
+            Codec::Fp8 { scaled: false } => {
                 pack_fp8(s, &k[..kq], out.k_codes);
                 pack_fp8(s, &v[..vq], out.v_codes);
             }
-            Codec::Int { bits, key_group, value_group } => {
-                match key_group {
-                    Some(group) => {
-                        let how = Grouped { d, bits, group };
+            Codec::Int { bits, keys, value_group } => {
+                match keys {
+                    Keys::PerChannel(group) => {
+                        let how = Grouped { d, bits, group, rule: Rule::Even };
                         keys_per_channel(s, &k[..kq], how, out.k_codes, out.k_params, &mut []);
                     }
-                    None => keys_per_token(s, &k[..kq], d, bits, out.k_codes, out.k_params),
+                    Keys::PerToken => {
+                        keys_per_token(s, &k[..kq], d, bits, out.k_codes, out.k_params);
+                    }
+                    Keys::Points => turbo::keys(s, &k[..kq], d, out.k_codes, out.k_params),
                 }
-                let how = Grouped { d, bits, group: value_group };
+                let rule = if keys == Keys::Points { Rule::HalfUp } else { Rule::Even };
+                let how = Grouped { d, bits, group: value_group, rule };
                 values(s, &v[..vq], how, out.v_codes, out.v_params, &mut []);
             }
         }
@@ -175,7 +189,7 @@ fn min_max(x: &[f32]) -> (f32, f32) {
 
 /// Packs one row of key codes: see [`super::layout`].
 #[inline(always)]
-fn pack_row(codes: &[u8], bits: usize, row: &mut [u8]) {
+pub(super) fn pack_row(codes: &[u8], bits: usize, row: &mut [u8]) {
     let n = row.len();
     row.copy_from_slice(&codes[..n]);
     for plane in 1..8 / bits {
@@ -194,6 +208,17 @@ pub(super) struct Grouped {
     pub(super) bits: usize,
     /// Tokens (keys) or channels (values) of a group.
     pub(super) group: usize,
+    /// How codes of values are found.
+    pub(super) rule: Rule,
+}
+
+/// How a value becomes a code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// With the stored scale and minimum, halves to even.
+    Even,
+    /// With the exact ones, halves up: TurboQuant's, 4 bits.
+    HalfUp,
 }
 
 /// Quantises keys; what they come back as goes to `back`, `[tokens][d]`, unless that is empty.
@@ -206,7 +231,7 @@ pub(super) fn keys_per_channel<S: Simd>(
     params: &mut [f16],
     back: &mut [f32],
 ) {
-    let Grouped { d, bits, group } = how;
+    let Grouped { d, bits, group, .. } = how;
     let top = ((1 << bits) - 1) as f32;
     let row_bytes = d * bits / 8;
     let (mut x, mut line) = (vec![0.0; group * d], vec![0; d]);
@@ -269,6 +294,17 @@ fn keys_per_token<S: Simd>(
     }
 }
 
+/// Codes of a group with its ends; gives the stored scale and minimum.
+#[inline(always)]
+fn affine_codes(x: &[f32], (lo, hi): (f32, f32), bits: usize, codes: &mut [u8]) -> (f16, f16) {
+    let top = ((1 << bits) - 1) as f32;
+    let (scale, min, step) = affine(lo, hi, bits);
+    for (x, code) in x.iter().zip(codes) {
+        *code = quantise(*x, lo, step, top);
+    }
+    (scale, min)
+}
+
 /// Quantises values; what they come back as goes to `back`, `[tokens][d]`, unless that is empty.
 #[inline(always)]
 pub(super) fn values<S: Simd>(
@@ -279,8 +315,7 @@ pub(super) fn values<S: Simd>(
     params: &mut [f16],
     back: &mut [f32],
 ) {
-    let Grouped { d, bits, group } = how;
-    let top = ((1 << bits) - 1) as f32;
+    let Grouped { d, bits, group, rule } = how;
     let groups = d / group;
     let (mut x, mut block) = (vec![0.0; d], vec![0_u8; BLOCK * d]);
     let places: Vec<(usize, usize)> =
@@ -295,14 +330,15 @@ pub(super) fn values<S: Simd>(
             for g in 0..groups {
                 let x = &x[g * group..(g + 1) * group];
                 let (lo, hi) = min_max(x);
-                let (scale, min, step) = affine(lo, hi, bits);
+                let codes = &mut block[t * d + g * group..][..group];
+                let (scale, min) = match rule {
+                    Rule::Even => affine_codes(x, (lo, hi), bits, codes),
+                    Rule::HalfUp => turbo::value_codes(x, (lo, hi), codes),
+                };
                 params[g * 2 * BLOCK + t] = scale;
                 params[(g * 2 + 1) * BLOCK + t] = min;
-                for (x, code) in x.iter().zip(&mut block[t * d + g * group..]) {
-                    *code = quantise(*x, lo, step, top);
-                }
                 if let Some(back) = back.next() {
-                    let codes = &block[t * d + g * group..];
+                    let step = scale.to_f32();
                     back.iter_mut().zip(codes).for_each(|(x, c)| *x = f32::from(*c) * step + lo);
                 }
             }
@@ -337,6 +373,84 @@ fn pack_fp8<S: Simd>(s: S, from: &[f16], to: &mut [u8]) {
         widen(s, from, &mut x);
         for i in 0..32 {
             to[i] = to_fp8(x[i]);
+        }
+    }
+}
+
+/// bf16 with ties to even, kept in the place of fp16. The data are finite.
+#[inline(always)]
+fn pack_brain<S: Simd>(s: S, from: &[f16], to: &mut [f16]) {
+    let mut x = [0.0_f32; 32];
+    for (from, to) in from.chunks_exact(32).zip(to.chunks_exact_mut(32)) {
+        widen(s, from, &mut x);
+        for i in 0..32 {
+            let bits = x[i].to_bits();
+            to[i] = f16::from_bits(((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) as u16);
+        }
+    }
+}
+
+/// Largest e4m3 number.
+const FP8_MAX: f32 = 448.0;
+/// Least scale of a row.
+const FP8_SCALE_MIN: f32 = 1e-6;
+
+/// [`to_fp8`] of a quotient that f32 would round first: an entry at 3/4 of its row's largest lies on a tie but for the last
+/// bit of the scale, and two roundings would often put it on the other side.
+#[inline(always)]
+fn to_fp8_once(x: f64) -> u8 {
+    let bits = x.to_bits();
+    let sign = (bits >> 56 & 0x80) as u8;
+    let size = x.abs();
+    let size = if size < 448.0 { size } else { 448.0 };
+    // As in `to_fp8`: 1.5 * 2^43 leaves whole steps of 2^-9.
+    let magic = 13_194_139_533_312.0_f64;
+    let subnormal = (size + magic).to_bits().wrapping_sub(magic.to_bits());
+    let raw = size.to_bits();
+    let rounded = raw + ((1 << 48) - 1) + (raw >> 49 & 1);
+    let normal = (rounded >> 49).wrapping_sub(1016 << 3);
+    let code = if size < 0.015_625 { subnormal } else { normal };
+    sign | code as u8
+}
+
+/// e4m3 rows with an f32 scale each: the largest magnitude over 448.
+#[inline(always)]
+fn pack_fp8_rows<S: Simd>(s: S, from: &[f16], d: usize, to: &mut [u8], params: &mut [f16]) {
+    let mut x = vec![0.0; d];
+    for (t, (from, to)) in from.chunks_exact(d).zip(to.chunks_exact_mut(d)).enumerate() {
+        widen(s, from, &mut x);
+        let (lo, hi) = min_max(&x);
+        let scale = (hi.max(-lo) / FP8_MAX).max(FP8_SCALE_MIN);
+        set_row_scale(params, t, scale);
+        for (x, to) in x.iter().zip(to) {
+            *to = to_fp8_once(f64::from(*x) / f64::from(scale));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::method::quant;
+
+    #[test]
+    fn e4m3_is_rounded_as_in_the_reference_in_both_widths() {
+        // Every f32 exponent of interest with mantissas around the ties of three bits.
+        for exponent in -12..10 {
+            for i in 0..1 << 10 {
+                for nudge in [-1e-9, 0.0, 1e-9] {
+                    let x = f64::from(1024 + i) / 1024.0 * f64::from(exponent).exp2() + nudge;
+                    for x in [x, -x] {
+                        let back =
+                            |code| super::super::simd::portable::fp8_as_f16(code).to_f64() * 256.0;
+                        let expected = quant::fp8_e4m3(x);
+                        assert!((back(to_fp8_once(x)) - expected).abs() < 1e-12, "{x}");
+                        let narrow = x as f32;
+                        let expected = quant::fp8_e4m3(f64::from(narrow));
+                        assert!((back(to_fp8(narrow)) - expected).abs() < 1e-12, "{narrow}");
+                    }
+                }
+            }
         }
     }
 }

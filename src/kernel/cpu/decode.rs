@@ -12,11 +12,12 @@
 
 use super::{
     gear::{LowRank, expand},
-    layout::{BLOCK, Codec, HeadRef},
+    layout::{BLOCK, Codec, HeadRef, Keys, brain, row_scale},
     math,
     quantised::Folded,
     simd::{Job, Simd},
     tile::{Ahead, Rows, scores, weighted},
+    turbo,
 };
 
 /// Tokens of a tile: a multiple of every group size and of [`BLOCK`].
@@ -65,6 +66,8 @@ pub(super) struct State<'a, S> {
     /// Scales and minima of the tokens at hand.
     pub(super) params: Vec<f32>,
     pub(super) low_rank: LowRank,
+    /// Queries turned as TurboQuant's keys are, `[heads][d]`; empty for the other methods.
+    pub(super) turned: Vec<f32>,
     pub(super) part: Part,
 }
 
@@ -86,7 +89,12 @@ impl Job for Decode<'_> {
         let params = vec![0.0; 2 * D_MAX.max(BLOCK * layout.value_groups())];
         let p = vec![0.0; heads * TILE];
         let low_rank = LowRank::new(&self.head.extras.keys, self.q, layout.d);
-        let mut state = State { s, job: &self, heads, stride, p, folded, params, low_rank, part };
+        let turned = match layout.codec {
+            Codec::Int { keys: Keys::Points, .. } => turbo::turned(self.q, layout.d),
+            _ => Vec::new(),
+        };
+        let mut state =
+            State { s, job: &self, heads, stride, p, folded, params, low_rank, turned, part };
         state.fold_queries_once();
         for t in (self.lo..self.hi).step_by(TILE) {
             state.tile(t, self.hi.min(t + TILE));
@@ -117,23 +125,43 @@ impl<S: Simd> State<'_, S> {
         let mut ahead = self.values_ahead(t, end);
         if split > t {
             match layout.codec {
-                Codec::Int { bits: 2, key_group: Some(g), .. } => {
+                Codec::Int { bits: 2, keys: Keys::PerChannel(g), .. } => {
                     self.keys_per_channel::<2>(t, split, g, &mut ahead)
                 }
-                Codec::Int { bits: 4, key_group: Some(g), .. } => {
+                Codec::Int { keys: Keys::PerChannel(g), .. } => {
                     self.keys_per_channel::<4>(t, split, g, &mut ahead)
                 }
+                Codec::Int { keys: Keys::Points, .. } => self.point_scores(t, split, &mut ahead),
                 Codec::Int { bits, .. } => self.keys_per_token(bits, t, split, &mut ahead),
-                _ => self.dense_scores(
-                    &head.k_codes()[t * layout.d..split * layout.d],
-                    0,
-                    &mut ahead,
-                ),
+                _ => {
+                    let rows = &head.k_codes()[t * layout.d..split * layout.d];
+                    self.dense_scores(rows, 0, &mut ahead);
+                    self.scale_rows(head.k_params(), t, split);
+                }
             }
         }
         if split < end {
             let rows = (split - layout.kq) * layout.d..(end - layout.kq) * layout.d;
-            self.dense_scores(&head.k_full()[rows], split - t, &mut ahead);
+            let rows = &head.k_full()[rows];
+            if layout.codec == Codec::Brain {
+                self.dense_scores(brain(rows), split - t, &mut ahead);
+            } else {
+                self.dense_scores(rows, split - t, &mut ahead);
+            }
+        }
+    }
+
+    /// Scores, or weights, of tokens `t..end` times their rows' scales, where e4m3 rows have some.
+    #[inline(always)]
+    fn scale_rows(&mut self, params: &[half::f16], t: usize, end: usize) {
+        if (self.job.head.layout.codec != Codec::Fp8 { scaled: true }) {
+            return;
+        }
+        for (i, token) in (t..end).enumerate() {
+            self.params[i] = row_scale(params, token);
+        }
+        for p in self.p.chunks_exact_mut(TILE) {
+            p.iter_mut().zip(&self.params[..end - t]).for_each(|(p, scale)| *p *= scale);
         }
     }
 
@@ -184,6 +212,7 @@ impl<S: Simd> State<'_, S> {
                 Codec::Int { .. } => self.values_int::<8>(t, split, &mut ahead),
                 _ => {
                     let gain = <u8 as super::simd::Element>::GAIN;
+                    self.scale_rows(head.v_params(), t, split);
                     math::scale(&mut self.p, gain);
                     self.dense_values(
                         &head.v_codes()[t * layout.d..split * layout.d],
@@ -195,7 +224,12 @@ impl<S: Simd> State<'_, S> {
         }
         if split < end {
             let rows = (split - layout.vq) * layout.d..(end - layout.vq) * layout.d;
-            self.dense_values(&head.v_full()[rows], split - t, &mut ahead);
+            let rows = &head.v_full()[rows];
+            if layout.codec == Codec::Brain {
+                self.dense_values(brain(rows), split - t, &mut ahead);
+            } else {
+                self.dense_values(rows, split - t, &mut ahead);
+            }
         }
     }
 

@@ -1,9 +1,12 @@
 //! A head's cache back in f64, by the plainest route: what kernels are held against.
 
+use half::{bf16, f16};
+
 use super::{
     gear::Extras,
-    layout::{BLOCK, Codec, HeadRef, key_code_at, value_code_at},
+    layout::{BLOCK, Codec, HeadRef, Keys, key_code_at, row_scale, value_code_at},
 };
+use crate::method::turbo;
 
 impl HeadRef<'_> {
     /// Keys and values as stored, dequantised, `[n][d]` each: what a kernel's attention is checked against.
@@ -12,6 +15,9 @@ impl HeadRef<'_> {
         let at = |i: usize| (i / d, i % d);
         let mut k: Vec<f64> = (0..n * d).map(|i| self.key(at(i).0, at(i).1)).collect();
         let mut v: Vec<f64> = (0..n * d).map(|i| self.value(at(i).0, at(i).1)).collect();
+        if let Codec::Int { keys: Keys::Points, .. } = self.layout.codec {
+            k.chunks_mut(d).for_each(turbo::rotate);
+        }
         if self.layout.rank > 0 {
             let Extras { keys, values } = self.extras;
             keys.add_to(&mut k[..self.layout.kq * d], d, self.layout.rank);
@@ -20,20 +26,36 @@ impl HeadRef<'_> {
         (k, v)
     }
 
+    fn full(&self, x: f16) -> f64 {
+        match self.layout.codec {
+            Codec::Brain => bf16::from_bits(x.to_bits()).to_f64(),
+            _ => x.to_f64(),
+        }
+    }
+
+    fn fp8_scale(&self, params: &[f16], token: usize) -> f64 {
+        match self.layout.codec {
+            Codec::Fp8 { scaled: true } => f64::from(row_scale(params, token)),
+            _ => 1.0,
+        }
+    }
+
     fn key(&self, token: usize, channel: usize) -> f64 {
         let (d, kq) = (self.layout.d, self.layout.kq);
         if token >= kq {
-            return self.k_full()[(token - kq) * d + channel].to_f64();
+            return self.full(self.k_full()[(token - kq) * d + channel]);
         }
-        let Codec::Int { bits, key_group, .. } = self.layout.codec else {
-            return fp8(self.k_codes()[token * d + channel]);
+        let Codec::Int { bits, keys, .. } = self.layout.codec else {
+            return fp8(self.k_codes()[token * d + channel])
+                * self.fp8_scale(self.k_params(), token);
         };
         let (byte, shift) = key_code_at(bits, d, channel);
         let code = code(self.k_codes()[token * d * bits / 8 + byte], shift, bits);
         let params = self.k_params();
-        let (scale, min) = match key_group {
-            Some(g) => (token / g * 2 * d + channel, token / g * 2 * d + d + channel),
-            None => (token, kq.next_multiple_of(BLOCK) + token),
+        let (scale, min) = match keys {
+            Keys::PerChannel(g) => (token / g * 2 * d + channel, token / g * 2 * d + d + channel),
+            Keys::Points => return turbo::points()[code as usize] * params[token].to_f64(),
+            Keys::PerToken => (token, kq.next_multiple_of(BLOCK) + token),
         };
         code * params[scale].to_f64() + params[min].to_f64()
     }
@@ -41,10 +63,11 @@ impl HeadRef<'_> {
     fn value(&self, token: usize, channel: usize) -> f64 {
         let (d, vq) = (self.layout.d, self.layout.vq);
         if token >= vq {
-            return self.v_full()[(token - vq) * d + channel].to_f64();
+            return self.full(self.v_full()[(token - vq) * d + channel]);
         }
         let Codec::Int { bits, value_group, .. } = self.layout.codec else {
-            return fp8(self.v_codes()[token * d + channel]);
+            return fp8(self.v_codes()[token * d + channel])
+                * self.fp8_scale(self.v_params(), token);
         };
         let (byte, shift) = value_code_at(bits, channel, token % BLOCK);
         let block = token / BLOCK * BLOCK * d * bits / 8;

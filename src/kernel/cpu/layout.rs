@@ -4,16 +4,20 @@
 //! | part | layout |
 //! |---|---|
 //! | key codes, 2 or 4 bits | token-major; byte `i` of a row holds channels `i`, `i + row_bytes`, ... from its low bits |
-//! | key scales and minima | per channel: `[group][scale D, min D]`; per token: `[scale n, min n]`, n rounded up to 32 |
+//! | key scales and minima | per channel: `[group][scale D, min D]`; per token: `[scale n, min n]`, n rounded up to 32; points: `[scale n]` |
 //! | value codes, 2 or 4 bits | blocks of 32 tokens by 8 channels; 32 bytes = 8 channels by 4 tokens, 4 more tokens a plane |
 //! | value codes, 8 bits | blocks of 32 tokens by 8 channels; 16 bytes = 8 channels by 2 tokens |
 //! | value scales and minima | `[block of 32 tokens][group of channels][scale 32, min 32]` |
-//! | fp16 and e4m3 rows | token-major |
+//! | fp16, bf16 and e4m3 rows | token-major |
+//! | scales of e4m3 rows | f32, one a token, in two halves of the scales' array |
 //!
 //! Quantised tokens are padded to a multiple of 32; padding is not counted in `bytes_moved`. What GEAR keeps beside its codes
 //! lies in [`super::gear::Extras`]: how many outliers of V a head has depends on the data.
 
-use half::f16;
+use half::{
+    bf16, f16,
+    slice::{HalfBitsSliceExt, HalfFloatSliceExt},
+};
 
 use super::gear::Extras;
 use crate::method::{Gear, Method};
@@ -21,19 +25,35 @@ use crate::method::{Gear, Method};
 /// Tokens in a block of packed values.
 pub(crate) const BLOCK: usize = 32;
 
+/// What codes of keys mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// A scale and a minimum per channel and so many tokens.
+    PerChannel(usize),
+    /// A scale and a minimum per token.
+    PerToken,
+    /// TurboQuant's points in the turned space, a scale per token.
+    Points,
+}
+
 /// How the compressed part is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
     /// Nothing is quantised: all rows are fp16.
     Half,
+    /// All rows are bf16, in the place of fp16 ones.
+    Brain,
     /// e4m3 bytes.
-    Fp8,
+    Fp8 {
+        /// Whether each row has an f32 scale, or all have scale 1.
+        scaled: bool,
+    },
     /// Asymmetric integers.
     Int {
         /// 2, 4 or 8.
         bits: usize,
-        /// Tokens that share a scale of one key channel; `None`: one scale per token.
-        key_group: Option<usize>,
+        /// What a key's codes mean.
+        keys: Keys,
         /// Channels that share a scale of one token's value.
         value_group: usize,
     },
@@ -43,11 +63,15 @@ impl Codec {
     /// The codec of a method at a head dimension.
     pub(crate) fn of(method: &Method, d: usize) -> Codec {
         match *method {
-            Method::Int8 => Codec::Int { bits: 8, key_group: None, value_group: d },
-            Method::Int4 => Codec::Int { bits: 4, key_group: None, value_group: d },
-            Method::Fp8 => Codec::Fp8,
+            Method::Int8 => Codec::Int { bits: 8, keys: Keys::PerToken, value_group: d },
+            Method::Int4 => Codec::Int { bits: 4, keys: Keys::PerToken, value_group: d },
+            Method::Turboquant4 => Codec::Int { bits: 4, keys: Keys::Points, value_group: d },
+            Method::Bf16 => Codec::Brain,
+            Method::Fp8 => Codec::Fp8 { scaled: false },
+            Method::Fp8TokenHead => Codec::Fp8 { scaled: true },
             Method::Kivi { bits, group, .. } | Method::Gear(Gear { bits, group, .. }) => {
-                Codec::Int { bits: bits as usize, key_group: Some(group), value_group: group }
+                let keys = Keys::PerChannel(group);
+                Codec::Int { bits: bits as usize, keys, value_group: group }
             }
             _ => Codec::Half,
         }
@@ -55,8 +79,8 @@ impl Codec {
 
     fn bits(self) -> usize {
         match self {
-            Codec::Half => 16,
-            Codec::Fp8 => 8,
+            Codec::Half | Codec::Brain => 16,
+            Codec::Fp8 { .. } => 8,
             Codec::Int { bits, .. } => bits,
         }
     }
@@ -154,10 +178,15 @@ impl Layout {
 
 fn param_counts(codec: Codec, kq: usize, padded_v: usize, d: usize) -> (usize, usize) {
     match codec {
-        Codec::Int { key_group, value_group, .. } => {
-            let keys = key_group.map_or(kq.next_multiple_of(BLOCK), |g| kq / g * d);
-            (2 * keys, 2 * padded_v * (d / value_group))
+        Codec::Int { keys, value_group, .. } => {
+            let keys = match keys {
+                Keys::PerChannel(group) => 2 * (kq / group * d),
+                Keys::PerToken => 2 * kq.next_multiple_of(BLOCK),
+                Keys::Points => kq.next_multiple_of(BLOCK),
+            };
+            (keys, 2 * padded_v * (d / value_group))
         }
+        Codec::Fp8 { scaled: true } => (2 * kq, 2 * padded_v),
         _ => (0, 0),
     }
 }
@@ -248,6 +277,27 @@ impl<'a> HeadParts<'a> {
             extras,
         }
     }
+}
+
+/// The bits of fp16 numbers as bf16.
+#[inline(always)]
+pub(crate) fn brain(x: &[f16]) -> &[bf16] {
+    x.reinterpret_cast().reinterpret_cast()
+}
+
+/// Scale of row `t` of e4m3 rows.
+#[inline(always)]
+pub(crate) fn row_scale(params: &[f16], t: usize) -> f32 {
+    let [low, high] = [params[2 * t], params[2 * t + 1]].map(|x| u32::from(x.to_bits()));
+    f32::from_bits(high << 16 | low)
+}
+
+/// Keeps the scale of row `t` of e4m3 rows.
+#[inline(always)]
+pub(crate) fn set_row_scale(params: &mut [f16], t: usize, scale: f32) {
+    let bits = scale.to_bits();
+    params[2 * t] = f16::from_bits(bits as u16);
+    params[2 * t + 1] = f16::from_bits((bits >> 16) as u16);
 }
 
 fn halves(bytes: &[u8]) -> &[f16] {

@@ -23,6 +23,7 @@ mod step;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod turbo;
 
 pub use simd::{Isa, isa};
 
@@ -167,8 +168,20 @@ pub struct Listed {
 }
 
 /// Families of methods with CPU kernels.
-const FAMILIES: [&str; 9] =
-    ["fp16", "int8", "int4", "fp8", "kivi", "gear", "streaming", "h2o", "snapkv"];
+const FAMILIES: [&str; 12] = [
+    "fp16",
+    "bf16",
+    "int8",
+    "int4",
+    "fp8",
+    "fp8-token-head",
+    "kivi",
+    "gear",
+    "turboquant4",
+    "streaming",
+    "h2o",
+    "snapkv",
+];
 
 /// Every CPU kernel.
 pub fn registry() -> Vec<Listed> {

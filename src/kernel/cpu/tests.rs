@@ -10,6 +10,9 @@ fn methods() -> Vec<Method> {
         Method::Int8,
         Method::Int4,
         Method::Fp8,
+        Method::Bf16,
+        Method::Fp8TokenHead,
+        Method::Turboquant4,
         Method::Kivi { bits: 4, group: 32, residual: 128 },
         Method::Kivi { bits: 2, group: 32, residual: 128 },
         Method::Kivi { bits: 4, group: 64, residual: 64 },
@@ -233,9 +236,20 @@ mod mutants {
     fn heads() -> impl Iterator<Item = Head> {
         let kivi = |bits| Method::Kivi { bits, group: 32, residual: 128 };
         let gear = gear(2, 64, 64, 4, 0.02);
-        [Method::Fp16, Method::Int8, Method::Int4, Method::Fp8, kivi(4), kivi(2), gear]
-            .into_iter()
-            .map(head)
+        [
+            Method::Fp16,
+            Method::Int8,
+            Method::Int4,
+            Method::Fp8,
+            Method::Bf16,
+            Method::Fp8TokenHead,
+            Method::Turboquant4,
+            kivi(4),
+            kivi(2),
+            gear,
+        ]
+        .into_iter()
+        .map(head)
     }
 
     #[test]

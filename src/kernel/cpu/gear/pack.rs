@@ -4,7 +4,7 @@ use half::f16;
 
 use super::{
     super::{
-        compress::{Grouped, keys_per_channel, values},
+        compress::{Grouped, Rule, keys_per_channel, values},
         decode::TILE,
         layout::{Codec, HeadParts, Layout},
         simd::{Job, Simd},
@@ -92,7 +92,7 @@ impl Job for Pack<'_> {
             return;
         }
         let (k, v, words) = (&k[..n * d], &v[..n * d], d / 32);
-        let how = Grouped { d, bits, group: gear.group };
+        let how = Grouped { d, bits, group: gear.group, rule: Rule::Even };
         let mut back = vec![0.0; n * d];
         let marked = mark_keys(gear, k, d);
         let found = Found { side: Side::Key, marks: &marked, first: 0, words };

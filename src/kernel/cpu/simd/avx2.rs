@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{Job, KeyDots, Simd, Split, ValueDots};
 
@@ -55,6 +55,24 @@ impl Simd for Avx2 {
                 _mm_slli_epi16::<7>(wide),
                 _mm_set1_epi16(0xBFFF_u16 as i16),
             ))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> __m256 {
+        // SAFETY: the caller's promise; eight bf16 are 16 bytes.
+        unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn points(self, table: &[f32; 16], p: *const u8) -> (__m256, __m256) {
+        // SAFETY: the caller's promise; eight bytes are read.
+        unsafe {
+            let bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+            (entries(table, bytes), entries(table, _mm256_srli_epi32::<4>(bytes)))
         }
     }
 
@@ -141,6 +159,17 @@ impl Simd for Avx2 {
     ) {
         // SAFETY: the caller's promise.
         unsafe { value_dots8(codes, blocks, weights, unit, out) }
+    }
+}
+
+/// Table entries by the low four bits: three choose within a half, the fourth, moved to the sign, chooses the half.
+#[inline(always)]
+unsafe fn entries(table: &[f32; 16], index: __m256i) -> __m256 {
+    // SAFETY: register arithmetic, and two loads of eight entries each.
+    unsafe {
+        let low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr()), index);
+        let high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table.as_ptr().add(8)), index);
+        _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index)))
     }
 }
 

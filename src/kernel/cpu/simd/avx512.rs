@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{Job, KeyDots, Simd, Split, ValueDots, avx2};
 
@@ -54,6 +54,27 @@ impl Simd for Avx512 {
                 _mm256_slli_epi16::<7>(wide),
                 _mm256_set1_epi16(0xBFFF_u16 as i16),
             ))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> __m512 {
+        // SAFETY: the caller's promise; sixteen bf16 are 32 bytes.
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn points(self, table: &[f32; 16], p: *const u8) -> (__m512, __m512) {
+        // The permutation looks at the low four bits of an index only.
+        // SAFETY: the caller's promise; sixteen bytes are read.
+        unsafe {
+            let table = _mm512_loadu_ps(table.as_ptr());
+            let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()));
+            let high = _mm512_srli_epi32::<4>(bytes);
+            (_mm512_permutexvar_ps(bytes, table), _mm512_permutexvar_ps(high, table))
         }
     }
 

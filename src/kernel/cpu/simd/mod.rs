@@ -6,7 +6,7 @@
 //! on AVX2 and on AVX-512 alike (every AVX-512 machine has AVX2), so only a handful of loads, fused multiply-adds and
 //! one horizontal sum are peculiar to AVX-512.
 
-use half::f16;
+use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -175,6 +175,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `p` is valid for reading `LANES` bytes.
     unsafe fn load_fp8(self, p: *const u8) -> Self::V;
+    /// bf16 numbers.
+    /// # Safety
+    /// `p` is valid for reading `LANES` values.
+    unsafe fn load_bf16(self, p: *const bf16) -> Self::V;
+    /// Table entries of the low and of the high four bits of `LANES` bytes.
+    /// # Safety
+    /// `p` is valid for reading `LANES` bytes.
+    unsafe fn points(self, table: &[f32; 16], p: *const u8) -> (Self::V, Self::V);
     /// `a * b + c`.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// `a * b`.
@@ -245,7 +253,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     }
 }
 
-/// A storage type that loads as f32: f16, e4m3, or f32 itself.
+/// A storage type that loads as f32: f16, bf16, e4m3, or f32 itself.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// Loaded values times this are the true values.
     const GAIN: f32;
@@ -260,6 +268,15 @@ impl Element for f16 {
     unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
         // SAFETY: the caller's promise.
         unsafe { s.load_f16(p) }
+    }
+}
+
+impl Element for bf16 {
+    const GAIN: f32 = 1.0;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const Self) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe { s.load_bf16(p) }
     }
 }
 

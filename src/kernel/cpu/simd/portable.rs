@@ -1,6 +1,6 @@
 //! Plain Rust: the meaning of every primitive, at 8 or 16 lanes, and the fallback on other machines.
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{super::layout::value_code_at, KeyDots, Simd, Split, ValueDots};
 
@@ -48,6 +48,19 @@ impl<const N: usize> Simd for Wide<N> {
     unsafe fn load_fp8(self, p: *const u8) -> Self::V {
         // SAFETY: the caller's promise.
         std::array::from_fn(|i| fp8_as_f16(unsafe { *p.add(i) }).to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const bf16) -> Self::V {
+        // SAFETY: the caller's promise.
+        std::array::from_fn(|i| unsafe { *p.add(i) }.to_f32())
+    }
+
+    #[inline(always)]
+    unsafe fn points(self, table: &[f32; 16], p: *const u8) -> (Self::V, Self::V) {
+        // SAFETY: the caller's promise.
+        let bytes: [u8; N] = std::array::from_fn(|i| unsafe { *p.add(i) });
+        (bytes.map(|b| table[usize::from(b & 15)]), bytes.map(|b| table[usize::from(b >> 4)]))
     }
 
     #[inline(always)]

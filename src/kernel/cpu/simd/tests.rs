@@ -184,6 +184,35 @@ fn loads_and_reductions_agree() {
 }
 
 #[test]
+fn look_ups_and_bf16_agree() {
+    #[derive(Clone)]
+    struct Loads;
+    impl Job for Loads {
+        type Out = Vec<f32>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Vec<f32> {
+            let table: [f32; 16] = std::array::from_fn(|i| (i * i) as f32 - 7.0);
+            let all: Vec<u8> = (0..=255).collect();
+            let brain: Vec<bf16> = floats(256).into_iter().map(bf16::from_f32).collect();
+            let mut out = vec![0.0; 3 * 256];
+            for i in (0..256).step_by(S::LANES) {
+                // SAFETY: `i + LANES <= 256` in every array.
+                unsafe {
+                    let (low, high) = s.points(&table, all.as_ptr().add(i));
+                    s.store(out.as_mut_ptr().add(i), low);
+                    s.store(out.as_mut_ptr().add(256 + i), high);
+                    s.store(out.as_mut_ptr().add(512 + i), s.load_bf16(brain.as_ptr().add(i)));
+                }
+            }
+            out
+        }
+    }
+    assert_same(Loads);
+    let got = Isa::Portable.dispatch(Loads);
+    assert!((got[0x3A] - 93.0).abs() < 1e-6 && (got[256 + 0x3A] - 2.0).abs() < 1e-6);
+}
+
+#[test]
 fn splits_and_sums_agree() {
     #[derive(Clone)]
     struct Whole;
