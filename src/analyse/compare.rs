@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Better, Comparison, Estimate, Point, RequestFacts, RunData,
     requests::{Served, by_repeat, good, good_tokens, rates},
-    summary::rng_for,
+    summary::{distance, rng_for},
 };
 use crate::stats;
 
@@ -146,6 +146,6 @@ fn judge_noise(comparisons: &mut [Comparison], aa_method: &str) {
         .collect();
     for comparison in comparisons {
         let floor = floors.get(&key(comparison));
-        comparison.within_noise = floor.map(|floor| (comparison.ratio.value - 1.0).abs() <= *floor);
+        comparison.within_noise = floor.map(|floor| distance(comparison.ratio.value) <= *floor);
     }
 }

@@ -96,7 +96,7 @@ pub struct KernelPoint {
     pub ideal_speedup: Option<f64>,
     /// `(speedup - 1) / (ideal_speedup - 1)`; decode only, and only where the ideal exceeds 1.05.
     pub captured_fraction: Option<f64>,
-    /// Largest distance from 1 of the A/A ratio's interval at this point: differences below it are noise.
+    /// Largest distance from 1 of the A/A ratio's interval at this point, as the logarithm of a factor: what is nearer is noise.
     pub noise_floor: Option<f64>,
     /// Whether the speed-up lies within the noise floor; `None` without an A/A control.
     pub within_noise: Option<bool>,

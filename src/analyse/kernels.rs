@@ -6,7 +6,7 @@ use polars::prelude::{DataFrame, IntoLazy as _, col, lit};
 
 use super::{
     Estimate, KernelPoint, Point, RunData, SummaryRow,
-    summary::{Series, rng_for, summarise},
+    summary::{Series, distance, rng_for, summarise},
 };
 use crate::{
     kernel::roofline::{self, Bound, Load, Rates},
@@ -324,7 +324,7 @@ fn judge_noise(points: &mut [KernelPoint], groups: &[Group], aa_method: &str) {
         point.within_noise = point
             .speedup
             .zip(point.noise_floor)
-            .map(|(speedup, floor)| (speedup.value - 1.0).abs() <= floor);
+            .map(|(speedup, floor)| distance(speedup.value) <= floor);
     }
 }
 

@@ -84,10 +84,10 @@ impl Estimate {
         }
     }
 
-    /// Largest distance of the interval from 1; of the value where there is no interval.
+    /// Largest distance of the interval from 1, see [`distance`]; of the value where there is no interval.
     pub(super) fn distance_from_one(&self) -> f64 {
         let (low, high) = self.interval.unwrap_or((self.value, self.value));
-        (low - 1.0).abs().max((high - 1.0).abs())
+        distance(low).max(distance(high))
     }
 
     /// Whether the interval lies on one side of 1; unknown without an interval.
@@ -96,9 +96,24 @@ impl Estimate {
     }
 }
 
+/// How far a ratio is from 1, as a factor: twice as fast and half as fast are equally far. A difference from 1 would call
+/// every slow-down noise where the control scatters by a factor of two.
+pub(super) fn distance(ratio: f64) -> f64 {
+    ratio.ln().abs()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn half_as_fast_is_as_far_from_one_as_twice_as_fast() {
+        assert!((distance(2.0) - distance(0.5)).abs() < 1e-12);
+        assert!(
+            distance(0.01) > distance(2.1),
+            "a slow-down by 100 is no noise where the control scatters by 2"
+        );
+    }
 
     #[test]
     fn an_answer_is_drawn_as_a_whole() {

@@ -67,7 +67,7 @@ pub fn run(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     }
     let tables = headline(&judgement);
     if let Some(document) = &args.splice {
-        splice(document, &args.run_dir, &data.manifest, &tables)?;
+        splice(document, &args.run_dir, (&data.manifest, &judgement), &tables)?;
         ui.note(&format!("tables: {}", document.display()));
     }
     announce(&data, &judgement, ui);

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::{
+    analyse::Judgement,
     record::Manifest,
     report::{Format, Table, narrow, render},
 };
@@ -20,12 +21,12 @@ const END: &str = "<!-- /kvbench report -->";
 pub(super) fn splice(
     document: &Path,
     run_dir: &Path,
-    manifest: &Manifest,
+    (manifest, judgement): (&Manifest, &Judgement),
     tables: &[Table],
 ) -> anyhow::Result<()> {
     let text = std::fs::read_to_string(document)
         .with_context(|| format!("{}: cannot be read", document.display()))?;
-    let new = replaced(&text, &section(run_dir, manifest, tables))
+    let new = replaced(&text, &section(run_dir, (manifest, judgement), tables))
         .with_context(|| document.display().to_string())?;
     let aside = document.with_extension(format!("{}.part", std::process::id()));
     std::fs::write(&aside, new)
@@ -45,15 +46,20 @@ fn replaced(text: &str, section: &str) -> anyhow::Result<String> {
 }
 
 /// The tables with what they were made from.
-fn section(run_dir: &Path, manifest: &Manifest, tables: &[Table]) -> String {
-    let device = manifest.scenario.device.as_deref().unwrap_or("device unknown");
+fn section(
+    run_dir: &Path,
+    (manifest, judgement): (&Manifest, &Judgement),
+    tables: &[Table],
+) -> String {
+    let Judgement { kernels, verdict, .. } = judgement;
+    // Runs of engines name no device: their server knows it, we do not.
+    let device = kernels.first().map_or("a server's device", |point| point.device.as_str());
+    let notices: String = manifest.notices.iter().map(|notice| format!("\n{notice}.")).collect();
     let revision = manifest.kvbench_git_revision.as_deref().unwrap_or("revision unknown");
-    let verdict =
-        manifest.verdict.map_or_else(|| "not judged".to_owned(), |verdict| verdict.to_string());
     let tables: Vec<String> =
         tables.iter().map(|table| render(&narrow(table), Format::Md, false)).collect();
     format!(
-        "\nMade by `kvbench report {} --splice` from a run of scenario `{}` on {device}, {} (kvbench {}, {revision}): {verdict}.\n\n{}\n",
+        "\nMade by `kvbench report {} --splice` from a run of scenario `{}` on {device}, {} (kvbench {}, {revision}): {verdict}.{notices}\n\n{}\n",
         run_dir.display(),
         manifest.scenario.name,
         manifest.origin,
@@ -66,9 +72,22 @@ fn section(run_dir: &Path, manifest: &Manifest, tables: &[Table]) -> String {
 mod tests {
     use super::*;
     use crate::{
+        analyse::Verdict,
         record::manifest::example,
         report::{Column, Value},
     };
+
+    fn judgement() -> Judgement {
+        Judgement {
+            summary: Vec::new(),
+            kernels: Vec::new(),
+            parallel: Vec::new(),
+            requests: Vec::new(),
+            comparisons: Vec::new(),
+            warnings: Vec::new(),
+            verdict: Verdict::Valid,
+        }
+    }
 
     #[test]
     fn what_stands_between_the_marks_is_replaced() {
@@ -80,7 +99,8 @@ mod tests {
         let cells = ["example/cpu/fp16/w/launch/0", "example/cpu/int8/w/launch/0"];
         let manifest = example("r", &cells);
         for _ in 0..2 {
-            splice(&document, Path::new("results/r"), &manifest, &[table.clone()]).unwrap();
+            splice(&document, Path::new("results/r"), (&manifest, &judgement()), &[table.clone()])
+                .unwrap();
             let text = std::fs::read_to_string(&document).unwrap();
             assert!(text.starts_with("before\n") && text.ends_with("after\n"), "{text}");
             assert!(text.contains("kivi-4") && text.contains("results/r") && !text.contains("old"));
@@ -95,7 +115,7 @@ mod tests {
         std::fs::write(&document, "nothing here").unwrap();
         let cells = ["example/cpu/fp16/w/launch/0", "example/cpu/int8/w/launch/0"];
         let manifest = example("r", &cells);
-        let error = splice(&document, Path::new("r"), &manifest, &[]).unwrap_err();
+        let error = splice(&document, Path::new("r"), (&manifest, &judgement()), &[]).unwrap_err();
         assert!(format!("{error:#}").contains("hint"), "{error:#}");
         assert_eq!(std::fs::read_to_string(&document).unwrap(), "nothing here");
     }

@@ -1,7 +1,7 @@
 //! Methods of the file, and whether they fit the heads they are to run on.
 
 use super::{
-    NamedMethod, Scenario, TargetKind,
+    KernelTarget, NamedMethod, Scenario, TargetKind,
     error::{Fault, SEE_README},
     value::Sp,
     wire,
@@ -126,11 +126,14 @@ fn snapkv(wire: &wire::Snapkv) -> Result<Method, Fault> {
 pub(super) fn fit_targets(scenario: &Scenario, file: &wire::File) -> Result<(), Fault> {
     for target in &scenario.targets {
         let TargetKind::Kernel(kernel) = &target.kind else { continue };
-        for ((_, wire), named) in file.method.0.iter().zip(&scenario.methods) {
+        for ((name, wire), named) in file.method.0.iter().zip(&scenario.methods) {
             let group_at = match wire {
                 wire::Method::Kivi(wire) => &wire.group,
                 wire::Method::Gear(wire) => &wire.group,
-                _ => continue,
+                _ => {
+                    fits(name, named, kernel)?;
+                    continue;
+                }
             };
             let group = group_at.value.usize();
             let dim = kernel.model.head_dim;
@@ -147,4 +150,14 @@ pub(super) fn fit_targets(scenario: &Scenario, file: &wire::File) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// What a method without parameters asks of the head dimension.
+fn fits(name: &Sp<String>, named: &NamedMethod, kernel: &KernelTarget) -> Result<(), Fault> {
+    if !kernel.methods.contains(&named.name) {
+        return Ok(());
+    }
+    let hint = "leave the method out of this target's `methods`";
+    let checked = named.method.check_head_dim(kernel.model.head_dim);
+    checked.map_err(|message| Fault::new(name.at, message, hint))
 }

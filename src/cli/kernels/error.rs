@@ -10,6 +10,7 @@ use super::{chosen, model, verify::positive};
 use crate::{
     cli::ui::Ui,
     method::{
+        Method,
         closed_form::{self, Errors},
         study::{Heads, Kind, Layer},
     },
@@ -23,8 +24,8 @@ pub struct ErrorArgs {
     /// Preset of head shapes.
     #[arg(long, value_name = "PRESET", default_value = "llama-3-8b")]
     pub model: String,
-    /// Tokens of the prompt.
-    #[arg(long, default_value_t = 1024, value_parser = positive)]
+    /// Tokens of the prompt, at most 16384: all keys and values are held in f64, several times over.
+    #[arg(long, default_value_t = 1024, value_parser = tokens)]
     pub kv_len: usize,
     /// Methods of `kvbench kernels list`, comma-separated. Default: all.
     #[arg(long, value_delimiter = ',')]
@@ -35,6 +36,16 @@ pub struct ErrorArgs {
     /// Seed of the first draw.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+}
+
+/// Longest prompt: about 2 GB at 32 KV heads.
+const TOKENS_MAX: usize = 1 << 14;
+
+fn tokens(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=TOKENS_MAX).contains(&count) => Ok(count),
+        _ => Err(format!("expected a number from 1 to {TOKENS_MAX}")),
+    }
 }
 
 pub(super) fn run(args: &ErrorArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
@@ -56,8 +67,21 @@ pub(super) fn run(args: &ErrorArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         }
     }
     ui.out(&render(&table, ui.format, ui.color))?;
+    if let Some(whole) = methods.iter().find(|named| is_untouched(named, args.kv_len)) {
+        ui.note(&format!(
+            "some methods, such as {}, have nothing to compress at {} tokens: no error says nothing about them",
+            whole.name, args.kv_len
+        ));
+    }
     ui.note("relative L2 errors; random data is the worst case: no measure of a model's quality");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a method that compresses leaves a prompt of this length as it is.
+fn is_untouched(named: &NamedMethod, len: usize) -> bool {
+    let method = &named.method;
+    let nothing = method.kept_tokens(len) == len && method.quantised_tokens(len) == (0, 0);
+    nothing && !matches!(method, Method::Fp16 | Method::Bf16)
 }
 
 fn title(args: &ErrorArgs, model: &ModelShape) -> String {

@@ -1,7 +1,7 @@
 //! What the methods and the columns mean, in a sentence each.
 
 /// `(term, meaning)`.
-pub(super) const METHODS: [(&str, &str); 10] = [
+pub(super) const METHODS: [(&str, &str); 12] = [
     ("fp16", "Half precision, nothing removed: the usual baseline."),
     ("int8", "Eight-bit codes with one fp16 scale and minimum per token and KV head."),
     ("int4", "Four-bit codes with one fp16 scale and minimum per token and KV head."),
@@ -11,6 +11,14 @@ pub(super) const METHODS: [(&str, &str); 10] = [
     (
         "kivi",
         "Two or four bits; keys grouped along tokens per channel, values along channels per token; the newest tokens stay fp16 (arXiv 2402.02750).",
+    ),
+    (
+        "gear",
+        "KIVI's quantisation with a low-rank term for its error and a few outliers kept exactly (arXiv 2403.05527); without outliers GEAR-L.",
+    ),
+    (
+        "turboquant4",
+        "Four bits: keys rotated and coded by a codebook of normals, values as int4; as vLLM's turboquant_4bit_nc (arXiv 2504.19874).",
     ),
     (
         "streaming",
