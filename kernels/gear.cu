@@ -28,8 +28,6 @@ KVB_DEV bool is_end(u32 key, const Ends& e, int& top_before, int& bottom_before)
 }
 
 constexpr int CHANNELS = 16, PARTS = 16, OUT_THREADS = CHANNELS * PARTS;
-// Bytes of shared memory: two histograms, borders, counts of ties.
-constexpr int OUT_K_WORDS = 2 * 256 * CHANNELS + 4 * CHANNELS + 2 * OUT_THREADS + OUT_THREADS;
 
 // Outliers of K: of each channel over the n tokens. means: [B * Hkv][D]. grid (D / 16, Hkv, B), block 256: 16 channels, each
 // by 16 threads that have a run of tokens each, so that of equals the earlier are taken.

@@ -70,7 +70,7 @@ fn kivi_agrees_with_its_published_code() {
                 }
             };
             let affine = quant::affine(members.into_iter(), bits);
-            // Half an fp16 step either way.
+            // An fp16 step either way.
             assert!((affine.scale / scales[at] - 1.0).abs() < 1e-3, "scale {at}");
             assert!((affine.min - mins[at]).abs() <= 1e-3 * mins[at].abs(), "minimum {at}");
             let own = quant::code(x[i], affine, bits);
