@@ -217,30 +217,24 @@ fn offset_ns(clock: &Clock) -> i64 {
 
 fn cell(url: &str, streams: usize, seconds: u32) -> Cell {
     let target = EngineTarget {
-        url: url.to_owned(),
-        endpoint: Endpoint::Completions,
-        model: None,
-        method: "fp16".to_owned(),
         idle_timeout_s: 30.0,
         request_timeout_s: f64::from(seconds) * 10.0 + 60.0,
         warmup_requests: 0,
-        api_key_file: None,
-        temperature: 0.0,
-        ignore_eos: false,
         drain_s: f64::from(seconds) * 10.0 + 60.0,
-        continuous_usage: false,
+        ..EngineTarget::running(url, Endpoint::Completions, "fp16")
     };
     let one = LengthDist::Fixed(1);
     Cell {
         id: format!("doctor/{streams}"),
         block: 0,
         target: "known".to_owned(),
-        method: NamedMethod { name: "fp16".to_owned(), method: Method::Fp16 },
+        method: NamedMethod::new("fp16", Method::Fp16),
         workload: "known".to_owned(),
         load: format!("constant-{streams}"),
         repeat: 0,
         task: Task::Serve {
-            target,
+            target: Box::new(target),
+            variant: String::new(),
             workload: Workload::Synthetic {
                 n_requests: streams,
                 prompt_tokens: one,

@@ -111,7 +111,7 @@ fn catalogue() -> Vec<NamedMethod> {
         ("h2o", Method::H2o { heavy: 256, recent: 256 }),
         ("snapkv", snapkv),
     ];
-    methods.map(|(name, method)| NamedMethod { name: name.to_owned(), method }).to_vec()
+    methods.map(|(name, method)| NamedMethod::new(name, method)).to_vec()
 }
 
 /// Those of the catalogue that are named, or all.

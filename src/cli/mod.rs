@@ -18,6 +18,7 @@ pub mod run;
 pub mod schema;
 pub mod signals;
 mod splice;
+pub mod supervise;
 pub mod ui;
 
 const EXAMPLES: &str = "\
@@ -73,6 +74,9 @@ enum Command {
     /// The server of known timing, for `doctor --client`.
     #[command(hide = true)]
     ServeKnown(doctor_client::ServeArgs),
+    /// The parent of an engine that `run` has started.
+    #[command(hide = true)]
+    Supervise(supervise::SuperviseArgs),
 }
 
 /// Parses the command line, runs the command and maps every error to one message and exit code 2.
@@ -100,6 +104,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Schema(args) => schema::run(&args, ui),
         Command::Completions { shell } => completions(shell, ui),
         Command::ServeKnown(args) => doctor_client::serve_known(&args, ui),
+        Command::Supervise(args) => supervise::run(&args),
     }
 }
 

@@ -61,6 +61,10 @@ impl Observer for Progress {
         self.blocks.set_message(format!("{label} ({done}/{total})"));
     }
 
+    fn status(&self, text: &str) {
+        self.blocks.set_message(text.to_owned());
+    }
+
     fn block_finished(&self, n_cells: usize, failed: usize) {
         let (label, done, n_blocks) = self.with(|inner| {
             inner.done += 1;

@@ -21,7 +21,7 @@ use crate::{
     execute::{
         Observer, StopFlag,
         clock::Clock,
-        engine::{self, ApiKey, ClientHealth, EngineBackend, Keys},
+        engine::{self, ApiKey, CellProof, ClientHealth, EngineBackend, Keys, Starter},
         kernel::{KernelBackend, Labs},
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
@@ -30,10 +30,10 @@ use crate::{
     record::{
         Manifest, Recorder, Row, RunDir, SCHEMA_VERSION, Sink, TelemetryRow,
         env::{self, Machine},
-        manifest::{ClientFacts, Input, Status, Verdict},
+        manifest::{ClientFacts, Input, ProofFacts, Status, Verdict},
         parquet::write_rows,
     },
-    scenario::{Device, EngineTarget, Scenario, TargetKind, Workload},
+    scenario::{Device, Scenario, TargetKind, Workload},
     workload,
 };
 
@@ -159,6 +159,7 @@ fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
         engines: BTreeMap::new(),
         telemetry: None,
         client_health: Vec::new(),
+        proofs: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
         notices,
@@ -265,7 +266,8 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     let scenario = &prepared.scenario;
     let mut kernel = KernelBackend::new(Labs::here(), scenario.timing, scenario.seed);
     let mut engine =
-        EngineBackend::new(scenario.seed, api_keys(scenario)?, Box::new(workload::build))?;
+        EngineBackend::new(scenario.seed, api_keys(scenario)?, Box::new(workload::build))?
+            .starting(starter(prepared.recorder.path())?);
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
     let run_id = prepared.manifest.run_id.clone();
     let facts =
@@ -278,8 +280,13 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     watcher.progress.finish();
     let manifest = &mut prepared.manifest;
     manifest.telemetry = Some(serde_json::to_value(overhead)?);
-    for facts in engine.facts() {
-        manifest.engines.insert(facts.url.clone(), serde_json::to_value(facts)?);
+    for (name, (facts, proof)) in engine.servers() {
+        let said = serde_json::json!({ "facts": facts, "proof": proof });
+        manifest.engines.insert(name.clone(), said);
+    }
+    for proof in engine.proofs() {
+        manifest.proofs.retain(|known| known.cell_id != proof.cell_id);
+        manifest.proofs.push(proof_facts(proof));
     }
     for health in engine.health() {
         // A cell that was interrupted and measured again counts as it was the last time.
@@ -296,14 +303,32 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     Ok(outcome)
 }
 
+/// This program is also the parent of the engines that it starts.
+fn starter(dir: &Path) -> anyhow::Result<Starter> {
+    let supervisor = std::env::current_exe().context("own program: cannot be found")?;
+    Ok(Starter { supervisor, folder: dir.join("engines") })
+}
+
+fn proof_facts(proof: &CellProof) -> ProofFacts {
+    ProofFacts {
+        cell_id: proof.cell_id.clone(),
+        verdict: verdict(proof.verdict),
+        reasons: proof.reasons.clone(),
+    }
+}
+
+fn verdict(verdict: engine::Verdict) -> Verdict {
+    match verdict {
+        engine::Verdict::Valid => Verdict::Valid,
+        engine::Verdict::Suspect => Verdict::Suspect,
+        engine::Verdict::Invalid => Verdict::Invalid,
+    }
+}
+
 fn client_facts(health: &ClientHealth) -> anyhow::Result<ClientFacts> {
     Ok(ClientFacts {
         cell_id: health.cell_id.clone(),
-        verdict: match health.verdict {
-            engine::Verdict::Valid => Verdict::Valid,
-            engine::Verdict::Suspect => Verdict::Suspect,
-            engine::Verdict::Invalid => Verdict::Invalid,
-        },
+        verdict: verdict(health.verdict),
         reasons: health.reasons.clone(),
         measured: serde_json::to_value(health)?,
     })
@@ -351,6 +376,10 @@ impl Observer for Watcher {
 
     fn progress(&self, done: u64, total: u64) {
         self.progress.progress(done, total);
+    }
+
+    fn status(&self, text: &str) {
+        self.progress.status(text);
     }
 
     fn block_finished(&self, n_cells: usize, failed: usize) {
@@ -442,7 +471,9 @@ fn api_keys(scenario: &Scenario) -> anyhow::Result<Keys> {
     everywhere.iter().try_for_each(ApiKey::check)?;
     let mut keys = Keys::from(everywhere);
     for target in &scenario.targets {
-        if let TargetKind::Engine(EngineTarget { api_key_file: Some(file), .. }) = &target.kind {
+        if let TargetKind::Engine(engine) = &target.kind
+            && let Some(file) = &engine.api_key_file
+        {
             keys.by_file.insert(file.clone(), key_in(file)?);
         }
     }

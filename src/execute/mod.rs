@@ -12,6 +12,7 @@ pub mod engine;
 pub mod kernel;
 pub mod probe;
 pub mod run;
+pub mod supervise;
 pub mod telemetry;
 
 /// Something that can measure the cells of one block.
@@ -57,6 +58,8 @@ pub trait Observer: Sync {
     fn block_started(&self, _label: &str) {}
     /// Progress inside the block, `done` of `total` units (samples or requests).
     fn progress(&self, _done: u64, _total: u64) {}
+    /// What is being waited for inside the block.
+    fn status(&self, _text: &str) {}
     /// A block ended; `failed` cells carry `err`.
     fn block_finished(&self, _n_cells: usize, _failed: usize) {}
     /// Something the user should know now.

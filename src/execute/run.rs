@@ -208,7 +208,7 @@ mod tests {
             id: id.to_owned(),
             block,
             target: "cpu".to_owned(),
-            method: NamedMethod { name: "fp16".to_owned(), method: Method::Fp16 },
+            method: NamedMethod::new("fp16", Method::Fp16),
             workload: "w".to_owned(),
             load: "launch".to_owned(),
             repeat: 0,

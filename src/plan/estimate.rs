@@ -32,8 +32,7 @@ pub fn estimate(cell: &Cell, timing: &Timing) -> Estimate {
     match &cell.task {
         Task::Launch { target, op, batch, kv_len, tensor_parallel } => {
             let model = target.model.rank(*tensor_parallel);
-            let layer =
-                Layer { model, method: &cell.method.method, batch: *batch, kv_len: *kv_len };
+            let layer = Layer { model, method: cell.method.ours(), batch: *batch, kv_len: *kv_len };
             let launches = (timing.warmup + timing.max_samples) as f64;
             Estimate {
                 seconds: Some(launches * layer.launch_s(*op)),
@@ -122,7 +121,7 @@ fn replay_memory(
 ) -> Option<u64> {
     let Workload::Synthetic { prompt_tokens, output_tokens, .. } = workload else { return None };
     let kv_len = prompt_tokens.max() as usize + output_tokens.max() as usize;
-    let layer = Layer { model, method: &cell.method.method, batch, kv_len };
+    let layer = Layer { model, method: cell.method.ours(), batch, kv_len };
     Some(layer.memory(Op::Compress, timing))
 }
 

@@ -1,6 +1,6 @@
 //! The loops behind [`super::expand`].
 
-use super::{Arrival, Cell, Task};
+use super::{Arrival, Cell, Task, order};
 use crate::{
     kernel::Op,
     scenario::{
@@ -37,6 +37,7 @@ pub(super) fn cells(scenario: &Scenario) -> Vec<Cell> {
             builder.point(target, workload);
         }
     }
+    builder.engines();
     builder.cells
 }
 
@@ -60,6 +61,44 @@ fn load_points(load: &NamedLoad) -> Vec<LoadPoint> {
     arrivals.into_iter().map(point).collect()
 }
 
+/// One way in which a server runs: it is started once for it in each repeat.
+struct Configuration<'a> {
+    /// Target and variant, as cell ids name them.
+    name: String,
+    target: &'a EngineTarget,
+    variant: &'a str,
+    method: NamedMethod,
+}
+
+fn configurations(scenario: &Scenario) -> Vec<Configuration<'_>> {
+    let mut all = Vec::new();
+    for target in &scenario.targets {
+        let TargetKind::Engine(engine) = &target.kind else { continue };
+        let plain = || vec![""];
+        let variants: Vec<&str> = engine
+            .start()
+            .map_or_else(plain, |start| start.variants.keys().map(String::as_str).collect());
+        for variant in variants {
+            let dash = if variant.is_empty() { "" } else { "-" };
+            let name = format!("{}{dash}{variant}", target.name);
+            let one =
+                |method| Configuration { name: name.clone(), target: engine, variant, method };
+            all.extend(engine.methods.iter().filter_map(|name| named(scenario, name)).map(one));
+        }
+    }
+    all
+}
+
+/// The method of that name, or the A/A control of the baseline.
+fn named(scenario: &Scenario, name: &str) -> Option<NamedMethod> {
+    let known = |wanted: &str| scenario.methods.iter().find(|method| method.name == wanted);
+    let of =
+        |method: &NamedMethod| NamedMethod { name: name.to_owned(), method: method.method.clone() };
+    let control =
+        || (name == format!("{}-aa", scenario.baseline)).then(|| known(&scenario.baseline))?;
+    known(name).or_else(control).map(of)
+}
+
 impl Builder<'_> {
     fn point(&mut self, target: &Target, workload: &NamedWorkload) {
         match (&target.kind, &workload.kind) {
@@ -73,8 +112,7 @@ impl Builder<'_> {
                 }
             }
             (TargetKind::Kernel(kernel), _) => self.replay(&target.name, kernel, workload),
-            (TargetKind::Engine(_), Workload::Shapes { .. }) => {}
-            (TargetKind::Engine(engine), _) => self.serve(&target.name, engine, workload),
+            (TargetKind::Engine(_), _) => {}
         }
     }
 
@@ -145,17 +183,30 @@ impl Builder<'_> {
         self.scenario.methods.iter().find(|method| method.name == name).cloned()
     }
 
-    fn serve(&mut self, target: &str, engine: &EngineTarget, workload: &NamedWorkload) {
-        let Some(method) = self.method(&engine.method) else { return };
+    /// Every engine cell, one configuration after another in the scenario's order.
+    fn engines(&mut self) {
+        let configurations = configurations(self.scenario);
+        for (repeat, configuration) in order::in_order(self.scenario, &configurations) {
+            for workload in &self.scenario.workloads {
+                if !matches!(workload.kind, Workload::Shapes { .. }) {
+                    self.serve(configuration, workload, repeat);
+                }
+            }
+        }
+    }
+
+    fn serve(&mut self, at: &Configuration<'_>, workload: &NamedWorkload, repeat: u32) {
         for i in 0..self.loads.len() {
             let (label, arrival) = (self.loads[i].label.clone(), self.loads[i].arrival);
-            let task =
-                Task::Serve { target: engine.clone(), workload: workload.kind.clone(), arrival };
-            let block = Block { target, workload: workload.name.clone(), load: label };
-            for repeat in 0..self.scenario.repeats {
-                self.push(&block, method.clone(), repeat, task.clone());
-                self.block += 1;
-            }
+            let task = Task::Serve {
+                target: Box::new(at.target.clone()),
+                variant: at.variant.to_owned(),
+                workload: workload.kind.clone(),
+                arrival,
+            };
+            let block = Block { target: &at.name, workload: workload.name.clone(), load: label };
+            self.push(&block, at.method.clone(), repeat, task);
+            self.block += 1;
         }
     }
 

@@ -9,6 +9,7 @@ use crate::{
 
 mod estimate;
 mod expand;
+mod order;
 
 #[cfg(test)]
 mod tests;
@@ -21,7 +22,7 @@ pub struct Cell {
     /// Unique readable id.
     pub id: String,
     /// Cells with the same number are measured together, sample by sample in alternating order, and finish together:
-    /// every method at one shape and repeat. An engine cell is a block of its own.
+    /// every method at one shape and repeat. An engine cell is a block of its own: one server runs at a time.
     pub block: usize,
     /// Name of the target.
     pub target: String,
@@ -68,7 +69,9 @@ pub enum Task {
     /// Sends a workload to a server.
     Serve {
         /// Where.
-        target: EngineTarget,
+        target: Box<EngineTarget>,
+        /// Name of the target's set of flags; empty where it has only one.
+        variant: String,
         /// Prompts.
         workload: Workload,
         /// Arrivals, one value of the scenario's list.
@@ -153,8 +156,10 @@ impl Arrival {
     }
 }
 
-/// All cells in the order in which they run: target, workload (of a grid: op, batch, kv_len), load, degree of tensor
-/// parallelism, repeat, method; the A/A control of the baseline comes last in each kernel block. Ids are unique.
+/// All cells in the order in which they run. Kernel targets first: target, workload (of a grid: op, batch, kv_len), load,
+/// degree of tensor parallelism, repeat, method; the A/A control of the baseline comes last in each block. Then engines:
+/// repeat, configuration (target, variant, method) in the scenario's [`crate::scenario::MethodOrder`], workload, load, so
+/// that a server that kvbench starts is started once a configuration and repeat. Ids are unique.
 ///
 /// What a target cannot run is left out: kernel targets take shapes and, under closed loads, prompts; engine targets
 /// take prompts under every load. A valid scenario has work for each target.

@@ -53,6 +53,9 @@ pub struct Manifest {
     pub telemetry: Option<serde_json::Value>,
     /// How the load client fared in each served cell; empty for runs without one.
     pub client_health: Vec<ClientFacts>,
+    /// Whether the server of each served cell was what the scenario says; empty for runs without one.
+    #[serde(default)]
+    pub proofs: Vec<ProofFacts>,
     /// Cells planned.
     pub n_cells: usize,
     /// Cells with at least one row that carries `err`.
@@ -177,6 +180,18 @@ pub struct ClientFacts {
     pub measured: serde_json::Value,
 }
 
+/// Whether the server of one cell was what the scenario says: version, model, KV type and bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProofFacts {
+    /// The cell.
+    pub cell_id: String,
+    /// Was it?
+    pub verdict: Verdict,
+    /// Why not, in words.
+    pub reasons: Vec<String>,
+}
+
 /// A file that went in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -277,6 +292,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
         engines: BTreeMap::new(),
         telemetry: None,
         client_health: Vec::new(),
+        proofs: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
         notices: Vec::new(),

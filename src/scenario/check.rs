@@ -1,7 +1,8 @@
 //! From the file's words to the domain type: what no single value can check about itself.
 
 use super::{
-    Load, NAME_MAX, NamedLoad, NamedWorkload, Scenario, Slo, Target, TargetKind, Timing, Workload,
+    Engine, Load, NAME_MAX, NamedLoad, NamedWorkload, Scenario, Slo, Target, TargetKind, Timing,
+    Workload, engine,
     error::{Fault, SEE_README},
     limit, method, target,
     value::{Ordered, Sp},
@@ -16,9 +17,16 @@ pub(super) fn scenario(file: wire::File, text: &str) -> Checked<Scenario> {
     let methods = named(&file.method, "method", method::build)?;
     let baseline = check_baseline(&file.baseline, &file.method)?;
     let models = named(&file.model, "model", target::model)?;
-    let resolve = target::Resolve { models: &models, methods: &file.method, baseline: &baseline };
+    let engines = known_engines(&file)?;
+    let resolve = target::Resolve {
+        models: &models,
+        engines: &engines,
+        methods: &file.method,
+        baseline: &baseline,
+        aa_control: file.aa_control.as_ref().map(|asked| asked.value),
+    };
     let targets = named(&file.target, "target", |name, wire| {
-        Ok(Target { name: name.value.clone(), kind: resolve.target(wire)? })
+        Ok(Target { name: name.value.clone(), kind: resolve.target(name, wire)? })
     })?;
     let workloads = named(&file.workload, "workload", |name, wire| {
         workload::check_name(name)?;
@@ -34,6 +42,7 @@ pub(super) fn scenario(file: wire::File, text: &str) -> Checked<Scenario> {
         repeats: file.repeats.u32(),
         aa_control: check_aa(file.aa_control.as_ref(), &baseline, &targets, &file.method)?,
         baseline,
+        order: file.order,
         slo: file.slo.as_ref().map(check_slo).transpose()?,
         targets,
         methods,
@@ -72,6 +81,20 @@ fn named<W, T>(
         .collect()
 }
 
+/// The built-in engines, each replaced by the scenario's own of the same name, and then the scenario's others.
+fn known_engines(file: &wire::File) -> Checked<Vec<Engine>> {
+    for (name, _) in &file.engine.0 {
+        check_name(name, "the name in [engine]")?;
+    }
+    let own = engine::engines(&file.engine)?;
+    let built_in =
+        engine::built_in().map_err(|error| Fault::new(0, error.to_string(), error.hint))?;
+    let is_own = |engine: &&Engine| !own.iter().any(|own| own.name == engine.name);
+    let mut known: Vec<Engine> = built_in.iter().filter(is_own).cloned().collect();
+    known.extend(own);
+    Ok(known)
+}
+
 fn check_name(name: &Sp<String>, what: &str) -> Checked<()> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !name.value.is_empty() && name.value.len() <= NAME_MAX && name.value.chars().all(good) {
@@ -106,12 +129,18 @@ fn check_aa(
     targets: &[Target],
     methods: &Ordered<wire::Method>,
 ) -> Checked<bool> {
-    let kernels = targets.iter().any(|target| matches!(target.kind, TargetKind::Kernel(_)));
-    if let Some(asked) = asked.filter(|asked| asked.value && !kernels) {
+    let control_at = |target: &Target| match &target.kind {
+        TargetKind::Kernel(_) => true,
+        TargetKind::Engine(engine) => {
+            engine.methods.iter().any(|method| method == &format!("{baseline}-aa"))
+        }
+    };
+    let any = targets.iter().any(control_at);
+    if let Some(asked) = asked.filter(|asked| asked.value && !any) {
         return Err(Fault::new(
             asked.at,
-            "expected a kernel target for `aa_control = true`, got engine targets only",
-            "remove the key; for engines, start the baseline twice and name two targets",
+            "expected a target that runs the baseline for `aa_control = true`, got none",
+            "remove the key, or let an engine target run the baseline",
         ));
     }
     let control = format!("{baseline}-aa");
@@ -123,7 +152,7 @@ fn check_aa(
             ),
             "rename the method",
         )),
-        None => Ok(asked.map_or(kernels, |asked| asked.value)),
+        None => Ok(asked.map_or(any, |asked| asked.value)),
     }
 }
 

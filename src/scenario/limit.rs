@@ -60,7 +60,10 @@ fn cells(scenario: &Scenario) -> usize {
             let degrees = kernel.tensor_parallel.len();
             methods * degrees * workload_points(scenario, closed, true)
         }
-        TargetKind::Engine(_) => workload_points(scenario, all, false),
+        TargetKind::Engine(engine) => {
+            let variants = engine.start().map_or(1, |start| start.variants.len());
+            engine.methods.len() * variants * workload_points(scenario, all, false)
+        }
     });
     per_repeat.sum::<usize>() * scenario.repeats as usize
 }

@@ -20,12 +20,16 @@ pub(super) fn build(name: &Sp<String>, wire: &wire::Method) -> Result<NamedMetho
     }
     let method = method(wire)?;
     // The checks of this file come first, because they know which value to point at; the method has the last word.
-    method.check().map_err(|message| Fault::new(name.at, message, SEE_README))?;
+    if let Some(method) = &method {
+        method.check().map_err(|message| Fault::new(name.at, message, SEE_README))?;
+    }
     Ok(NamedMethod { name: name.value.clone(), method })
 }
 
-fn method(wire: &wire::Method) -> Result<Method, Fault> {
-    Ok(match wire {
+/// Our method; `None` for an engine's.
+pub(super) fn method(wire: &wire::Method) -> Result<Option<Method>, Fault> {
+    Ok(Some(match wire {
+        wire::Method::Engine(_) => return Ok(None),
         wire::Method::Fp16(_) => Method::Fp16,
         wire::Method::Int8(_) => Method::Int8,
         wire::Method::Int4(_) => Method::Int4,
@@ -42,7 +46,7 @@ fn method(wire: &wire::Method) -> Result<Method, Fault> {
             Method::H2o { heavy: wire.heavy.usize(), recent: wire.recent.usize() }
         }
         wire::Method::Snapkv(wire) => snapkv(wire)?,
-    })
+    }))
 }
 
 fn kivi(wire: &wire::Kivi) -> Result<Method, Fault> {
@@ -158,6 +162,7 @@ fn fits(name: &Sp<String>, named: &NamedMethod, kernel: &KernelTarget) -> Result
         return Ok(());
     }
     let hint = "leave the method out of this target's `methods`";
-    let checked = named.method.check_head_dim(kernel.model.head_dim);
+    let Some(method) = &named.method else { return Ok(()) };
+    let checked = method.check_head_dim(kernel.model.head_dim);
     checked.map_err(|message| Fault::new(name.at, message, hint))
 }

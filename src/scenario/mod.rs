@@ -2,7 +2,11 @@
 //!
 //! `wire` is the file's spelling, `value` the values that check themselves, `check` what they must agree on.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context;
 
@@ -12,13 +16,17 @@ use crate::{
 };
 
 mod check;
+pub mod engine;
+mod engine_target;
 mod error;
 mod limit;
 mod method;
 mod preset;
+mod start;
 mod target;
 mod value;
 mod wire;
+mod wire_engine;
 mod workload;
 
 #[cfg(test)]
@@ -26,7 +34,9 @@ pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 
+pub use engine::{Engine, KvSetting, StopSignal};
 pub use error::ScenarioError;
+pub use start::{Command, Spot, Start};
 
 /// Longest name.
 const NAME_MAX: usize = 64;
@@ -48,6 +58,8 @@ pub struct Scenario {
     pub baseline: String,
     /// Whether the baseline is measured a second time under the name `<baseline>-aa`: the noise floor.
     pub aa_control: bool,
+    /// Order in which the configurations of engines are measured.
+    pub order: MethodOrder,
     /// Limits within which an answer is on time, for goodput.
     pub slo: Option<Slo>,
     /// Where to measure, in file order.
@@ -80,8 +92,69 @@ pub struct Slo {
 pub struct NamedMethod {
     /// Key in `[method]`.
     pub name: String,
-    /// The method.
-    pub method: Method,
+    /// The method; `None` where only an engine knows what it does.
+    pub method: Option<Method>,
+}
+
+impl NamedMethod {
+    /// A method of ours under a name.
+    pub fn new(name: &str, method: Method) -> Self {
+        Self { name: name.to_owned(), method: Some(method) }
+    }
+
+    /// The method of a kernel cell.
+    ///
+    /// # Panics
+    /// It is an engine's: no scenario that was checked gives such a one to a kernel target.
+    pub fn ours(&self) -> &Method {
+        self.method.as_ref().expect("kernel cells have a method of ours: the scenario was checked")
+    }
+}
+
+/// In which order the configurations of engines are measured.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum MethodOrder {
+    /// Forth in even repeats, back in odd ones: a drift that is linear in time cancels.
+    #[default]
+    Interleaved,
+    /// Another order each repeat, from the seed.
+    Randomised,
+    /// All repeats of one configuration, then the next: fewest starts, no guard against drift.
+    Grouped,
+}
+
+/// What is done about an engine's prefix cache.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum PrefixCache {
+    /// Off where the engine can; what is cached nevertheless is recorded.
+    #[default]
+    Off,
+    /// Each cell has its own salt.
+    Salt,
+    /// Left as the engine has it, and recorded.
+    On,
 }
 
 /// A name and where it points.
@@ -98,8 +171,8 @@ pub struct Target {
 pub enum TargetKind {
     /// Our own kernels: one attention layer at a model's head shape.
     Kernel(KernelTarget),
-    /// An OpenAI-compatible server that is already running.
-    Engine(EngineTarget),
+    /// An OpenAI-compatible server, running or to be started.
+    Engine(Box<EngineTarget>),
 }
 
 /// Our own kernels.
@@ -146,17 +219,25 @@ pub enum Device {
     Cuda,
 }
 
-/// A running server.
+/// A server and how it is asked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineTarget {
-    /// Base URL without `/v1`.
-    pub url: String,
+    /// Where it runs, or how to start it.
+    pub place: Place,
+    /// What it is, where that is known.
+    pub engine: Option<Arc<Engine>>,
     /// `/v1/completions` or `/v1/chat/completions`.
     pub endpoint: Endpoint,
     /// Model name to ask for; `None` = the only one that `/v1/models` lists.
     pub model: Option<String>,
-    /// Name of the scenario's method which this server runs: a URL runs exactly one configuration.
-    pub method: String,
+    /// Methods it is measured under, in file order, the A/A control last. A running server has one.
+    pub methods: Vec<String>,
+    /// How each of them is selected, where the engine is known; by method, the A/A control among them.
+    pub settings: BTreeMap<String, KvSetting>,
+    /// Version as the user states it.
+    pub version: Option<String>,
+    /// What is done about its prefix cache.
+    pub prefix_cache: PrefixCache,
     /// Longest silence on a stream before the request is given up.
     pub idle_timeout_s: f64,
     /// Longest duration of one request.
@@ -173,6 +254,50 @@ pub struct EngineTarget {
     pub drain_s: f64,
     /// Whether to ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
     pub continuous_usage: bool,
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Place {
+    /// It runs already.
+    Running {
+        /// Base URL without `/v1`.
+        url: String,
+    },
+    /// kvbench starts and ends it, once for each method and repeat.
+    Start(Start),
+}
+
+impl EngineTarget {
+    /// A server that runs at `url`, asked as a scenario without further keys asks.
+    pub fn running(url: &str, endpoint: Endpoint, method: &str) -> Self {
+        Self {
+            place: Place::Running { url: url.to_owned() },
+            engine: None,
+            endpoint,
+            model: None,
+            methods: vec![method.to_owned()],
+            settings: BTreeMap::new(),
+            version: None,
+            prefix_cache: PrefixCache::Off,
+            idle_timeout_s: 60.0,
+            request_timeout_s: 600.0,
+            warmup_requests: 2,
+            api_key_file: None,
+            temperature: 0.0,
+            ignore_eos: false,
+            drain_s: 30.0,
+            continuous_usage: false,
+        }
+    }
+
+    /// How it is started; `None` for a running server.
+    pub fn start(&self) -> Option<&Start> {
+        match &self.place {
+            Place::Running { .. } => None,
+            Place::Start(start) => Some(start),
+        }
+    }
 }
 
 /// Which API of the server.

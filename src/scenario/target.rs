@@ -1,7 +1,7 @@
 //! Targets and the references in them.
 
 use super::{
-    EngineTarget, KernelTarget, ModelShape, PAGES, TargetKind,
+    Engine, KernelTarget, ModelShape, PAGES, TargetKind, engine_target,
     error::{Fault, nearest},
     preset,
     value::{Ordered, Sp},
@@ -60,7 +60,7 @@ pub(super) fn known_method(
     Err(unknown(name, &format!("`{key}` to name a table in [method]"), names()))
 }
 
-fn unknown<'a>(
+pub(super) fn unknown<'a>(
     name: &Sp<String>,
     wanted: &str,
     known: impl Iterator<Item = &'a str> + Clone,
@@ -81,16 +81,24 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
 /// What names in a target may refer to.
 pub(super) struct Resolve<'a> {
     pub(super) models: &'a [ModelShape],
+    pub(super) engines: &'a [Engine],
     pub(super) methods: &'a Ordered<wire::Method>,
     pub(super) baseline: &'a str,
+    /// Whether the scenario asks for an A/A control; `None` where it does not say.
+    pub(super) aa_control: Option<bool>,
 }
 
 impl Resolve<'_> {
     /// One entry of `[target]`.
-    pub(super) fn target(&self, wire: &wire::Target) -> Result<TargetKind, Fault> {
+    pub(super) fn target(
+        &self,
+        name: &Sp<String>,
+        wire: &wire::Target,
+    ) -> Result<TargetKind, Fault> {
         match wire {
             wire::Target::Kernel(wire) => self.kernel(wire).map(TargetKind::Kernel),
-            wire::Target::Engine(wire) => self.engine(wire).map(TargetKind::Engine),
+            wire::Target::Engine(wire) => engine_target::resolve(self, name, wire)
+                .map(|target| TargetKind::Engine(Box::new(target))),
         }
     }
 
@@ -123,12 +131,40 @@ impl Resolve<'_> {
         })
     }
 
+    fn kernel_method(&self, name: &Sp<String>) -> Result<(), Fault> {
+        let found = self.methods.0.iter().find(|(known, _)| known.value == name.value);
+        match found {
+            Some((_, wire)) if !is_ours(wire) => Err(Fault::new(
+                name.at,
+                format!(
+                    "expected a method that our kernels have, got the engine's `{}`",
+                    name.value
+                ),
+                "name it in the `methods` of an engine target",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn kernel_methods(&self, wire: &wire::KernelTarget) -> Result<Vec<String>, Fault> {
         let Some(list) = &wire.methods else {
-            return Ok(self.methods.0.iter().map(|(name, _)| name.value.clone()).collect());
+            let ours = self.methods.0.iter().filter(|(_, wire)| is_ours(wire));
+            let ours: Vec<String> = ours.map(|(name, _)| name.value.clone()).collect();
+            if !ours.iter().any(|name| name == self.baseline) {
+                return Err(Fault::new(
+                    wire.model.at,
+                    format!(
+                        "expected a baseline that our kernels have, got the engine's `{}`",
+                        self.baseline
+                    ),
+                    "measure kernels in a scenario of their own, with `fp16` as its baseline",
+                ));
+            }
+            return Ok(ours);
         };
         for name in &list.0 {
             known_method(name, self.methods, "methods")?;
+            self.kernel_method(name)?;
         }
         if !list.0.iter().any(|name| name.value == self.baseline) {
             let at = list.0.first().map_or(0, |name| name.at);
@@ -141,24 +177,10 @@ impl Resolve<'_> {
         }
         Ok(list.0.iter().map(|name| name.value.clone()).collect())
     }
+}
 
-    fn engine(&self, wire: &wire::EngineTarget) -> Result<EngineTarget, Fault> {
-        known_method(&wire.method, self.methods, "method")?;
-        Ok(EngineTarget {
-            url: url(&wire.url)?,
-            endpoint: wire.endpoint,
-            model: wire.model.as_ref().map(model_name).transpose()?,
-            method: wire.method.value.clone(),
-            idle_timeout_s: wire.idle_timeout_s.0,
-            request_timeout_s: wire.request_timeout_s.0,
-            warmup_requests: wire.warmup_requests.usize(),
-            api_key_file: wire.api_key_file.clone(),
-            temperature: wire.temperature.0,
-            ignore_eos: wire.ignore_eos,
-            drain_s: wire.drain_s.0,
-            continuous_usage: wire.continuous_usage,
-        })
-    }
+fn is_ours(method: &wire::Method) -> bool {
+    !matches!(method, wire::Method::Engine(_))
 }
 
 /// A degree that deals out the heads evenly.
@@ -183,7 +205,7 @@ fn page(page: usize, at: usize) -> Result<usize, Fault> {
     Err(Fault::new(at, format!("expected `page` to be 16 or 64, got {page}"), hint))
 }
 
-fn model_name(name: &Sp<String>) -> Result<String, Fault> {
+pub(super) fn model_name(name: &Sp<String>) -> Result<String, Fault> {
     if name.value.trim().is_empty() || name.value.len() > TEXT_MAX {
         let message = format!("expected `model` to be a name of 1 to {TEXT_MAX} bytes");
         return Err(Fault::new(
@@ -196,7 +218,7 @@ fn model_name(name: &Sp<String>) -> Result<String, Fault> {
 }
 
 /// Cheap checks of a URL, so that a slip is found before a run; the client parses it in full.
-fn url(url: &Sp<String>) -> Result<String, Fault> {
+pub(super) fn url(url: &Sp<String>) -> Result<String, Fault> {
     let fault = |wanted: &str, hint: &str| {
         Err(Fault::new(url.at, format!("expected `url` {wanted}"), hint))
     };

@@ -19,6 +19,12 @@ pub(super) struct Sp<T> {
     pub(super) at: usize,
 }
 
+impl<T: Default> Default for Sp<T> {
+    fn default() -> Self {
+        Self { value: T::default(), at: 0 }
+    }
+}
+
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Sp<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = toml::Spanned::<T>::deserialize(deserializer)?;

@@ -1,14 +1,15 @@
 //! The grammar as the file spells it. Each struct refuses unknown keys and each choice is a table of its own
 //! (`[target.x.kernel]`): with `untagged` or `flatten` the line of an error would be lost.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DatasetFormat, Device, Endpoint,
+    DatasetFormat, Device, Endpoint, MethodOrder, PrefixCache,
     value::{Int, List, Ordered, Real, Sp},
+    wire_engine::Engine,
 };
 use crate::{kernel::Op, method::Pooling};
 
@@ -45,6 +46,10 @@ pub(super) struct File {
     pub(super) baseline: Sp<String>,
     /// Measure the baseline a second time as `<baseline>-aa`, the noise floor. Default: true if there is a kernel target.
     pub(super) aa_control: Option<Sp<bool>>,
+    /// Order in which the configurations of engines are measured: `interleaved` (forth in even repeats, back in odd ones),
+    /// `randomised` (another order each repeat, seeded) or `grouped` (all repeats of one, then the next: fewest starts).
+    #[serde(default)]
+    pub(super) order: MethodOrder,
     /// Telemetry samples per second.
     #[serde(default = "telemetry_hz")]
     pub(super) telemetry_hz: Real<100, 100_000>,
@@ -57,6 +62,10 @@ pub(super) struct File {
     #[serde(default)]
     #[schemars(extend("default" = {}))]
     pub(super) model: Ordered<Model>,
+    /// Engines beside those of engines.toml, or in the place of one.
+    #[serde(default)]
+    #[schemars(extend("default" = {}))]
+    pub(super) engine: Ordered<Engine>,
     /// Where to measure.
     pub(super) target: Ordered<Target>,
     /// What to compare.
@@ -144,7 +153,7 @@ pub(super) struct Model {
 pub(super) enum Target {
     /// Our own kernels: one attention layer at a model's head shape.
     Kernel(KernelTarget),
-    /// An OpenAI-compatible server that is already running.
+    /// An OpenAI-compatible server, running or to be started.
     Engine(EngineTarget),
 }
 
@@ -194,18 +203,52 @@ pub(super) struct Link {
     pub(super) latency_us: Real<0, 1_000_000_000>,
 }
 
-/// A running server.
+/// A server: one that is running (`url`), or one that kvbench starts (`engine` without `url`).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EngineTarget {
-    /// Base URL without `/v1`.
-    pub(super) url: Sp<String>,
+    /// Base URL of a running server, without `/v1`. Without it kvbench starts `engine`.
+    pub(super) url: Option<Sp<String>>,
+    /// Name in engines.toml or in `[engine]`: what to start, or what runs at `url`, so that it can be asked.
+    pub(super) engine: Option<Sp<String>>,
     /// Which API to call: `completions` or `chat`.
     pub(super) endpoint: Endpoint,
-    /// Model name to ask for. Default: the only one the server lists.
+    /// What to serve: a folder, a file or a name; for a running server the name to ask for. Default for a running one: the
+    /// only one that it lists.
     pub(super) model: Option<Sp<String>>,
-    /// Name of the method in `[method]` that this server runs.
-    pub(super) method: Sp<String>,
+    /// Name of the method in `[method]` that the running server runs.
+    pub(super) method: Option<Sp<String>>,
+    /// Names of the methods to start it with, the baseline among them. Default: all in `[method]`.
+    pub(super) methods: Option<List<Sp<String>>>,
+    /// Words added to the command under every method.
+    #[serde(default)]
+    pub(super) flags: Vec<String>,
+    /// Sets of words to measure under every method, each by a name that is added to the target's: speculative decoding,
+    /// KV offloading, a batch size.
+    #[serde(default)]
+    pub(super) variants: BTreeMap<String, Vec<String>>,
+    /// Program in the place of the command's first word, such as `/opt/llama.cpp/llama-server`.
+    pub(super) program: Option<Sp<String>>,
+    /// Environment beside the engine's own.
+    #[serde(default)]
+    pub(super) env: BTreeMap<String, String>,
+    /// Command that the start command is handed to: `["ssh", "-tt", "box"]`, `["docker", "run", ...]`, `["srun"]`. The word
+    /// `{env}` becomes the environment as `KEY=value` words, `{docker-env}` the same behind `-e`.
+    #[serde(default)]
+    pub(super) wrapper: Vec<String>,
+    /// Address that the engine binds to and that kvbench calls.
+    #[serde(default = "host")]
+    pub(super) host: Sp<String>,
+    /// Port to listen on. Default: a free one.
+    pub(super) port: Option<Int<1, 65_535>>,
+    /// Longest start, seconds. Default: the engine's own.
+    pub(super) start_timeout_s: Option<Seconds>,
+    /// Version of a running server that does not tell it.
+    pub(super) version: Option<Sp<String>>,
+    /// What to do about a prefix cache, which would make every prompt but the first cheap: `off`, `salt` (each cell has
+    /// its own) or `on` (measured with it).
+    #[serde(default)]
+    pub(super) prefix_cache: Sp<PrefixCache>,
     /// Longest silence on a stream, seconds.
     #[serde(default = "idle_timeout_s")]
     pub(super) idle_timeout_s: Seconds,
@@ -229,6 +272,10 @@ pub(super) struct EngineTarget {
     /// Ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
     #[serde(default)]
     pub(super) continuous_usage: bool,
+}
+
+fn host() -> Sp<String> {
+    Sp { value: "127.0.0.1".to_owned(), at: 0 }
 }
 
 fn idle_timeout_s() -> Seconds {
@@ -279,6 +326,19 @@ pub(super) enum Method {
     H2o(H2o),
     /// SnapKV (arXiv 2404.14469).
     Snapkv(Snapkv),
+    /// What an engine does, by its name in the engine's `kv` table.
+    Engine(EngineMethod),
+}
+
+/// A method of an engine.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EngineMethod {
+    /// Name in the engine's `kv` table, such as `q4_0` or `fp8_e5m2`.
+    pub(super) kv: Sp<String>,
+    /// Words added to the command.
+    #[serde(default)]
+    pub(super) flags: Vec<String>,
 }
 
 /// A method without parameters.

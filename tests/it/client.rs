@@ -109,7 +109,7 @@ fn cell(target: EngineTarget, arrival: Arrival) -> Cell {
         id: "s/t/f16/w/l/0".to_owned(),
         block: 0,
         target: "t".to_owned(),
-        method: NamedMethod { name: "f16".to_owned(), method: Method::Fp16 },
+        method: NamedMethod::new("f16", Method::Fp16),
         workload: "w".to_owned(),
         load: "l".to_owned(),
         repeat: 0,

@@ -94,7 +94,7 @@ fn methods(args: &BenchArgs, lab: &Lab) -> anyhow::Result<Vec<NamedMethod>> {
     }
     let mut methods = chosen(&names)?;
     if names.is_empty() {
-        methods.retain(|named| lab.kernels.contains(&(args.op, named.method.family())));
+        methods.retain(|named| lab.kernels.contains(&(args.op, named.ours().family())));
     }
     Ok(methods)
 }

@@ -57,7 +57,7 @@ pub(super) fn run(args: &ErrorArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     };
     methods
         .iter()
-        .try_for_each(|named| named.method.check_head_dim(heads.d).map_err(anyhow::Error::msg))?;
+        .try_for_each(|named| named.ours().check_head_dim(heads.d).map_err(anyhow::Error::msg))?;
     let mut table = Table::new(&title(args, &model), columns());
     for kind in Kind::ALL {
         let found = measure(args, kind, heads, &methods);
@@ -79,7 +79,7 @@ pub(super) fn run(args: &ErrorArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
 
 /// Whether a method that compresses leaves a prompt of this length as it is.
 fn is_untouched(named: &NamedMethod, len: usize) -> bool {
-    let method = &named.method;
+    let method = named.ours();
     let nothing = method.kept_tokens(len) == len && method.quantised_tokens(len) == (0, 0);
     nothing && !matches!(method, Method::Fp16 | Method::Bf16)
 }
@@ -104,7 +104,7 @@ fn measure(
         let mut rng = ChaCha8Rng::seed_from_u64(args.seed.wrapping_add(i));
         let layer = Layer::draw(&mut rng, kind, heads, args.kv_len);
         let exact = layer.exact();
-        let of = |named: &NamedMethod| layer.errors::<ChaCha8Rng>(&named.method, &exact);
+        let of = |named: &NamedMethod| layer.errors::<ChaCha8Rng>(named.ours(), &exact);
         methods.par_iter().map(of).collect()
     };
     (0..args.draws as u64).map(draw).collect()
@@ -132,7 +132,7 @@ fn row(kind: Kind, named: &NamedMethod, draws: &[Errors], len: usize, d: usize) 
     let outputs = || draws.iter().map(|errors| errors.output);
     let output = mean(|errors| errors.output);
     // The formula holds for normals alone, and where nothing is lost there is nothing to compare.
-    let form = (kind == Kind::Normal).then(|| closed_form::expected(&named.method, len, d).output);
+    let form = (kind == Kind::Normal).then(|| closed_form::expected(named.ours(), len, d).output);
     let ratio = form.filter(|&form| form > 0.0).map(|form| output / form);
     vec![
         Value::Text(kind.name().to_owned()),

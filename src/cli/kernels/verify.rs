@@ -68,7 +68,7 @@ pub(super) fn run(args: &VerifyArgs, ui: &Ui, labs: &Labs) -> anyhow::Result<Exi
         let model = model(name)?;
         for (op, &kv_len) in OPS.iter().flat_map(|op| args.kv_len.iter().map(move |len| (op, len)))
         {
-            let has = |named: &NamedMethod| lab.kernels.contains(&(*op, named.method.family()));
+            let has = |named: &NamedMethod| lab.kernels.contains(&(*op, named.ours().family()));
             for named in catalogue().into_iter().filter(has) {
                 let checked = check(args, lab, &pool, &model, (*op, kv_len), &named);
                 failed += usize::from(!checked.passed);
@@ -100,7 +100,7 @@ fn check(
         heads_kv: model.num_kv_heads,
         head_dim: model.head_dim,
     };
-    let method = named.method.clone();
+    let method = named.ours().clone();
     // Nothing is timed, so one copy of the data is enough.
     let spec = KernelSpec { op, method, shape, seed: args.seed, page: args.page, rotate_bytes: 0 };
     let result = pool.install(|| (lab.open)(&spec).and_then(|mut kernel| kernel.verify()));

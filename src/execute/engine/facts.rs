@@ -131,6 +131,12 @@ async fn get_json(client: &Client, base: &Url, path: &str) -> Option<Value> {
     (got.status == StatusCode::OK).then(|| serde_json::from_slice(&got.body).ok())?
 }
 
+/// The body of an answer with status 200.
+pub(super) async fn get_text(client: &Client, base: &Url, path: &str) -> Option<String> {
+    let got = get(client, base, path.trim_start_matches('/')).await.ok()?;
+    (got.status == StatusCode::OK).then(|| String::from_utf8_lossy(&got.body).into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

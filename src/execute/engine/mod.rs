@@ -3,16 +3,16 @@
 //! `drive` decides when to send, `http` sends and keeps bytes with their arrival, `answer` reads them afterwards on the
 //! thread that writes the rows, `health` says whether the client itself kept up.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use reqwest::Url;
 use tokio::runtime::{Builder, Runtime};
 
 use self::{
     drive::{Job, Outcome},
     health::{Probe, Tally},
     http::Http,
+    server::Servers,
 };
 use super::{Backend, Context, StopFlag};
 use crate::{
@@ -29,13 +29,19 @@ pub mod health;
 mod http;
 mod key;
 pub mod openai;
+mod proof;
 mod row;
+mod server;
+mod session;
 pub mod sse;
 
 pub use facts::EngineFacts;
 pub use health::{ClientHealth, Verdict};
 pub use key::{ApiKey, Keys};
 pub use openai::Extras;
+pub use proof::Proof;
+pub use server::CellProof;
+pub use session::Starter;
 
 /// Makes the requests of a cell; `crate::workload::build` in a run, something smaller in `doctor` and in tests.
 pub type BuildWorkload =
@@ -53,7 +59,7 @@ pub struct EngineBackend {
     /// Fields that not every server accepts.
     pub extras: Extras,
     health: Vec<ClientHealth>,
-    facts: Vec<EngineFacts>,
+    servers: Servers,
 }
 
 /// What is needed to run one cell, once its server has been asked.
@@ -63,6 +69,8 @@ struct Prepared<'a> {
     arrival: Arrival,
     requests: Vec<Request>,
     model: String,
+    /// Fields that every request of the cell carries.
+    fields: serde_json::Map<String, serde_json::Value>,
     http: Arc<Http>,
 }
 
@@ -75,16 +83,21 @@ impl EngineBackend {
             .thread_name("kvbench-recv")
             .enable_all()
             .build()?;
-        let (health, facts) = (Vec::new(), Vec::new());
         Ok(Self {
             runtime,
             keys: keys.into(),
             seed,
             build,
             extras: Extras::default(),
-            health,
-            facts,
+            health: Vec::new(),
+            servers: Servers::default(),
         })
+    }
+
+    /// Lets it start engines; without this only running servers can be measured.
+    pub fn starting(mut self, starter: Starter) -> Self {
+        self.servers.starter = Some(starter);
+        self
     }
 
     /// How the client fared, one entry a finished cell, in order. For the manifest.
@@ -92,9 +105,15 @@ impl EngineBackend {
         &self.health
     }
 
-    /// What the servers said about themselves, one entry a URL, as last read. For the manifest.
-    pub fn facts(&self) -> &[EngineFacts] {
-        &self.facts
+    /// What the servers said about themselves, by URL for those that ran already and by target, method and repeat for
+    /// those that were started. For the manifest.
+    pub fn servers(&self) -> &BTreeMap<String, (EngineFacts, Proof)> {
+        &self.servers.known
+    }
+
+    /// Whether each measured cell's server was what the scenario says. For the manifest.
+    pub fn proofs(&self) -> &[CellProof] {
+        &self.servers.cells
     }
 
     /// Asks the server and builds the requests. The inner `Err` is a cell that cannot be measured, the outer a run that
@@ -104,33 +123,18 @@ impl EngineBackend {
         cell: &'a Cell,
         context: &Context<'_>,
     ) -> anyhow::Result<Result<Prepared<'a>, String>> {
-        let Task::Serve { target, workload, arrival } = &cell.task else {
+        let Task::Serve { target, workload, arrival, .. } = &cell.task else {
             anyhow::bail!("{}: expected an engine cell, got a kernel cell", cell.id);
         };
-        let Ok(base) = Url::parse(&target.url) else {
-            return Ok(Err("url: expected http://host:port, got something else".to_owned()));
-        };
-        let key = self.keys.of(target);
-        let client = http::client(key)?;
-        let facts = match self.runtime.block_on(facts::ask(&client, &base)) {
-            Ok(facts) => facts,
+        let client = http::client(self.keys.of(target))?;
+        let asking = server::Asking { runtime: &self.runtime, client: &client, context };
+        let server = match self.servers.serve(cell, &asking)? {
+            Ok(server) => server,
             Err(text) => return Ok(Err(self.redact(target, text))),
-        };
-        if facts.version.is_none() {
-            context
-                .observer
-                .notice(&format!("{}: the server does not tell its version", facts.url));
-        }
-        let model = facts.model(target.model.as_deref());
-        self.facts.retain(|known| known.url != facts.url);
-        self.facts.push(facts);
-        let model = match model {
-            Ok(model) => model,
-            Err(text) => return Ok(Err(text)),
         };
         let http = Http {
             client,
-            url: facts::below(&base, openai::path(target.endpoint)),
+            url: facts::below(&server.base, openai::path(target.endpoint)),
             clock: context.clock,
             idle: seconds(target.idle_timeout_s),
             total: seconds(target.request_timeout_s),
@@ -141,7 +145,9 @@ impl EngineBackend {
             Ok(requests) => requests,
             Err(error) => return Ok(Err(format!("workload: {error:#}"))),
         };
-        Ok(Ok(Prepared { cell, target, arrival: *arrival, requests, model, http: Arc::new(http) }))
+        let (http, model) = (Arc::new(http), server.model);
+        let fields = server::fields(target, context.run_id, &cell.id);
+        Ok(Ok(Prepared { cell, target, arrival: *arrival, requests, model, fields, http }))
     }
 
     fn redact(&self, target: &EngineTarget, text: String) -> String {
@@ -157,7 +163,10 @@ impl EngineBackend {
     ) -> anyhow::Result<()> {
         let (seed, extras) = (self.seed, self.extras);
         let body = |request: &Request| {
-            let body = openai::body(prepared.target, &prepared.model, seed, extras, request);
+            let mut body = openai::body(prepared.target, &prepared.model, seed, extras, request);
+            if let Some(body) = body.as_object_mut() {
+                body.extend(prepared.fields.clone());
+            }
             Bytes::from(body.to_string())
         };
         let concurrency = match prepared.arrival {
@@ -252,18 +261,11 @@ mod tests {
 
     pub(super) fn target(url: &str, endpoint: Endpoint) -> EngineTarget {
         EngineTarget {
-            url: url.to_owned(),
-            endpoint,
-            model: None,
-            method: "f16".to_owned(),
             idle_timeout_s: 5.0,
             request_timeout_s: 10.0,
             warmup_requests: 0,
-            api_key_file: None,
-            temperature: 0.0,
-            ignore_eos: false,
             drain_s: 5.0,
-            continuous_usage: false,
+            ..EngineTarget::running(url, endpoint, "f16")
         }
     }
 

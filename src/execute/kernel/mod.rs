@@ -191,7 +191,7 @@ impl KernelBackend {
 
     /// One specification a cell: same data, another method.
     fn specs(&self, block: &Block<'_>, step: &Step) -> Vec<KernelSpec> {
-        let spec = |cell: &&Cell| self.spec(step, &cell.method.method, step.op, block.seed);
+        let spec = |cell: &&Cell| self.spec(step, cell.method.ours(), step.op, block.seed);
         block.cells.iter().map(spec).collect()
     }
 

@@ -39,7 +39,7 @@ pub(super) fn bare(run_id: &str, lab: &Lab, cell: &Cell) -> KernelRow {
         device: lab.device.clone(),
         backend: lab.backend.clone(),
         tensor_parallel: int(cell.task.tensor_parallel()),
-        dtype: cell.method.method.dtype(),
+        dtype: cell.method.ours().dtype(),
         n_sm: lab.limits.as_ref().map(|limits| int(limits.n_sm)),
         sm_clock_max_mhz: lab
             .limits

@@ -229,7 +229,7 @@ impl Bench {
             id: format!("s/t/{name}/decode-b2-kv64/launch/r0"),
             block: 0,
             target: "t".into(),
-            method: NamedMethod { name, method: method.clone() },
+            method: NamedMethod { name, method: Some(method.clone()) },
             workload: "decode-b2-kv64".into(),
             load: "launch".into(),
             repeat: 0,
@@ -438,7 +438,7 @@ fn block_bytes(block: &[Cell], timing: &Timing, llc: u64) -> u64 {
     let kept = |cell: &Cell| {
         let (steps, _) = step::steps(cell, &lab, *timing, 0).unwrap();
         let rotate_bytes = (llc as f64 * timing.rotate_llc) as u64;
-        let method = cell.method.method.clone();
+        let method = cell.method.ours().clone();
         let shape = steps[0].shape.clone();
         memory::need(&KernelSpec {
             op: steps[0].op,

@@ -1,0 +1,356 @@
+//! Whether a server is what the scenario says: its version, its model, its flags and the bytes it keeps for a token.
+//!
+//! What an engine says about itself is evidence of what it was told, not of what it computes: vLLM on a CPU calls its cache
+//! `int8_per_token_head` in its metrics and answers garbage. The texts are compared afterwards, from the rows.
+
+use std::{collections::BTreeMap, path::Path};
+
+use regex::Regex;
+use reqwest::{Client, Url};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{facts, health::Verdict, session::Session};
+use crate::scenario::{EngineTarget, KvSetting, Start, engine::Tells};
+
+/// Part of the theory by which the bytes of a token may differ: whole blocks are allocated.
+const BYTES_TOLERANCE: f64 = 0.03;
+
+/// What a server said of itself, and what follows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Proof {
+    /// Base URL.
+    pub url: String,
+    /// Target with its variant.
+    pub target: String,
+    /// Method under its scenario name.
+    pub method: String,
+    /// Engine, where it is known.
+    pub engine: Option<String>,
+    /// Its version.
+    pub version: String,
+    /// Who told it: `server`, `command` or `scenario`.
+    pub version_source: &'static str,
+    /// What `engines.toml` has it asked for; `None` = it did not tell.
+    pub tells: BTreeMap<String, Option<String>>,
+    /// Bytes it keeps for one cached token, from what it told.
+    pub kv_bytes_per_token: Option<f64>,
+    /// The same in theory, from the model's config and the method.
+    pub kv_bytes_per_token_theory: Option<f64>,
+    /// The command it was started with, environment first; `None` for a server that ran already.
+    pub command: Option<String>,
+    /// The words it runs with, as the kernel has them.
+    pub process_arguments: Option<Vec<String>>,
+    /// Start to readiness, seconds.
+    pub ready_after_s: Option<f64>,
+    /// Its log.
+    pub log: Option<String>,
+    /// Whether it is what was asked for.
+    pub verdict: Verdict,
+    /// Why not, in words.
+    pub reasons: Vec<String>,
+}
+
+/// What is asked and what is known about who is asked.
+pub(super) struct Question<'a> {
+    pub(super) client: &'a Client,
+    pub(super) base: &'a Url,
+    pub(super) target: &'a EngineTarget,
+    /// Target with its variant, as cells name it.
+    pub(super) name: &'a str,
+    pub(super) method: &'a str,
+    /// What the server told without being known.
+    pub(super) version: Option<&'a str>,
+    pub(super) session: Option<&'a Session>,
+}
+
+/// Asks and compares.
+///
+/// # Errors
+/// A sentence for a row: without a version nothing is measured.
+pub(super) async fn ask(
+    question: &Question<'_>,
+    version_command: impl FnOnce() -> Result<Option<String>, String>,
+) -> Result<Proof, String> {
+    let tells = tells(question).await;
+    let (version, version_source) = version(question, &tells, version_command)?;
+    let number = |name: &str| tells.get(name)?.as_ref()?.parse::<f64>().ok();
+    let told =
+        number("kv_memory_bytes").zip(number("kv_tokens")).filter(|(_, tokens)| *tokens > 0.0);
+    let setting = question.target.settings.get(question.method);
+    let start = question.target.start();
+    let mut proof = Proof {
+        url: facts::shown(question.base),
+        target: question.name.to_owned(),
+        method: question.method.to_owned(),
+        engine: question.target.engine.as_ref().map(|engine| engine.name.clone()),
+        version,
+        version_source,
+        tells,
+        kv_bytes_per_token: told.map(|(bytes, tokens)| bytes / tokens),
+        kv_bytes_per_token_theory: start
+            .zip(setting)
+            .and_then(|(start, setting)| theory(start, setting)),
+        command: question.session.map(|session| session.words.shown()),
+        process_arguments: question
+            .session
+            .and_then(|session| super::session::arguments(session.pid)),
+        ready_after_s: question.session.map(|session| session.ready_after.as_secs_f64()),
+        log: question.session.map(|session| session.log.display().to_string()),
+        verdict: Verdict::Valid,
+        reasons: Vec::new(),
+    };
+    if let Some(setting) = setting {
+        check_type(&mut proof, setting);
+        check_flags(&mut proof, setting, start);
+    }
+    check_bytes(&mut proof);
+    check_model(&mut proof, start);
+    Ok(proof)
+}
+
+fn version(
+    question: &Question<'_>,
+    tells: &BTreeMap<String, Option<String>>,
+    command: impl FnOnce() -> Result<Option<String>, String>,
+) -> Result<(String, &'static str), String> {
+    let told = tells.get("version").cloned().flatten();
+    if let Some(version) = told.or_else(|| question.version.map(str::to_owned)) {
+        return Ok((version, "server"));
+    }
+    if let Some(version) = &question.target.version {
+        return Ok((version.clone(), "scenario"));
+    }
+    if let Some(version) = command()? {
+        return Ok((version, "command"));
+    }
+    Err(format!(
+        "{}: expected the server to tell its version, got none: without it nothing is measured\n  hint: add `version = \"...\"` to the target, or name its `engine`",
+        facts::shown(question.base)
+    ))
+}
+
+async fn tells(question: &Question<'_>) -> BTreeMap<String, Option<String>> {
+    let Some(engine) = &question.target.engine else { return BTreeMap::new() };
+    let mut answers: BTreeMap<&str, Option<String>> = BTreeMap::new();
+    let mut told = BTreeMap::new();
+    for (name, place) in &engine.tells {
+        let path = match place {
+            Tells::Json { path, .. } => Some(path.as_str()),
+            Tells::Label { .. } => Some("/metrics"),
+            Tells::Log { .. } => None,
+        };
+        if let Some(path) = path
+            && !answers.contains_key(path)
+        {
+            let text = facts::get_text(question.client, question.base, path).await;
+            answers.insert(path, text);
+        }
+        let text = path.and_then(|path| answers.get(path).cloned().flatten());
+        told.insert(name.clone(), fact(place, text.as_deref(), question.session));
+    }
+    told
+}
+
+fn fact(place: &Tells, text: Option<&str>, session: Option<&Session>) -> Option<String> {
+    match place {
+        Tells::Json { pointer, .. } => {
+            let json: Value = serde_json::from_str(text?).ok()?;
+            in_words(json.pointer(pointer)?)
+        }
+        Tells::Label { metric, label } => label_of(text?, metric, label),
+        Tells::Log { pattern, scale } => {
+            let log = std::fs::read(&session?.log).ok()?;
+            in_log(&String::from_utf8_lossy(&log), pattern, *scale)
+        }
+    }
+}
+
+fn in_words(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// The value of a label in the Prometheus text.
+fn label_of(text: &str, metric: &str, label: &str) -> Option<String> {
+    let pattern = format!(
+        r#"(?m)^{}\{{(?:.*,)?{}="((?:[^"\\]|\\.)*)""#,
+        regex::escape(metric),
+        regex::escape(label)
+    );
+    let found = Regex::new(&pattern).ok()?.captures(text)?;
+    Some(found.get(1)?.as_str().replace("\\\"", "\"").replace("\\\\", "\\"))
+}
+
+/// The last match: a log that is appended to holds earlier starts as well.
+fn in_log(log: &str, pattern: &str, scale: Option<f64>) -> Option<String> {
+    let found = Regex::new(pattern).ok()?.captures_iter(log).last()?.get(1)?.as_str().to_owned();
+    match scale {
+        Some(scale) => Some((found.parse::<f64>().ok()? * scale).to_string()),
+        None => Some(found),
+    }
+}
+
+fn check_type(proof: &mut Proof, setting: &KvSetting) {
+    if setting.told.is_empty() {
+        return;
+    }
+    match proof.tells.get("kv_dtype").cloned().flatten() {
+        None => proof.doubt(
+            Verdict::Suspect,
+            format!(
+                "the engine did not tell how it keeps its KV cache (expected {})",
+                setting.told.join(" or ")
+            ),
+        ),
+        Some(told) if !setting.told.contains(&told) => proof.doubt(
+            Verdict::Invalid,
+            format!(
+                "the engine keeps its KV cache as {told}, expected {}",
+                setting.told.join(" or ")
+            ),
+        ),
+        Some(_) => {}
+    }
+}
+
+/// A wrapper's process runs elsewhere, and its words are the wrapper's.
+fn check_flags(proof: &mut Proof, setting: &KvSetting, start: Option<&Start>) {
+    let (Some(words), Some(start)) = (&proof.process_arguments, start) else { return };
+    let flags = &setting.flags;
+    let there = flags.is_empty() || words.windows(flags.len()).any(|some| some == flags.as_slice());
+    if start.wrapper.is_empty() && !there {
+        let text = format!("the process runs without {}", flags.join(" "));
+        proof.doubt(Verdict::Suspect, text);
+    }
+}
+
+fn check_bytes(proof: &mut Proof) {
+    let Some((told, theory)) = proof.kv_bytes_per_token.zip(proof.kv_bytes_per_token_theory) else {
+        return;
+    };
+    if (told / theory - 1.0).abs() > BYTES_TOLERANCE {
+        proof.doubt(
+            Verdict::Suspect,
+            format!("the engine keeps {told:.0} bytes for a cached token, theory says {theory:.0}"),
+        );
+    }
+}
+
+fn check_model(proof: &mut Proof, start: Option<&Start>) {
+    let (Some(told), Some(start)) = (proof.tells.get("model").cloned().flatten(), start) else {
+        return;
+    };
+    let same =
+        |asked: &str| told == asked || Path::new(&told).ends_with(asked.trim_start_matches("./"));
+    if !same(&start.model) && !same(start.served_name()) {
+        proof
+            .doubt(Verdict::Suspect, format!("the engine serves {told}, expected {}", start.model));
+    }
+}
+
+impl Proof {
+    fn doubt(&mut self, verdict: Verdict, reason: String) {
+        self.verdict = self.verdict.max(verdict);
+        self.reasons.push(reason);
+    }
+}
+
+/// Bytes that a token takes in theory, where the model is a folder with a `config.json`.
+fn theory(start: &Start, setting: &KvSetting) -> Option<f64> {
+    let text = std::fs::read_to_string(Path::new(&start.model).join("config.json")).ok()?;
+    let config: Value = serde_json::from_str(&text).ok()?;
+    let number = |key: &str| usize::try_from(config.get(key)?.as_u64()?).ok();
+    let heads = number("num_attention_heads")?;
+    let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
+    let kv_heads = number("num_key_value_heads").unwrap_or(heads);
+    setting.bytes_per_token(number("num_hidden_layers")?, kv_heads, head_dim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof(kv_dtype: Option<&str>) -> Proof {
+        Proof {
+            url: "http://h".to_owned(),
+            target: "t".to_owned(),
+            method: "fp8".to_owned(),
+            engine: Some("vllm".to_owned()),
+            version: "1".to_owned(),
+            version_source: "server",
+            tells: BTreeMap::from([("kv_dtype".to_owned(), kv_dtype.map(str::to_owned))]),
+            kv_bytes_per_token: None,
+            kv_bytes_per_token_theory: None,
+            command: None,
+            process_arguments: None,
+            ready_after_s: None,
+            log: None,
+            verdict: Verdict::Valid,
+            reasons: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn another_type_is_invalid_and_silence_is_suspect() {
+        let setting = KvSetting { told: vec!["fp8".to_owned()], ..KvSetting::default() };
+        let judged = |told| {
+            let mut proof = proof(told);
+            check_type(&mut proof, &setting);
+            proof.verdict
+        };
+        assert_eq!(judged(Some("fp8")), Verdict::Valid);
+        assert_eq!(judged(Some("auto")), Verdict::Invalid);
+        assert_eq!(judged(None), Verdict::Suspect);
+    }
+
+    #[test]
+    fn bytes_are_compared_with_theory() {
+        let mut off = proof(None);
+        (off.kv_bytes_per_token, off.kv_bytes_per_token_theory) = (Some(2560.0), Some(2720.0));
+        check_bytes(&mut off);
+        assert_eq!(
+            off.reasons,
+            ["the engine keeps 2560 bytes for a cached token, theory says 2720"]
+        );
+        let mut close = proof(None);
+        (close.kv_bytes_per_token, close.kv_bytes_per_token_theory) =
+            (Some(10_242.5), Some(10_240.0));
+        check_bytes(&mut close);
+        assert_eq!(close.verdict, Verdict::Valid);
+    }
+
+    #[test]
+    fn labels_and_logs_are_read() {
+        let text = "# TYPE a gauge\na{x=\"1\",cache_dtype=\"fp8\",y=\"q\\\"\"} 1.0\n";
+        assert_eq!(label_of(text, "a", "cache_dtype").as_deref(), Some("fp8"));
+        assert_eq!(label_of(text, "a", "y").as_deref(), Some("q\""));
+        assert_eq!(label_of(text, "a", "dtype"), None);
+        let log = "size = 1.5 MiB\nsize = 2.5 MiB\n";
+        assert_eq!(in_log(log, r"size = ([0-9.]+) MiB", Some(2.0)).as_deref(), Some("5"));
+    }
+
+    #[test]
+    fn theory_needs_the_models_shape() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = r#"{"num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}"#;
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+        let start = Start {
+            model: folder.path().display().to_string(),
+            program: None,
+            flags: Vec::new(),
+            variants: BTreeMap::new(),
+            env: BTreeMap::new(),
+            wrapper: Vec::new(),
+            host: "127.0.0.1".to_owned(),
+            port: None,
+            timeout_s: 1.0,
+        };
+        let setting = |bits| KvSetting { bits, ..KvSetting::default() };
+        assert_eq!(theory(&start, &setting(Some(32.0))), Some(10_240.0));
+        assert_eq!(theory(&start, &setting(None)), None);
+    }
+}

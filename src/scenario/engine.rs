@@ -1,0 +1,257 @@
+//! Engines as data: what `scenarios/engines.toml` and a scenario's own `[engine.NAME]` say, checked.
+
+use std::{collections::BTreeMap, sync::OnceLock};
+
+use super::{
+    Endpoint,
+    error::{self, Fault},
+    value::{Ordered, Sp},
+    wire_engine as wire,
+};
+
+/// The engines that kvbench knows without being told.
+const BUILT_IN: &str = include_str!("../../scenarios/engines.toml");
+
+/// An engine: how it is started, probed, asked, and which flags select which method.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Engine {
+    /// Key in `[engine]`.
+    pub name: String,
+    /// Name for people.
+    pub title: String,
+    /// The APIs it has.
+    pub endpoints: Vec<Endpoint>,
+    /// The command that starts it, with places such as `{port}`.
+    pub launch: Vec<String>,
+    /// A command that prints its version.
+    pub version_command: Option<Vec<String>>,
+    /// Environment it is started with.
+    pub env: BTreeMap<String, String>,
+    /// Files it needs, by name.
+    pub files: BTreeMap<String, String>,
+    /// Values of places that a method may set.
+    pub set: BTreeMap<String, String>,
+    /// Path that answers 200 once it is ready.
+    pub health_path: String,
+    /// Longest start.
+    pub start_timeout_s: f64,
+    /// First signal that asks it to end.
+    pub stop_signal: StopSignal,
+    /// Seconds until SIGKILL.
+    pub stop_grace_s: f64,
+    /// What it tells about itself, by name.
+    pub tells: BTreeMap<String, Tells>,
+    /// KV settings by name.
+    pub kv: BTreeMap<String, KvSetting>,
+    /// Fields of every request.
+    pub request: BTreeMap<String, serde_json::Value>,
+    /// How its prefix cache is kept out.
+    pub prefix_cache: PrefixCacheMeans,
+}
+
+/// A signal that asks a process to end.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+    clap::ValueEnum,
+)]
+#[serde(rename_all = "UPPERCASE")]
+#[value(rename_all = "UPPERCASE")]
+pub enum StopSignal {
+    /// SIGTERM.
+    Term,
+    /// SIGINT, for programs that clean up on Ctrl-C only.
+    Int,
+}
+
+/// Where an engine tells a fact.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Tells {
+    /// In a JSON answer.
+    Json {
+        /// Path of the GET.
+        path: String,
+        /// JSON pointer.
+        pointer: String,
+    },
+    /// In a label of a metric.
+    Label {
+        /// Name of the metric.
+        metric: String,
+        /// Name of the label.
+        label: String,
+    },
+    /// In its log.
+    Log {
+        /// Regular expression; its first group is the fact.
+        pattern: String,
+        /// Factor on a number.
+        scale: Option<f64>,
+    },
+}
+
+/// How one way of keeping the KV cache is selected, and what to expect of it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct KvSetting {
+    /// Words added to the command.
+    pub flags: Vec<String>,
+    /// Places set.
+    pub set: BTreeMap<String, String>,
+    /// What the engine calls it when asked; empty: nothing to compare.
+    pub told: Vec<String>,
+    /// Bits of one stored number.
+    pub bits: Option<f64>,
+    /// Bytes beside them for each token, layer and KV head.
+    pub overhead_bytes: f64,
+}
+
+impl KvSetting {
+    /// Bytes of one cached token: `layers x kv_heads x (2 x head_dim x bits / 8 + overhead)`; `None` where the width is
+    /// not known.
+    pub fn bytes_per_token(&self, layers: usize, kv_heads: usize, head_dim: usize) -> Option<f64> {
+        let head = 2.0 * head_dim as f64 * self.bits? / 8.0 + self.overhead_bytes;
+        Some((layers * kv_heads) as f64 * head)
+    }
+}
+
+/// How a prefix cache is kept out of a measurement.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PrefixCacheMeans {
+    /// Words that switch it off.
+    pub off_flags: Vec<String>,
+    /// Request fields that switch it off.
+    pub off_request: BTreeMap<String, serde_json::Value>,
+    /// Request fields that keep cells apart.
+    pub salt_request: BTreeMap<String, serde_json::Value>,
+}
+
+impl Engine {
+    /// The setting of that name.
+    pub fn setting(&self, name: &str) -> Option<&KvSetting> {
+        self.kv.get(name)
+    }
+
+    /// Names of its KV settings.
+    pub fn setting_names(&self) -> Vec<&str> {
+        self.kv.keys().map(String::as_str).collect()
+    }
+}
+
+/// The engines of `scenarios/engines.toml`, as this binary was built with.
+///
+/// # Errors
+/// The file is not valid, with line and remedy; a test keeps ours valid.
+pub fn built_in() -> Result<&'static [Engine], super::ScenarioError> {
+    static PARSED: OnceLock<Result<Vec<Engine>, super::ScenarioError>> = OnceLock::new();
+    let parse = || {
+        let located = |fault: Fault| fault.locate(BUILT_IN, "scenarios/engines.toml");
+        let file: wire::Catalogue =
+            toml::from_str(BUILT_IN).map_err(|fault| located(error::translate(&fault)))?;
+        engines(&file.engine).map_err(located)
+    };
+    PARSED.get_or_init(parse).as_ref().map(Vec::as_slice).map_err(Clone::clone)
+}
+
+/// Checks each entry of `[engine]`.
+pub(super) fn engines(tables: &Ordered<wire::Engine>) -> Result<Vec<Engine>, Fault> {
+    tables.0.iter().map(|(name, wire)| engine(name, wire)).collect()
+}
+
+fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
+    check_launch(wire)?;
+    if wire.endpoints.is_empty() {
+        let message = format!("expected `endpoints` of `{}` to name an API, got none", name.value);
+        return Err(Fault::new(name.at, message, "`completions`, `chat` or both"));
+    }
+    let kv = wire.kv.iter().map(|(key, kv)| (key.clone(), setting(kv))).collect();
+    Ok(Engine {
+        name: name.value.clone(),
+        title: wire.title.clone(),
+        endpoints: wire.endpoints.clone(),
+        launch: wire.launch.value.clone(),
+        version_command: wire.version_command.clone(),
+        env: wire.env.clone(),
+        files: wire.files.clone(),
+        set: wire.set.clone(),
+        health_path: wire.health.path.clone(),
+        start_timeout_s: wire.health.timeout_s.0,
+        stop_signal: wire.stop.signal,
+        stop_grace_s: wire.stop.grace_s.0,
+        tells: wire.tells.iter().map(tells).collect::<Result<_, _>>()?,
+        kv,
+        request: fields(&wire.request),
+        prefix_cache: PrefixCacheMeans {
+            off_flags: wire.prefix_cache.off_flags.clone(),
+            off_request: fields(&wire.prefix_cache.off_request),
+            salt_request: fields(&wire.prefix_cache.salt_request),
+        },
+    })
+}
+
+/// A server that cannot be told where to listen cannot be started beside others.
+fn check_launch(wire: &wire::Engine) -> Result<(), Fault> {
+    let everywhere = || wire.launch.value.iter().chain(wire.files.values());
+    for place in ["{port}", "{host}", "{model}"] {
+        if !everywhere().any(|word| word.contains(place)) {
+            let message = format!("expected `{place}` in `launch` or `files`, got none");
+            let hint = "kvbench chooses a free port and binds to 127.0.0.1 unless told otherwise";
+            return Err(Fault::new(wire.launch.at, message, hint));
+        }
+    }
+    match wire.launch.value.first() {
+        Some(program) if !program.is_empty() && !program.contains('{') => Ok(()),
+        _ => Err(Fault::new(
+            wire.launch.at,
+            "expected the first word of `launch` to be a program",
+            "for example `launch = [\"vllm\", \"serve\", \"{model}\", ...]`",
+        )),
+    }
+}
+
+fn tells((name, wire): (&String, &wire::Tells)) -> Result<(String, Tells), Fault> {
+    let tells = match wire {
+        wire::Tells::Json(json) => {
+            Tells::Json { path: json.path.clone(), pointer: json.pointer.clone() }
+        }
+        wire::Tells::Label(label) => {
+            Tells::Label { metric: label.metric.clone(), label: label.label.clone() }
+        }
+        wire::Tells::Log(log) => {
+            let pattern = &log.pattern;
+            let groups = regex::Regex::new(&pattern.value).map(|regex| regex.captures_len());
+            if !matches!(groups, Ok(2..)) {
+                let message =
+                    format!("expected a regular expression with a group, got `{}`", pattern.value);
+                return Err(Fault::new(pattern.at, message, "put the wanted part into (...)"));
+            }
+            Tells::Log { pattern: pattern.value.clone(), scale: log.scale.map(|scale| scale.0) }
+        }
+    };
+    Ok((name.clone(), tells))
+}
+
+fn setting(wire: &wire::Kv) -> KvSetting {
+    KvSetting {
+        flags: wire.flags.clone(),
+        set: wire.set.clone(),
+        told: wire.told.clone(),
+        bits: wire.bits.map(|bits| bits.0),
+        overhead_bytes: wire.overhead_bytes.0,
+    }
+}
+
+fn fields(wire: &BTreeMap<String, wire::Scalar>) -> BTreeMap<String, serde_json::Value> {
+    let value = |scalar: &wire::Scalar| match scalar {
+        wire::Scalar::Bool(value) => (*value).into(),
+        wire::Scalar::Int(value) => (*value).into(),
+        wire::Scalar::Real(value) => (*value).into(),
+        wire::Scalar::Text(value) => value.clone().into(),
+    };
+    wire.iter().map(|(key, scalar)| (key.clone(), value(scalar))).collect()
+}

@@ -1,0 +1,268 @@
+//! Engine targets: where the server is, what it is, and how each method is selected there.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    Engine, EngineTarget, KvSetting, Place, PrefixCache, Start,
+    error::Fault,
+    method,
+    target::{Resolve, known_method, model_name, unknown, url},
+    value::Sp,
+    wire,
+};
+
+type Checked<T> = Result<T, Fault>;
+
+/// One `[target.x.engine]`.
+pub(super) fn resolve(
+    resolve: &Resolve<'_>,
+    name: &Sp<String>,
+    wire: &wire::EngineTarget,
+) -> Checked<EngineTarget> {
+    let engine = wire.engine.as_ref().map(|name| find(resolve.engines, name)).transpose()?;
+    let (place, mut methods) = match (&wire.url, &engine) {
+        (Some(at), _) => (Place::Running { url: url(at)? }, vec![running(resolve, at, wire)?]),
+        (None, Some(engine)) => {
+            (Place::Start(start(name, engine, wire)?), started(resolve, name, wire)?)
+        }
+        (None, None) => {
+            return Err(Fault::new(
+                name.at,
+                format!(
+                    "expected `url` or `engine` in the engine target `{}`, got neither",
+                    name.value
+                ),
+                "`url` is a running server, `engine` one that kvbench starts",
+            ));
+        }
+    };
+    check_engine(name, wire, engine.as_ref())?;
+    let mut settings = BTreeMap::new();
+    if let Some(engine) = &engine {
+        for method in &methods {
+            settings.insert(method.clone(), setting(resolve, name, engine, method)?);
+        }
+    }
+    control(resolve, &place, &mut methods, &mut settings);
+    Ok(EngineTarget {
+        place,
+        engine: engine.map(Arc::new),
+        endpoint: wire.endpoint,
+        model: asked_name(wire)?,
+        methods,
+        settings,
+        version: wire.version.as_ref().map(|version| version.value.clone()),
+        prefix_cache: wire.prefix_cache.value,
+        idle_timeout_s: wire.idle_timeout_s.0,
+        request_timeout_s: wire.request_timeout_s.0,
+        warmup_requests: wire.warmup_requests.usize(),
+        api_key_file: wire.api_key_file.clone(),
+        temperature: wire.temperature.0,
+        ignore_eos: wire.ignore_eos,
+        drain_s: wire.drain_s.0,
+        continuous_usage: wire.continuous_usage,
+    })
+}
+
+/// A running server is asked for the model of that name; one that we start serves it under a name of ours.
+fn asked_name(wire: &wire::EngineTarget) -> Checked<Option<String>> {
+    match &wire.url {
+        Some(_) => wire.model.as_ref().map(model_name).transpose(),
+        None => Ok(None),
+    }
+}
+
+fn find(engines: &[Engine], name: &Sp<String>) -> Checked<Engine> {
+    let found = engines.iter().find(|engine| engine.name == name.value).cloned();
+    let names = engines.iter().map(|engine| engine.name.as_str());
+    found.ok_or_else(|| {
+        unknown(name, "`engine` to be in engines.toml or a table in [engine]", names)
+    })
+}
+
+/// The method that a running server runs. What only a start needs would be read by nobody.
+fn running(resolve: &Resolve<'_>, at: &Sp<String>, wire: &wire::EngineTarget) -> Checked<String> {
+    let misplaced = [
+        (wire.methods.is_some(), "methods"),
+        (!wire.flags.is_empty(), "flags"),
+        (!wire.variants.is_empty(), "variants"),
+        (wire.program.is_some(), "program"),
+        (!wire.env.is_empty(), "env"),
+        (!wire.wrapper.is_empty(), "wrapper"),
+        (wire.port.is_some(), "port"),
+        (wire.start_timeout_s.is_some(), "start_timeout_s"),
+    ];
+    if let Some((_, key)) = misplaced.iter().find(|(given, _)| *given) {
+        return Err(Fault::new(
+            at.at,
+            format!("expected no `{key}` beside `url`: the server runs already"),
+            "remove `url` to have kvbench start the engine, or remove the key",
+        ));
+    }
+    let Some(method) = &wire.method else {
+        let message = "expected `method`, the method that the running server runs, got none";
+        return Err(Fault::new(at.at, message, "name a table in [method]"));
+    };
+    known_method(method, resolve.methods, "method")?;
+    Ok(method.value.clone())
+}
+
+fn start(name: &Sp<String>, engine: &Engine, wire: &wire::EngineTarget) -> Checked<Start> {
+    let Some(model) = &wire.model else {
+        let message = format!("expected `model`, what `{}` is to serve, got none", name.value);
+        return Err(Fault::new(
+            name.at,
+            message,
+            "a folder, a file or a name that the engine knows",
+        ));
+    };
+    if let Some(version) = &wire.version {
+        let message = "expected no `version` for an engine that kvbench starts: it is asked";
+        return Err(Fault::new(version.at, message, "remove the key"));
+    }
+    if wire.host.value.is_empty()
+        || wire.host.value.contains(|c: char| c.is_whitespace() || c == '/')
+    {
+        let message = format!("expected `host` to be an address, got `{}`", wire.host.value);
+        return Err(Fault::new(wire.host.at, message, "for example `host = \"127.0.0.1\"`"));
+    }
+    for variant in wire.variants.keys() {
+        let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if variant.is_empty() || !variant.chars().all(good) {
+            let message = format!(
+                "expected the names of `variants` to be of `a-z`, `0-9` and `-`, got `{variant}`"
+            );
+            return Err(Fault::new(
+                name.at,
+                message,
+                "they become part of the target's name in cell ids",
+            ));
+        }
+    }
+    Ok(Start {
+        model: model_name(model)?,
+        program: wire.program.as_ref().map(|program| program.value.clone()),
+        flags: wire.flags.clone(),
+        variants: variants(wire),
+        env: wire.env.clone(),
+        wrapper: wire.wrapper.clone(),
+        host: wire.host.value.clone(),
+        port: wire.port.map(|port| u16::try_from(port.usize()).unwrap_or(u16::MAX)),
+        timeout_s: wire.start_timeout_s.map_or(engine.start_timeout_s, |s| s.0),
+    })
+}
+
+/// At least one: the plain one has no name.
+fn variants(wire: &wire::EngineTarget) -> BTreeMap<String, Vec<String>> {
+    if wire.variants.is_empty() {
+        BTreeMap::from([(String::new(), Vec::new())])
+    } else {
+        wire.variants.clone()
+    }
+}
+
+/// The methods to start an engine with.
+fn started(
+    resolve: &Resolve<'_>,
+    name: &Sp<String>,
+    wire: &wire::EngineTarget,
+) -> Checked<Vec<String>> {
+    if let Some(method) = &wire.method {
+        let hint = "write `methods = [...]`; `method` names what a running server (`url`) runs";
+        return Err(Fault::new(method.at, "expected no `method` without `url`", hint));
+    }
+    let Some(list) = &wire.methods else {
+        return Ok(resolve.methods.0.iter().map(|(name, _)| name.value.clone()).collect());
+    };
+    for method in &list.0 {
+        known_method(method, resolve.methods, "methods")?;
+    }
+    if !list.0.iter().any(|method| method.value == resolve.baseline) {
+        let message = format!("expected `methods` to hold the baseline `{}`", resolve.baseline);
+        return Err(Fault::new(
+            name.at,
+            message,
+            "every comparison is with the baseline on the same engine",
+        ));
+    }
+    Ok(list.0.iter().map(|method| method.value.clone()).collect())
+}
+
+fn check_engine(
+    name: &Sp<String>,
+    wire: &wire::EngineTarget,
+    engine: Option<&Engine>,
+) -> Checked<()> {
+    let salts = engine.is_some_and(|engine| !engine.prefix_cache.salt_request.is_empty());
+    if wire.prefix_cache.value == PrefixCache::Salt && !salts {
+        return Err(Fault::new(
+            wire.prefix_cache.at,
+            "expected an engine that takes a salt for `prefix_cache = \"salt\"`",
+            "use \"off\", or add `salt_request` to the engine's `prefix_cache` table",
+        ));
+    }
+    match engine.filter(|engine| !engine.endpoints.contains(&wire.endpoint)) {
+        Some(engine) => Err(Fault::new(
+            name.at,
+            format!("expected an `endpoint` of {}, got another", engine.title),
+            "see its `endpoints` in engines.toml",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// How the engine is told to run a method.
+fn setting(
+    resolve: &Resolve<'_>,
+    target: &Sp<String>,
+    engine: &Engine,
+    method: &str,
+) -> Checked<KvSetting> {
+    let wire = resolve.methods.0.iter().find(|(name, _)| name.value == method);
+    let Some((name, wire)) = wire else {
+        return Err(Fault::new(target.at, format!("expected `{method}` in [method]"), "add it"));
+    };
+    let (key, at, more) = match wire {
+        wire::Method::Engine(wire) => (wire.kv.value.clone(), wire.kv.at, wire.flags.clone()),
+        ours => (family(ours)?, name.at, Vec::new()),
+    };
+    let Some(setting) = engine.setting(&key) else {
+        return Err(Fault::new(
+            at,
+            format!(
+                "expected {} to have the method `{key}`, got {}",
+                engine.title,
+                engine.setting_names().join(", ")
+            ),
+            format!(
+                "leave it out of the `methods` of `{}`, or say how it is selected in `[engine.{}.kv]`",
+                target.value, engine.name
+            ),
+        ));
+    };
+    let mut setting = setting.clone();
+    setting.flags.extend(more);
+    Ok(setting)
+}
+
+fn family(wire: &wire::Method) -> Checked<String> {
+    Ok(method::method(wire)?.map_or_else(String::new, |method| method.family().to_owned()))
+}
+
+/// The baseline a second time, so that the noise of two starts is known.
+fn control(
+    resolve: &Resolve<'_>,
+    place: &Place,
+    methods: &mut Vec<String>,
+    settings: &mut BTreeMap<String, KvSetting>,
+) {
+    let asked = resolve.aa_control.unwrap_or(matches!(place, Place::Start(_)));
+    if !asked || !methods.iter().any(|method| method == resolve.baseline) {
+        return;
+    }
+    let name = format!("{}-aa", resolve.baseline);
+    if let Some(setting) = settings.get(resolve.baseline).cloned() {
+        settings.insert(name.clone(), setting);
+    }
+    methods.push(name);
+}
