@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds a run against a real engine to what must be true of it, from its rows alone.
 
-    scripts/e2e/check_engine.py RUN --same f16,f16-aa [--min-preemptions 1] [--suspect METHOD]...    needs pyarrow
+    scripts/e2e/check_engine.py RUN --same f16,f16-aa [--same-load LOAD] [--min-preemptions N] [--suspect METHOD]    needs pyarrow
 
 Checks: no request failed; every token count is the engine's own (`usage`) and fits what was streamed; the methods of `--same`
 gave one text for each prompt, over all repeats; the report is there. Prints the lengths of the answers, prompt by prompt.
@@ -57,11 +57,11 @@ def check_cached(rows):
         yield f"expected no prompt from the prefix cache, got {n_cached} of {len(rows)}"
 
 
-def check_same(rows, methods):
+def check_same(rows, methods, only_load):
     """Greedy answers of these methods, one text a prompt over all repeats of a load."""
     texts = collections.defaultdict(dict)
     for row in rows:
-        if row["method"] in methods:
+        if row["method"] in methods and only_load in (None, row["load"]):
             key = (row["load"], row["sample_id"])
             texts[key].setdefault((row["output_text"], row["output_tokens"]), []).append(f"{row['method']} r{row['repeat']}")
     if not texts:
@@ -158,6 +158,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=pathlib.Path)
     parser.add_argument("--same", required=True, help="methods whose greedy answers must be equal, the baseline first")
+    parser.add_argument("--same-load", help="hold the answers equal under this load alone")
     parser.add_argument("--methods", default="", help="methods that must have rows")
     parser.add_argument("--min-preemptions", type=int, default=0)
     parser.add_argument("--suspect", action="append", default=[], help="a method that kvbench must have doubts about")
@@ -171,7 +172,7 @@ def main():
         *check_methods(rows, same + [name for name in args.methods.split(",") if name]),
         *check_counts(rows),
         *check_cached(rows),
-        *check_same(rows, same),
+        *check_same(rows, same, args.same_load),
         *check_pairs(rows),
         *check_report(args.run),
         *check_preemptions(args.run, args.min_preemptions),
