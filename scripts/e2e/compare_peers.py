@@ -103,6 +103,7 @@ baseline = "fp16"
 
 [target.server.engine]
 url = "{url}"
+engine = "llamacpp"
 endpoint = "completions"
 model = "stories"
 method = "fp16"
