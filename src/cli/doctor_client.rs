@@ -61,6 +61,9 @@ pub struct ServeArgs {
     /// Time between tokens, in milliseconds.
     #[arg(long)]
     pub itl_ms: u64,
+    /// Port; serves until it is killed. Without it: a free one, until standard input closes.
+    #[arg(long)]
+    pub port: Option<u16>,
 }
 
 /// `kvbench serve-known` (hidden): prints its address and serves until its standard input closes.
@@ -72,8 +75,11 @@ pub fn serve_known(args: &ServeArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         itl: Duration::from_millis(args.itl_ms),
         mode: args.mode,
     };
-    let address = runtime.block_on(known::start(timing))?;
+    let address = runtime.block_on(known::start_at(timing, args.port.unwrap_or(0)))?;
     ui.out(&format!("{address}\n"))?;
+    if args.port.is_some() {
+        runtime.block_on(std::future::pending::<()>());
+    }
     // The parent never writes: the end of the pipe is the end of the parent, however it came.
     std::io::stdin().read_to_end(&mut Vec::new())?;
     runtime.shutdown_background();

@@ -126,6 +126,7 @@ fn start(name: &Sp<String>, engine: &Engine, wire: &wire::EngineTarget) -> Check
         let message = format!("expected `host` to be an address, got `{}`", wire.host.value);
         return Err(Fault::new(wire.host.at, message, "for example `host = \"127.0.0.1\"`"));
     }
+    no_secrets(name, wire)?;
     for variant in wire.variants.keys() {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if variant.is_empty() || !variant.chars().all(good) {
@@ -150,6 +151,30 @@ fn start(name: &Sp<String>, engine: &Engine, wire: &wire::EngineTarget) -> Check
         port: wire.port.map(|port| u16::try_from(port.usize()).unwrap_or(u16::MAX)),
         timeout_s: wire.start_timeout_s.map_or(engine.start_timeout_s, |s| s.0),
     })
+}
+
+/// The scenario's text, the command and its environment are kept with the results.
+fn no_secrets(name: &Sp<String>, wire: &wire::EngineTarget) -> Checked<()> {
+    let secret = |word: &&String| {
+        let word = word.to_ascii_uppercase().replace('-', "_");
+        ["TOKEN", "API_KEY", "SECRET", "PASSWORD"].iter().any(|part| word.ends_with(part))
+    };
+    let words = wire.flags.iter().chain(wire.variants.values().flatten()).chain(&wire.wrapper);
+    let given = wire
+        .env
+        .keys()
+        .find(secret)
+        .or_else(|| words.clone().find(|word| word.starts_with('-') && secret(word)));
+    match given {
+        Some(given) => Err(Fault::new(
+            name.at,
+            format!(
+                "expected no secret in a scenario, got `{given}`: it would be stored with the results"
+            ),
+            "export it in kvbench's own environment, which the engine inherits",
+        )),
+        None => Ok(()),
+    }
 }
 
 /// At least one: the plain one has no name.

@@ -30,6 +30,8 @@ mod wire_engine;
 mod workload;
 
 #[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
 pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -91,7 +91,8 @@ fn a_full_file_is_read_in_file_order_with_documented_defaults() {
     assert_eq!(targets, ["zeta", "alpha"]);
     assert_eq!((scenario.timing.warmup, scenario.timing.max_samples), (2, 50));
     let TargetKind::Engine(engine) = &scenario.targets[1].kind else { panic!("engine") };
-    assert_eq!(engine.url, "http://127.0.0.1:8000");
+    assert_eq!(engine.place, Place::Running { url: "http://127.0.0.1:8000".to_owned() });
+    assert_eq!(engine.methods, ["fp16"]);
     assert_eq!(scenario.slo.and_then(|slo| slo.ttft_ms), Some(500.0));
     assert_eq!(scenario.loads[0].kind, Load::Poisson { rate: vec![2.5, 5.0] });
 }

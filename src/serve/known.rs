@@ -49,7 +49,12 @@ pub fn monotonic_ns() -> i64 {
 
 /// Binds a free port of the loopback interface and serves on the current tokio runtime until that ends.
 pub async fn start(timing: Timing) -> std::io::Result<SocketAddr> {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    start_at(timing, 0).await
+}
+
+/// The same on a given port; 0 is a free one.
+pub async fn start_at(timing: Timing, port: u16) -> std::io::Result<SocketAddr> {
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let address = listener.local_addr()?;
     let (ticks, ticked) = watch::channel(0_u64);
     tokio::spawn(tick(timing.itl, ticks));

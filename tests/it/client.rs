@@ -89,18 +89,10 @@ fn known(mode: known::Mode) -> Server {
 
 fn target(url: &str) -> EngineTarget {
     EngineTarget {
-        url: url.to_owned(),
-        endpoint: Endpoint::Completions,
-        model: None,
-        method: "f16".to_owned(),
         idle_timeout_s: 20.0,
         request_timeout_s: 60.0,
         warmup_requests: 0,
-        api_key_file: None,
-        temperature: 0.0,
-        ignore_eos: false,
-        drain_s: 30.0,
-        continuous_usage: false,
+        ..EngineTarget::running(url, Endpoint::Completions, "f16")
     }
 }
 
@@ -114,7 +106,8 @@ fn cell(target: EngineTarget, arrival: Arrival) -> Cell {
         load: "l".to_owned(),
         repeat: 0,
         task: Task::Serve {
-            target,
+            target: Box::new(target),
+            variant: String::new(),
             workload: Workload::Synthetic {
                 n_requests: 0,
                 prompt_tokens: LengthDist::Fixed(1),
@@ -311,7 +304,8 @@ fn both_endpoints_both_modes_and_facts() {
                 row.output_text.split_whitespace().map(|text| text.parse().unwrap()).collect();
             assert!(stamps.len() == 3 && stamps.is_sorted(), "{stamps:?}");
         }
-        let EngineFacts { version, models, .. } = &backend.facts()[0];
+        let (_, (EngineFacts { version, models, .. }, _)) =
+            backend.servers().first_key_value().unwrap();
         assert_eq!(
             (version.as_deref(), models.as_slice()),
             (Some(env!("CARGO_PKG_VERSION")), &["known".to_owned()][..])

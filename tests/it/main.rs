@@ -11,6 +11,7 @@
 
 mod cli;
 mod client;
+mod engine;
 mod fake_gpu;
 mod resume;
 mod serve;
