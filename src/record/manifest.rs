@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Files, write_aside};
 
 /// Version of the row tables and of the manifest. A reader refuses a run with another one.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Name of the manifest inside a run folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -53,6 +53,9 @@ pub struct Manifest {
     pub telemetry: Option<serde_json::Value>,
     /// How the load client fared in each served cell; empty for runs without one.
     pub client_health: Vec<ClientFacts>,
+    /// Whether each engine proved to be what its cell says, by cell; empty where none was asked to.
+    #[serde(default)]
+    pub proofs: Vec<ProofFacts>,
     /// Cells planned.
     pub n_cells: usize,
     /// Cells with at least one row that carries `err`.
@@ -161,6 +164,9 @@ pub struct CellFacts {
     pub load: String,
     /// Repeat, from 0.
     pub repeat: u32,
+    /// Requests that a closed loop keeps in flight; `None` for every other load.
+    #[serde(default)]
+    pub concurrency: Option<u32>,
 }
 
 /// Whether the client kept up in one cell, as it judged itself.
@@ -175,6 +181,18 @@ pub struct ClientFacts {
     pub reasons: Vec<String>,
     /// Lags, CPU share and the rest of what was measured.
     pub measured: serde_json::Value,
+}
+
+/// Whether an engine proved to be configured as its cell says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProofFacts {
+    /// The cell.
+    pub cell_id: String,
+    /// May its numbers be used under its name?
+    pub verdict: Verdict,
+    /// Why not, in words.
+    pub reasons: Vec<String>,
 }
 
 /// A file that went in.
@@ -245,6 +263,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
             workload: part[3].to_owned(),
             load: part[4].to_owned(),
             repeat: part[5].parse().unwrap(),
+            concurrency: part[4].strip_prefix("closed-").and_then(|n| n.parse().ok()),
         }
     };
     Manifest {
@@ -277,6 +296,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
         engines: BTreeMap::new(),
         telemetry: None,
         client_health: Vec::new(),
+        proofs: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
         notices: Vec::new(),
@@ -302,7 +322,7 @@ mod tests {
         let text = r#"{"schema_version": 99, "new_key": true}"#;
         std::fs::write(dir.path().join(MANIFEST_FILE), text).unwrap();
         let err = Manifest::read(dir.path()).unwrap_err().to_string();
-        assert!(err.contains("expected schema version 3, got 99"), "{err}");
+        assert!(err.contains("expected schema version 4, got 99"), "{err}");
     }
 
     #[test]
