@@ -108,11 +108,18 @@ fn kernel_reasons(findings: &Findings<'_>, cell: &KernelCell) -> Vec<Reason> {
     if cell.unverified {
         reasons.push((Verdict::Invalid, "its kernel failed the check against f64".to_owned()));
     }
-    // What the machine did holds for every kernel of the run.
-    let machine = |warning: &&Warning| matches!(warning, Warning::Drift { .. } | Warning::NoProbe);
-    let machine = findings.warnings.iter().filter(machine);
-    reasons.extend(machine.map(|warning| (warning.severity(), warning.to_string())));
+    reasons.extend(findings.warnings.iter().filter_map(machine));
     reasons
+}
+
+/// What the machine did holds for every kernel of the run; said in few words, since each cell repeats it.
+fn machine(warning: &Warning) -> Option<Reason> {
+    let text = match warning {
+        Warning::Drift { ratio } => format!("read bandwidth moved {ratio:.1}x within the run"),
+        Warning::NoProbe => "no read-bandwidth probe was recorded".to_owned(),
+        _ => return None,
+    };
+    Some((warning.severity(), text))
 }
 
 fn failures(what: &str, failed: usize, of: usize, example: Option<&str>) -> Vec<Reason> {
@@ -225,9 +232,12 @@ pub(super) fn mark(data: &RunData, summary: &mut [SummaryRow], cells: &[CellVerd
     }
 }
 
-/// Cells that are not VALID, for an exit code.
+/// Cells that are not VALID, worst first, in plan order among equals.
 pub fn doubtful(cells: &[CellVerdict]) -> Vec<&CellVerdict> {
-    cells.iter().filter(|cell| cell.verdict != Verdict::Valid).collect()
+    let mut doubtful: Vec<&CellVerdict> =
+        cells.iter().filter(|cell| cell.verdict != Verdict::Valid).collect();
+    doubtful.sort_by_key(|cell| std::cmp::Reverse(cell.verdict));
+    doubtful
 }
 
 #[cfg(test)]

@@ -129,14 +129,21 @@ fn announce(data: &RunData, judgement: &Judgement, ui: &Ui) {
     for warning in &judgement.warnings {
         ui.note(&format!("  {}: {warning}", warning.severity()));
     }
-    let cells = doubtful(&judgement.cells);
-    ui.note(&format!(
-        "cells: {} VALID of {}",
-        judgement.cells.len() - cells.len(),
-        judgement.cells.len()
-    ));
-    for cell in cells {
+    announce_cells(judgement, ui);
+}
+
+/// Doubtful cells that are named; the report lists them all.
+const NAMED_MAX: usize = 10;
+
+fn announce_cells(judgement: &Judgement, ui: &Ui) {
+    let (all, cells) = (judgement.cells.len(), doubtful(&judgement.cells));
+    ui.note(&format!("cells: {} of {all} VALID", all - cells.len()));
+    for cell in cells.iter().take(NAMED_MAX) {
         ui.note(&format!("  {}: {}: {}", cell.verdict, cell.cell_id, cell.reasons.join("; ")));
+    }
+    if cells.len() > NAMED_MAX {
+        let more = cells.len() - NAMED_MAX;
+        ui.note(&format!("  and {more} more: see `Verdict per cell` in the report"));
     }
 }
 

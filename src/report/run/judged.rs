@@ -150,3 +150,98 @@ fn verdicts(cells: &[CellVerdict]) -> Table {
     table.rows = cells.iter().map(row).collect();
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        analyse::{Point, Verdict},
+        report::{Format, render},
+    };
+
+    fn point() -> Point {
+        let name = str::to_owned;
+        Point {
+            target: name("srv"),
+            workload: name("chat"),
+            load: name("c-2"),
+            method: name("int8"),
+        }
+    }
+
+    fn judgement(
+        steady: Vec<SteadyPoint>,
+        texts: Vec<TextPoint>,
+        cells: Vec<CellVerdict>,
+    ) -> Judgement {
+        Judgement {
+            summary: vec![],
+            kernels: vec![],
+            parallel: vec![],
+            requests: vec![],
+            comparisons: vec![],
+            steady,
+            texts,
+            cells,
+            warnings: vec![],
+            verdict: Verdict::Valid,
+        }
+    }
+
+    #[test]
+    fn no_steady_window_is_said_and_its_numbers_are_empty() {
+        let without = SteadyPoint {
+            point: point(),
+            n_repeats: 2,
+            n_steady: 0,
+            share: None,
+            n_within: 0,
+            requests_per_s: None,
+            output_tokens_per_s: None,
+            metrics: vec![],
+            missing: Some("at most 1 of 2 requests were in flight together".to_owned()),
+        };
+        let tables = tables(&judgement(vec![without], vec![], vec![]));
+        assert_eq!(tables.len(), 1);
+        let csv = render(&tables[0], Format::Csv, false);
+        let expected = "srv,chat,c-2,int8,0 of 2,,0,,,,,,,,no steady window in 2 of 2 repeats: at most 1 of 2 requests \
+                        were in flight together";
+        assert_eq!(csv.lines().nth(1), Some(expected));
+    }
+
+    #[test]
+    fn garbage_and_doubtful_cells_have_their_reasons() {
+        let text = TextPoint {
+            point: point(),
+            baseline: point(),
+            n_prompts: 6,
+            n_worse: 6,
+            excess_bits: Some(2.5),
+            bits: Some(4.5),
+            baseline_bits: Some(2.0),
+            p_value: 0.015_625,
+            unseen_words: Some(0.5),
+            baseline_unseen_words: Some(0.125),
+            n_empty: (1, 0),
+            n_loops: (0, 2),
+            n_compared: 6,
+            n_identical: 0,
+            first_difference: Some(1.5),
+            reasons: vec!["answers need more bits".to_owned()],
+        };
+        let cell = |id: &str, verdict, reasons: &[&str]| CellVerdict {
+            cell_id: id.to_owned(),
+            verdict,
+            reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
+        };
+        let cells = vec![cell("a", Verdict::Valid, &[]), cell("b", Verdict::Suspect, &["x", "y"])];
+        let tables = tables(&judgement(vec![], vec![text.clone()], cells));
+        let [texts, verdicts] = &tables[..] else { panic!("{tables:?}") };
+        let row = "srv,chat,c-2,int8,6,2.5,6,0.015625,50.0,12.5,1 (0),0 (2),0 of 6,1.5,NO";
+        assert_eq!(render(texts, Format::Csv, false).lines().nth(1), Some(row));
+        let csv = render(verdicts, Format::Csv, false);
+        assert_eq!(csv.lines().skip(1).collect::<Vec<_>>(), ["a,VALID,", "b,SUSPECT,x; y"]);
+        let unknown = TextPoint { excess_bits: None, reasons: vec![], ..text };
+        assert_eq!(text_row(&unknown)[14], Value::Missing, "not tested is not passed");
+    }
+}
