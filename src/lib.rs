@@ -25,7 +25,7 @@
 //! | 4 | [`plan`] |
 //! | 5 | [`workload`] |
 //! | 6 | [`serve`], [`execute`], [`analyse`] |
-//! | 7 | [`report`] |
+//! | 7 | [`report`], [`import`] |
 //! | 8 | [`cli`] |
 //!
 //! # Invariants, written as absences
@@ -56,6 +56,7 @@ pub mod serve;
 
 pub mod analyse;
 
+pub mod import;
 pub mod report;
 
 pub mod cli;

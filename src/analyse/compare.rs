@@ -40,10 +40,11 @@ pub(super) fn comparisons(data: &RunData, served: &Served) -> Vec<Comparison> {
     comparisons
 }
 
-type Rows<'a> = (&'a Point, &'a [usize]);
+/// A point and its rows, as indices.
+pub(super) type Rows<'a> = (&'a Point, &'a [usize]);
 
 /// The baseline on the same target, or, since one server runs one method, on the only target that ran it.
-fn baseline_of<'a>(
+pub(super) fn baseline_of<'a>(
     point: &Point,
     points: &'a [(Point, Vec<usize>)],
     method: &str,

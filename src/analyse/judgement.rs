@@ -3,7 +3,9 @@
 use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
-use super::{SummaryRow, warning::Warning};
+use super::{
+    SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict, warning::Warning,
+};
 pub use crate::record::manifest::Verdict;
 
 /// A number with its 95 % interval.
@@ -254,8 +256,14 @@ pub struct Judgement {
     pub requests: Vec<RequestPoint>,
     /// Ratios of served points to the baseline.
     pub comparisons: Vec<Comparison>,
+    /// Steady parts of served points, in the same order.
+    pub steady: Vec<SteadyPoint>,
+    /// Answers of served points beside the baseline's; points whose answers were not kept are absent.
+    pub texts: Vec<TextPoint>,
+    /// One verdict a planned cell, in plan order.
+    pub cells: Vec<CellVerdict>,
     /// What the reader must know.
     pub warnings: Vec<Warning>,
-    /// Worst of the warnings.
+    /// Worst of the warnings and the cells.
     pub verdict: Verdict,
 }

@@ -12,15 +12,20 @@
 
 mod compare;
 mod data;
+pub mod definitions;
 pub mod judgement;
 mod kernels;
+mod ngram;
 mod peers;
 mod requests;
+mod sanity;
+mod steady;
 mod summary;
 mod suspicion;
 mod tensor_parallel;
 #[cfg(test)]
 mod tests;
+mod verdict;
 pub mod warning;
 
 pub use data::RunData;
@@ -29,7 +34,10 @@ pub use judgement::{
     RequestPoint, Verdict,
 };
 pub use requests::facts;
+pub use sanity::TextPoint;
+pub use steady::SteadyPoint;
 pub use suspicion::cells_with_errors;
+pub use verdict::{CellVerdict, doubtful};
 pub use warning::Warning;
 
 /// Judges a run: everything a report says is in here.
@@ -42,10 +50,40 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
     let (requests, served_summary) = requests::points(data, &served);
     summary.extend(served_summary);
     let comparisons = compare::comparisons(data, &served);
-    let warnings = suspicion::warnings(data, &served, (&kernels, &requests), &comparisons)?;
-    let verdict = warnings.iter().map(Warning::severity).max().unwrap_or(Verdict::Valid);
+    let (steady, steady_summary) = steady::points(data, &served);
+    let (texts, text_summary) = sanity::points(data, &served);
+    summary.extend(steady_summary.into_iter().chain(text_summary));
+    let points = (kernels.as_slice(), requests.as_slice());
+    let warnings = suspicion::warnings(data, &served, points, &comparisons, &texts)?;
+    let cells = verdict::verdicts(&verdict::Findings {
+        data,
+        served: &served,
+        kernels: &kernels,
+        comparisons: &comparisons,
+        texts: &texts,
+        warnings: &warnings,
+        summary: &summary,
+    })?;
+    verdict::mark(data, &mut summary, &cells);
+    let verdict = warnings
+        .iter()
+        .map(Warning::severity)
+        .chain(cells.iter().map(|cell| cell.verdict))
+        .max()
+        .unwrap_or(Verdict::Valid);
     let parallel = tensor_parallel::points(data, &kernels);
-    Ok(Judgement { summary, kernels, parallel, requests, comparisons, warnings, verdict })
+    Ok(Judgement {
+        summary,
+        kernels,
+        parallel,
+        requests,
+        comparisons,
+        steady,
+        texts,
+        cells,
+        warnings,
+        verdict,
+    })
 }
 
 /// Every request of a run with what follows from its times, for CDFs and histograms.
@@ -63,9 +101,11 @@ pub struct SummaryRow {
     pub cell_id: String,
     /// Such as `ttft`, `tpot`, `decode_tokens_per_s`.
     pub metric: String,
+    /// Id of what the metric means, see [`definitions`]: numbers compare where ids are equal.
+    pub definition: Option<String>,
     /// Such as `ms`, `tokens/s`, `1`.
     pub unit: String,
-    /// Observations.
+    /// Observations: requests, gaps or launches; of a rate the repeats.
     pub n: u64,
     /// Mean.
     pub mean: f64,
@@ -73,7 +113,7 @@ pub struct SummaryRow {
     pub ci_low: Option<f64>,
     /// Upper end.
     pub ci_high: Option<f64>,
-    /// Median.
+    /// Median; a rate of a whole cell has no percentiles.
     pub p50: Option<f64>,
     /// 90th percentile.
     pub p90: Option<f64>,
@@ -81,4 +121,6 @@ pub struct SummaryRow {
     pub p95: Option<f64>,
     /// 99th percentile; `None` where the sample is too small to hold one.
     pub p99: Option<f64>,
+    /// `VALID`, `SUSPECT` or `INVALID`, of the cell; of a point the worst of its cells.
+    pub verdict: Option<String>,
 }

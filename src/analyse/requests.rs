@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Estimate, Point, RequestFacts, RequestPoint, RunData, SummaryRow,
-    summary::{Series, rng_for, summarise},
+    summary::{Series, rng_for, single, summarise},
 };
 use crate::{
     record::{RequestRow, manifest::SloFacts, parquet::TableRow as _},
@@ -103,8 +103,9 @@ fn cut_by_context(row: &RequestRow) -> bool {
 }
 
 fn tpot_ms(row: &RequestRow) -> Option<f64> {
-    // An answer that came in one chunk has no time between tokens; zero would pass any limit.
-    let tokens = row.output_tokens.filter(|tokens| *tokens >= 2 && row.chunk_ns.len() >= 2)?;
+    // An answer that came in one chunk has no time between tokens; zero would pass any limit. Rows of other tools may
+    // know both ends without the chunks between.
+    let tokens = row.output_tokens.filter(|tokens| *tokens >= 2 && row.chunk_ns.len() != 1)?;
     Some(ns_to_ms(row.last_token_ns? - row.first_token_ns?) / (tokens - 1) as f64)
 }
 
@@ -147,19 +148,33 @@ pub(super) fn points(data: &RunData, served: &Served) -> (Vec<RequestPoint>, Vec
         let repeats = by_repeat(served, &rows);
         let seed = data.manifest.scenario.seed;
         for repeat in repeats.values() {
-            summary.extend(distributions(
-                seed,
-                &served.facts[repeat[0]].cell_id,
-                served,
-                std::slice::from_ref(repeat),
-            ));
+            let (id, one) = (&served.facts[repeat[0]].cell_id, std::slice::from_ref(repeat));
+            let metrics = distributions(seed, id, served, one);
+            summary.extend(rows_of(id, &describe(data, served, point.clone(), one, metrics)));
         }
         let repeats: Vec<Vec<usize>> = repeats.into_values().collect();
-        let metrics = distributions(seed, &data.pooled_id(&point), served, &repeats);
-        summary.extend(metrics.iter().cloned());
-        points.push(describe(data, served, point, &repeats, metrics));
+        let id = data.pooled_id(&point);
+        let metrics = distributions(seed, &id, served, &repeats);
+        let point = describe(data, served, point, &repeats, metrics);
+        summary.extend(rows_of(&id, &point));
+        points.push(point);
     }
     (points, summary)
+}
+
+/// Distributions, then what is one number for the whole of a cell or point.
+fn rows_of(id: &str, point: &RequestPoint) -> Vec<SummaryRow> {
+    let share = point.n_failed as f64 / point.n_requests as f64;
+    let wholes = [
+        ("requests_per_s", "1/s", point.requests_per_s),
+        ("output_tokens_per_s", "tokens/s", point.output_tokens_per_s),
+        ("goodput_per_s", "1/s", point.goodput_per_s),
+        ("failed_share", "1", Some(Estimate::new(share, None, point.n_requests))),
+    ];
+    let whole = |(metric, unit, estimate): (&str, &str, Option<Estimate>)| {
+        estimate.map(|estimate| single(id, metric, unit, estimate))
+    };
+    point.metrics.iter().cloned().chain(wholes.into_iter().filter_map(whole)).collect()
 }
 
 /// Rows of each repeat.

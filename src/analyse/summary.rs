@@ -2,14 +2,15 @@
 
 use rand_chacha::ChaCha8Rng;
 
-use super::{Estimate, SummaryRow};
+use super::{Estimate, SummaryRow, definitions};
 use crate::{
     record::parquet::table_row,
     stats::{self, Interval, Sample},
 };
 
 table_row!(
-    SummaryRow, "summary", cell_id, metric, unit, n, mean, ci_low, ci_high, p50, p90, p95, p99
+    SummaryRow, "summary", cell_id, metric, definition, unit, n, mean, ci_low, ci_high, p50, p90,
+    p95, p99, verdict
 );
 
 /// Observations by repeat and, within it, by request or launch. Gaps between the tokens of one answer hang together, so
@@ -52,6 +53,7 @@ pub(super) fn summarise(
     Some(SummaryRow {
         cell_id: cell_id.to_owned(),
         metric: metric.to_owned(),
+        definition: definitions::of_metric(metric).map(str::to_owned),
         unit: unit.to_owned(),
         n: sample.len() as u64,
         mean: sample.mean(),
@@ -61,7 +63,27 @@ pub(super) fn summarise(
         p90: sample.percentile(90),
         p95: sample.percentile(95),
         p99: sample.percentile(99),
+        verdict: None,
     })
+}
+
+/// A number that is one for the whole of a cell or point, such as a rate: it has no percentiles.
+pub(super) fn single(cell_id: &str, metric: &str, unit: &str, estimate: Estimate) -> SummaryRow {
+    SummaryRow {
+        cell_id: cell_id.to_owned(),
+        metric: metric.to_owned(),
+        definition: definitions::of_metric(metric).map(str::to_owned),
+        unit: unit.to_owned(),
+        n: estimate.n as u64,
+        mean: estimate.value,
+        ci_low: estimate.interval.map(|interval| interval.0),
+        ci_high: estimate.interval.map(|interval| interval.1),
+        p50: None,
+        p90: None,
+        p95: None,
+        p99: None,
+        verdict: None,
+    }
 }
 
 impl Estimate {

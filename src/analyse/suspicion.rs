@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use polars::prelude::{IntoLazy as _, col};
 
-use super::{Comparison, KernelPoint, RequestPoint, RunData, Warning, kernels, requests::Served};
+use super::{
+    Comparison, KernelPoint, RequestPoint, RunData, SummaryRow, TextPoint, Warning, kernels,
+    requests::Served,
+};
 use crate::record::{PROBE_METHOD, manifest::Verdict};
 
 /// A generator that is later than this makes requests wait that the server never saw.
@@ -20,6 +23,7 @@ pub(super) fn warnings(
     served: &Served,
     points: (&[KernelPoint], &[RequestPoint]),
     comparisons: &[Comparison],
+    texts: &[TextPoint],
 ) -> anyhow::Result<Vec<Warning>> {
     let (kernels, requests) = points;
     let mut warnings = Vec::new();
@@ -27,6 +31,10 @@ pub(super) fn warnings(
     warnings.extend(failed_cells(data)?);
     warnings.extend(failed_requests(requests));
     warnings.extend(client(data)?);
+    warnings.extend(proofs(data));
+    warnings.extend(texts.iter().filter(|text| !text.reasons.is_empty()).map(|text| {
+        Warning::Garbled { point: text.point.to_string(), reasons: text.reasons.clone() }
+    }));
     warnings.extend(interrupted(data));
     warnings.extend(aa_outside(data, kernels, comparisons));
     warnings.extend(machine(data, kernels)?);
@@ -55,6 +63,16 @@ fn client(data: &RunData) -> anyhow::Result<Vec<Warning>> {
     let cells = served.iter().filter(|id| !known.iter().any(|facts| facts.cell_id == **id)).count();
     warnings.extend((cells > 0).then_some(Warning::ClientUnknown { cells }));
     Ok(warnings)
+}
+
+/// Engines that did not prove to be what their cells say.
+fn proofs(data: &RunData) -> impl Iterator<Item = Warning> {
+    let doubtful = data.manifest.proofs.iter().filter(|proof| proof.verdict != Verdict::Valid);
+    doubtful.map(|proof| Warning::Proof {
+        cell: proof.cell_id.clone(),
+        verdict: proof.verdict,
+        reasons: proof.reasons.clone(),
+    })
 }
 
 fn interrupted(data: &RunData) -> Option<Warning> {
@@ -167,11 +185,15 @@ fn machine(data: &RunData, points: &[KernelPoint]) -> anyhow::Result<Option<Warn
 }
 
 fn late(point: &RequestPoint) -> Option<Warning> {
-    let delay = point.metric("queue_delay")?;
+    let delay_ms = lateness_ms(point.metric("queue_delay")?)?;
+    Some(Warning::LateGenerator { point: point.point.to_string(), delay_ms })
+}
+
+/// How late requests were sent, where that is too late.
+pub(super) fn lateness_ms(queue_delay: &SummaryRow) -> Option<f64> {
     // A sample too small for a p99 is judged by its p90, and a smaller one by its mean: both are lower.
-    let delay_ms = delay.p99.or(delay.p90).unwrap_or(delay.mean);
-    (delay_ms > LATE_MS)
-        .then(|| Warning::LateGenerator { point: point.point.to_string(), delay_ms })
+    let delay_ms = queue_delay.p99.or(queue_delay.p90).unwrap_or(queue_delay.mean);
+    (delay_ms > LATE_MS).then_some(delay_ms)
 }
 
 fn tokens(requests: &[RequestPoint], served: &Served) -> Vec<Warning> {

@@ -435,3 +435,21 @@ fn every_column_is_documented() {
         assert_eq!(documented, columns, "columns of {table} in results/README.md, in order");
     }
 }
+
+/// A run of served cells: each with `n` answers of ten tokens under `edit`, two at a time, the client not judged.
+pub(super) fn served_run(cells: &[&str], n: usize, edit: impl Fn(&mut RequestRow)) -> RunData {
+    let mut data = data(cells, &[], &[]);
+    let mut rows = Vec::new();
+    for cell in &data.manifest.cells {
+        for id in 0..n as i64 {
+            let mut row = answer(&cell.method, i64::from(cell.repeat), id, 10);
+            row.cell_id.clone_from(&cell.id);
+            row.target.clone_from(&cell.target);
+            row.load.clone_from(&cell.load);
+            edit(&mut row);
+            rows.push(row);
+        }
+    }
+    data.requests = RequestRow::frame(&rows).unwrap();
+    data
+}

@@ -56,6 +56,22 @@ pub enum Warning {
         /// Cells.
         cells: usize,
     },
+    /// An engine did not prove to be configured as its cell says.
+    Proof {
+        /// Cell.
+        cell: String,
+        /// What that does to it.
+        verdict: Verdict,
+        /// Why, in words.
+        reasons: Vec<String>,
+    },
+    /// Answers that do not read like the baseline's: the engine may not do what its flags say.
+    Garbled {
+        /// Point.
+        point: String,
+        /// What was seen.
+        reasons: Vec<String>,
+    },
     /// No 99th percentile, since the sample cannot hold one.
     FewSamples {
         /// Points whose latency lacks it.
@@ -113,7 +129,7 @@ impl Warning {
                 Verdict::Valid
             }
             Warning::FailedRequests { failed, total, .. } if failed == total => Verdict::Invalid,
-            Warning::Client { verdict, .. } => *verdict,
+            Warning::Client { verdict, .. } | Warning::Proof { verdict, .. } => *verdict,
             _ => Verdict::Suspect,
         }
     }
@@ -150,6 +166,16 @@ impl fmt::Display for Warning {
                 f,
                 "{cells} served cells were measured before kvbench was killed, so nothing tells whether the client kept \
                  up in them: measure them again to be sure"
+            ),
+            Warning::Proof { cell, reasons, .. } => write!(
+                f,
+                "{cell}: the engine did not prove to be what the cell says ({}): look into its log and its flags",
+                reasons.join("; ")
+            ),
+            Warning::Garbled { point, reasons } => write!(
+                f,
+                "{point}: {}; read some of its answers in requests.parquet before its speed is believed",
+                reasons.join("; ")
             ),
             Warning::FewSamples { points, smallest } => write!(
                 f,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     kernel::allreduce::Link,
-    plan::Cell,
+    plan::{Arrival, Cell, Task},
     record::manifest::{CellFacts, LinkFacts, ScenarioFacts, SloFacts},
     scenario::{Device, KernelTarget, Scenario, Target, TargetKind},
 };
@@ -53,7 +53,15 @@ pub(super) fn cell_facts(cell: &Cell) -> CellFacts {
         workload: cell.workload.clone(),
         load: cell.load.clone(),
         repeat: cell.repeat,
+        concurrency: concurrency(cell),
     }
+}
+
+fn concurrency(cell: &Cell) -> Option<u32> {
+    let Task::Serve { arrival: Arrival::Closed { concurrency }, .. } = &cell.task else {
+        return None;
+    };
+    u32::try_from(*concurrency).ok()
 }
 
 fn link_facts(target: &Target) -> Option<(String, LinkFacts)> {

@@ -7,9 +7,11 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use crate::report::Format;
 
 pub mod data;
+pub mod definitions;
 pub mod doctor;
 pub mod doctor_client;
 mod facts;
+pub mod import;
 pub mod kernels;
 pub mod plan;
 pub mod progress;
@@ -30,7 +32,8 @@ Examples:
   kvbench report results/... --format csv            judge and draw a run again
   kvbench doctor                                     what is here, and what to do about what is not
 
-Exit codes: 0 all cells good, 1 some cells failed or the verdict is INVALID, 2 bad input, 130 interrupted.";
+Exit codes: 0 all cells good, 1 some cells failed or the verdict is INVALID (`--strict`: or a cell is SUSPECT), 2 bad input,
+130 interrupted.";
 
 /// Measures what KV-cache compression really does to LLM serving.
 #[derive(Parser)]
@@ -59,8 +62,12 @@ enum Command {
     Report(report::ReportArgs),
     /// The kernels: list, verify, bench.
     Kernels(kernels::KernelsArgs),
+    /// What each metric means: ids, formulas, what to mind.
+    Definitions(definitions::DefinitionsArgs),
     /// Data sets: inspect a file, make a small one.
     Data(data::DataArgs),
+    /// Results of other load generators under our definitions.
+    Import(import::ImportArgs),
     /// What this machine has, with the remedy for what it lacks.
     Doctor(doctor::DoctorArgs),
     /// JSON Schema of the scenario file.
@@ -100,6 +107,8 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Report(args) => report::run(&args, ui),
         Command::Kernels(args) => kernels::run(&args, ui),
         Command::Data(args) => data::run(&args, ui),
+        Command::Definitions(args) => definitions::run(&args, ui),
+        Command::Import(args) => import::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),
         Command::Schema(args) => schema::run(&args, ui),
         Command::Completions { shell } => completions(shell, ui),

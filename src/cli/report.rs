@@ -9,9 +9,9 @@ use anyhow::Context as _;
 
 use super::{splice::splice, ui::Ui};
 use crate::{
-    analyse::{Judgement, RunData, Verdict, judge},
+    analyse::{Judgement, RunData, Verdict, doubtful, judge},
     record::manifest::Status,
-    report::{Format, ReportFiles, Table, build, headline, narrow, render},
+    report::{Format, ReportFiles, Table, beside_headline, build, headline, narrow, render},
 };
 
 /// Arguments of `kvbench report`.
@@ -31,6 +31,9 @@ pub struct ReportArgs {
     /// Which parts to write, separated by commas; all unless given.
     #[arg(long, value_enum, value_delimiter = ',')]
     pub only: Vec<Part>,
+    /// Exit with 1 where any cell is SUSPECT, not only where one is INVALID.
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// A part of a report.
@@ -48,7 +51,7 @@ pub enum Part {
     Table,
 }
 
-/// Writes the report and prints its tables. Exits with 1 where the verdict is INVALID.
+/// Writes the report and prints its tables. Exits with 1 where the verdict is INVALID; `--strict` as in [`trips`].
 ///
 /// # Errors
 /// No run folder, a damaged one, or a folder that cannot be written.
@@ -71,8 +74,18 @@ pub fn run(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ui.note(&format!("tables: {}", document.display()));
     }
     announce(&data, &judgement, ui);
-    ui.out(&printed(&tables, ui))?;
-    Ok(if judgement.verdict == Verdict::Invalid { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    ui.out(&printed(&with_judged(tables, &judgement), ui))?;
+    Ok(ExitCode::from(u8::from(trips(&judgement, args.strict))))
+}
+
+/// Whether a verdict makes the command fail: INVALID does, and under `--strict` every cell that is not VALID.
+pub(super) fn trips(judgement: &Judgement, strict: bool) -> bool {
+    judgement.verdict == Verdict::Invalid || strict && !doubtful(&judgement.cells).is_empty()
+}
+
+fn with_judged(mut tables: Vec<Table>, judgement: &Judgement) -> Vec<Table> {
+    tables.extend(beside_headline(judgement));
+    tables
 }
 
 /// Writes the report of a judged run into its folder and prints its tables; what `kvbench run` does at its end.
@@ -83,7 +96,7 @@ pub fn publish(dir: &Path, data: &RunData, judgement: &Judgement, ui: &Ui) -> an
     let files = build(data, judgement)?;
     write(dir, &files)?;
     announce(data, judgement, ui);
-    ui.out(&printed(&headline(judgement), ui))?;
+    ui.out(&printed(&with_judged(headline(judgement), judgement), ui))?;
     ui.note(&format!("report: {}", dir.join("report.html").display()));
     Ok(())
 }
@@ -115,6 +128,22 @@ fn announce(data: &RunData, judgement: &Judgement, ui: &Ui) {
     ui.note(&judgement.verdict.to_string());
     for warning in &judgement.warnings {
         ui.note(&format!("  {}: {warning}", warning.severity()));
+    }
+    announce_cells(judgement, ui);
+}
+
+/// Doubtful cells that are named; the report lists them all.
+const NAMED_MAX: usize = 10;
+
+fn announce_cells(judgement: &Judgement, ui: &Ui) {
+    let (all, cells) = (judgement.cells.len(), doubtful(&judgement.cells));
+    ui.note(&format!("cells: {} of {all} VALID", all - cells.len()));
+    for cell in cells.iter().take(NAMED_MAX) {
+        ui.note(&format!("  {}: {}: {}", cell.verdict, cell.cell_id, cell.reasons.join("; ")));
+    }
+    if cells.len() > NAMED_MAX {
+        let more = cells.len() - NAMED_MAX;
+        ui.note(&format!("  and {more} more: see `Verdict per cell` in the report"));
     }
 }
 
@@ -249,6 +278,7 @@ mod tests {
             only: vec![Part::Html],
             peers: None,
             splice: None,
+            strict: false,
         };
         run(&args, &ui()).unwrap();
         let names: Vec<_> = std::fs::read_dir(out.path().join("new"))
@@ -300,6 +330,19 @@ mod tests {
         let own = dir.path().join("kernels.parquet");
         let error = RunData::load(dir.path()).unwrap().join_peers(&own).unwrap_err();
         assert!(format!("{error:#}").contains("peer:"), "{error:#}");
+    }
+
+    #[test]
+    fn strict_fails_where_a_cell_is_suspect() {
+        let dir = run_folder(Status::Complete);
+        let judgement = judged(&RunData::load(dir.path()).unwrap(), dir.path()).unwrap();
+        assert_eq!(judgement.verdict, Verdict::Suspect, "no journal: its cells are unfinished");
+        assert!(!trips(&judgement, false) && trips(&judgement, true));
+        let mut good = judgement.clone();
+        good.cells.iter_mut().for_each(|cell| cell.verdict = Verdict::Valid);
+        assert!(!trips(&good, true));
+        good.verdict = Verdict::Invalid;
+        assert!(trips(&good, false));
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub struct RunArgs {
     /// Go on with this run folder: finished cells are kept and not run again.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["out", "filter", "device"])]
     resume: Option<PathBuf>,
+    /// Exit with 1 where any cell is SUSPECT, not only where one is INVALID or failed.
+    #[arg(long)]
+    strict: bool,
 }
 
 /// Everything decided before the first measurement.
@@ -82,7 +85,7 @@ pub fn run_command(args: &RunArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     ui.note(&format!("{}: {} cells", dir.display(), prepared.cells.len()));
     let measured = measure(&mut prepared, ui, &stop);
     let interrupted = conclude(&mut prepared, measured)?.interrupted;
-    let judged = judge_run(&mut prepared, &dir, ui)?;
+    let judged = judge_run(&mut prepared, &dir, args.strict, ui)?;
     Ok(exit_code(interrupted, &judged, &dir, ui))
 }
 
@@ -91,7 +94,7 @@ const KEY_BYTES_MAX: u64 = 64 << 10;
 
 /// What the exit code depends on.
 struct Judged {
-    verdict: Verdict,
+    trips: bool,
     failed: BTreeSet<String>,
 }
 
@@ -103,12 +106,12 @@ fn exit_code(interrupted: bool, judged: &Judged, dir: &Path, ui: &Ui) -> ExitCod
     if let Some(example) = judged.failed.first() {
         ui.note(&format!("{} cells failed, such as {example}", judged.failed.len()));
     }
-    ExitCode::from(u8::from(!judged.failed.is_empty() || judged.verdict == Verdict::Invalid))
+    ExitCode::from(u8::from(!judged.failed.is_empty() || judged.trips))
 }
 
 /// The lower line, once: rows to judgement, summary, verdict and report. Cells that failed in an earlier sitting
 /// count as well.
-fn judge_run(prepared: &mut Prepared, dir: &Path, ui: &Ui) -> anyhow::Result<Judged> {
+fn judge_run(prepared: &mut Prepared, dir: &Path, strict: bool, ui: &Ui) -> anyhow::Result<Judged> {
     let mut data = RunData::load(dir)?;
     let failed = cells_with_errors(&data)?;
     let judgement = judge(&data).with_context(|| format!("{}: cannot be judged", dir.display()))?;
@@ -120,7 +123,7 @@ fn judge_run(prepared: &mut Prepared, dir: &Path, ui: &Ui) -> anyhow::Result<Jud
     prepared.recorder.write_manifest(manifest)?;
     data.manifest.clone_from(manifest);
     report::publish(dir, &data, &judgement, ui)?;
-    Ok(Judged { verdict: judgement.verdict, failed })
+    Ok(Judged { trips: report::trips(&judgement, strict), failed })
 }
 
 fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {

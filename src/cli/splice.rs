@@ -84,6 +84,9 @@ mod tests {
             parallel: Vec::new(),
             requests: Vec::new(),
             comparisons: Vec::new(),
+            steady: Vec::new(),
+            texts: Vec::new(),
+            cells: Vec::new(),
             warnings: Vec::new(),
             verdict: Verdict::Valid,
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Files, write_aside};
 
 /// Version of the row tables and of the manifest. A reader refuses a run with another one.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Name of the manifest inside a run folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -164,6 +164,9 @@ pub struct CellFacts {
     pub load: String,
     /// Repeat, from 0.
     pub repeat: u32,
+    /// Requests that a closed loop keeps in flight; `None` for every other load.
+    #[serde(default)]
+    pub concurrency: Option<u32>,
 }
 
 /// Whether the client kept up in one cell, as it judged itself.
@@ -260,6 +263,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
             workload: part[3].to_owned(),
             load: part[4].to_owned(),
             repeat: part[5].parse().unwrap(),
+            concurrency: part[4].strip_prefix("closed-").and_then(|n| n.parse().ok()),
         }
     };
     Manifest {
@@ -318,7 +322,7 @@ mod tests {
         let text = r#"{"schema_version": 99, "new_key": true}"#;
         std::fs::write(dir.path().join(MANIFEST_FILE), text).unwrap();
         let err = Manifest::read(dir.path()).unwrap_err().to_string();
-        assert!(err.contains("expected schema version 3, got 99"), "{err}");
+        assert!(err.contains("expected schema version 4, got 99"), "{err}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod table;
 pub use figure::Figure;
 pub use run::{
     ReportFiles, build,
+    judged::beside_headline,
     tables::{headline, narrow},
 };
 pub use svg::{png, svg};

@@ -2,8 +2,10 @@
 
 mod bootstrap;
 mod sample;
+mod sign;
 
 pub use bootstrap::{
     Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, paired_ratio, seeded,
 };
 pub use sample::{Sample, SampleError, mean, median, quantile_sorted};
+pub use sign::sign_test;

@@ -25,7 +25,18 @@ fn help_has_examples_and_exit_codes() {
 
 #[test]
 fn every_command_has_help() {
-    for command in ["run", "plan", "report", "kernels", "data", "doctor", "schema", "completions"] {
+    for command in [
+        "run",
+        "plan",
+        "report",
+        "definitions",
+        "import",
+        "kernels",
+        "data",
+        "doctor",
+        "schema",
+        "completions",
+    ] {
         kvbench()
             .args([command, "--help"])
             .assert()
@@ -148,4 +159,53 @@ fn a_gpu_that_is_not_there_is_a_row_and_not_a_crash() {
         .stderr(predicate::str::contains("failed"));
     let run = std::fs::read_dir(out.path()).unwrap().next().unwrap().unwrap().path();
     assert!(run.join("kernels.parquet").exists() && run.join("report.md").exists());
+}
+
+#[test]
+fn definitions_are_listed_by_id() {
+    let output = kvbench().args(["definitions", "ttft", "--format", "json"]).output().unwrap();
+    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(rows.iter().any(|row| row["id"] == "ttft.first_content" && row["metric"] == "ttft"));
+    assert!(rows.iter().all(|row| row["id"].as_str().unwrap().starts_with("ttft")));
+    kvbench().args(["definitions", "no-such"]).assert().code(2);
+}
+
+/// Two requests of 50 ms and 10 ms a token.
+const VLLM_RESULT: &str = r#"{"date": "20261126-010203", "endpoint_type": "openai", "model_id": "m", "request_rate": "inf",
+    "max_concurrency": 1, "completed": 2, "request_throughput": 10.0, "mean_ttft_ms": 50.0, "median_ttft_ms": 50.0,
+    "input_lens": [5, 5], "output_lens": [3, 3], "ttfts": [0.05, 0.05], "itls": [[0.01, 0.01], [0.01, 0.01]],
+    "latencies": [0.07, 0.07], "start_times": [100.0, 100.1], "queue_times": [0.0, 0.0], "generated_texts": ["a", "b"],
+    "errors": ["", ""]}"#;
+
+#[test]
+fn an_imported_result_is_a_run_that_can_be_reported_and_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let result = dir.path().join("result.json");
+    std::fs::write(&result, VLLM_RESULT).unwrap();
+    let (result, out) = (result.to_str().unwrap(), dir.path().join("out"));
+    kvbench()
+        .args(["import", result, "--format", "csv", "--out", out.to_str().unwrap()])
+        .assert()
+        .success()
+        .stdout(predicate::str::contains(
+            "import/vllm-bench-serve/recomputed/m/closed-1/0,ttft,ttft.first_choices,ms,2,50.0",
+        ))
+        .stderr(predicate::str::contains("note: no seed"));
+    let run = std::fs::read_dir(&out).unwrap().next().unwrap().unwrap().path();
+    assert!(run.join("summary.parquet").exists());
+    let run = run.to_str().unwrap();
+    kvbench().args(["report", run, "--only", "table"]).assert().success();
+    kvbench().args(["report", run, "--only", "table", "--strict"]).assert().code(1);
+    kvbench()
+        .args(["import", result, "--against", run, "--format", "csv"])
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("role message"));
+    let other = dir.path().join("other.json");
+    std::fs::write(&other, "{}").unwrap();
+    kvbench()
+        .args(["import", other.to_str().unwrap()])
+        .assert()
+        .code(2)
+        .stderr(predicate::str::contains("other.json").and(predicate::str::contains("hint:")));
 }

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["plan"],
     &["workload"],
     &["serve", "execute", "analyse"],
-    &["report"],
+    &["report", "import"],
     &["cli"],
 ];
 

@@ -1,5 +1,16 @@
 //! What the methods and the columns mean, in a sentence each.
 
+use crate::analyse::definitions;
+
+/// Each metric of requests with the id of its definition, its formula and what to mind.
+pub(super) fn definitions() -> Vec<(String, String)> {
+    let entry = |(metric, definition): (&str, &definitions::Definition)| {
+        let text = format!("{}: {}. {}", definition.id, definition.formula, definition.words);
+        (metric.to_owned(), text)
+    };
+    definitions::own().map(entry).collect()
+}
+
 /// `(term, meaning)`.
 pub(super) const METHODS: [(&str, &str); 12] = [
     ("fp16", "Half precision, nothing removed: the usual baseline."),

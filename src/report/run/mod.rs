@@ -1,6 +1,7 @@
 //! The report of one run: what was judged becomes tables, figures, `report.md` and `report.html`. Computes no statistic.
 
 mod glossary;
+pub mod judged;
 mod kernels;
 mod page;
 mod served;

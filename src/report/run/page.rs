@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use minijinja::{Environment, context, value::Serde};
 use serde::Serialize;
 
-use super::{Plot, Source, glossary, tables, words};
+use super::{Plot, Source, glossary, judged, tables, words};
 use crate::{
     record::{
         Manifest,
@@ -56,6 +56,7 @@ impl<'a> Page<'a> {
             judgement.warnings.iter().map(|w| (w.severity(), reason(w))).collect();
         warnings.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
         let mut tables = tables::headline(judgement);
+        tables.extend(judged::tables(judgement));
         tables.push(tables::failures(judgement));
         tables.retain(|table| !table.rows.is_empty());
         let figures = plots.iter().zip(pictures).map(|(plot, svg)| Picture {
@@ -93,6 +94,7 @@ impl<'a> Page<'a> {
             figures => Serde(&self.figures),
             tables => Serde(self.tables.iter().map(Grid::new).collect::<Vec<_>>()),
             columns => Serde(glossary::COLUMNS),
+            definitions => Serde(glossary::definitions()),
             methods => Serde(glossary::METHODS),
             provenance => Serde(&self.provenance),
             scenario_text => self.manifest.scenario.text.as_str(),
@@ -133,6 +135,7 @@ impl<'a> Page<'a> {
             .iter()
             .for_each(|table| out += &format!("{}\n", render(table, Format::Md, false)));
         out += &definitions("How to read it", &glossary::COLUMNS);
+        out += &definitions("Definitions", &glossary::definitions());
         out += &definitions("Methods", &glossary::METHODS);
         out += &definitions("Provenance", &self.provenance);
         out + &format!("\n## Scenario\n\n{}\n", fenced(&self.manifest.scenario.text))

@@ -90,6 +90,9 @@ fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
         parallel: vec![],
         requests: vec![],
         comparisons: vec![],
+        steady: vec![],
+        texts: vec![],
+        cells: vec![],
         warnings,
         verdict,
     }
@@ -150,6 +153,7 @@ fn request_point(place: &Point, middle: f64) -> RequestPoint {
     let row = SummaryRow {
         cell_id: "c".into(),
         metric: "ttft_due".into(),
+        definition: Some("ttft.first_content.from_due".into()),
         unit: "ms".into(),
         n: 149,
         mean: middle,
@@ -159,6 +163,7 @@ fn request_point(place: &Point, middle: f64) -> RequestPoint {
         p90: Some(middle),
         p95: Some(middle),
         p99: None,
+        verdict: None,
     };
     RequestPoint {
         point: place.clone(),

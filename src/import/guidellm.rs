@@ -1,0 +1,206 @@
+//! guidellm's `benchmarks.json`. Each benchmark of a file is a cell. Requests keep when they were sent, when the first and the
+//! last token came and when the stream ended, but not the times between: gaps are lost, and `inter_token_latency_ms` is a mean
+//! over each answer, whose percentiles count a request once a token.
+
+use anyhow::{Context as _, ensure};
+use serde_json::Value;
+
+use super::{
+    Imported, PeerCell, Reported,
+    json::{count, number, text},
+    vllm::MAX_TOKENS_UNKNOWN,
+};
+use crate::{record::RequestRow, units::s_to_ns};
+
+/// Rows of this tool know the ends of an answer only.
+const RELABEL: &[(&str, Option<&str>)] = &[
+    ("itl.per_token", None),
+    ("itl.per_chunk", None),
+    ("length.prompt.server_count", Some("length.prompt.peer_count")),
+    ("length.output.server_count", Some("length.output.peer_count")),
+];
+
+/// Distributions over requests: key, id, factor to our unit.
+const DISTRIBUTIONS: [(&str, &str, f64); 6] = [
+    ("time_to_first_token_ms", "ttft.first_content", 1.0),
+    ("request_latency", "e2e.done", 1000.0),
+    ("time_per_output_token_ms", "tpot.including_ttft.token_weighted", 1.0),
+    ("inter_token_latency_ms", "itl.request_mean.token_weighted", 1.0),
+    ("prompt_token_count", "length.prompt.peer_count", 1.0),
+    ("output_token_count", "length.output.peer_count", 1.0),
+];
+
+/// Rates over time: of these only the mean is that of the run.
+const RATES: [(&str, &str); 3] = [
+    ("requests_per_second", "throughput.requests_per_s.whole_run"),
+    ("output_tokens_per_second", "throughput.output_tokens_per_s.whole_run"),
+    ("tokens_per_second", "throughput.total_tokens_per_s.whole_run"),
+];
+
+pub(super) fn read(document: &Value) -> anyhow::Result<Imported> {
+    let benchmarks = document["benchmarks"].as_array().context("benchmarks: expected a list")?;
+    ensure!(!benchmarks.is_empty(), "benchmarks: expected at least one, got none");
+    let cells: Vec<PeerCell> = benchmarks.iter().map(cell).collect::<anyhow::Result<_>>()?;
+    let mut notes = vec![
+        "times between tokens are not stored: its ITL is a mean over each answer, weighted by tokens, and hides stalls"
+            .to_owned(),
+        "its TPOT holds the time to the first token; our TPOT is the formula of its ITL, unweighted".to_owned(),
+        "tokens are `usage`, or chunks where there was none; the file does not say which".to_owned(),
+        "percentiles are observed values (inverted CDF), ours are interpolated".to_owned(),
+    ];
+    notes.extend(benchmarks.iter().flat_map(notes_of));
+    Ok(Imported {
+        tool: "guidellm",
+        version: text(document, "/metadata/guidellm_version").map(str::to_owned),
+        cells,
+        notes,
+    })
+}
+
+fn cell(benchmark: &Value) -> anyhow::Result<PeerCell> {
+    let strategy = text(benchmark, "/config/strategy/type_").unwrap_or("unknown");
+    let parameter = ["streams", "rate", "max_concurrency"]
+        .iter()
+        .find_map(|key| number(benchmark, &format!("/config/strategy/{key}")));
+    let closed = ["concurrent", "synchronous"].contains(&strategy);
+    let streams = count(benchmark, "/config/strategy/streams").unwrap_or(1);
+    Ok(PeerCell {
+        workload: text(benchmark, "/config/backend/model").unwrap_or("unknown").to_owned(),
+        load: parameter.map_or(strategy.to_owned(), |value| format!("{strategy}-{value}")),
+        concurrency: u32::try_from(streams).ok().filter(|_| closed),
+        rows: rows(benchmark)?,
+        due_known: true,
+        reported: reported(benchmark),
+        relabel: RELABEL,
+    })
+}
+
+fn reported(benchmark: &Value) -> Vec<Reported> {
+    let distribution = |(key, definition, factor): (&str, &'static str, f64)| {
+        let at = |end: &str| {
+            number(benchmark, &format!("/metrics/{key}/successful/{end}")).map(|v| v * factor)
+        };
+        let n = count(benchmark, &format!("/metrics/{key}/successful/count"));
+        let n = n.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0)?;
+        Some(Reported {
+            metric: key.to_owned(),
+            definition,
+            n: Some(n),
+            mean: at("mean"),
+            p50: at("percentiles/p50"),
+            p90: at("percentiles/p90"),
+            p95: at("percentiles/p95"),
+            p99: at("percentiles/p99"),
+        })
+    };
+    let rate = |(key, definition): (&str, &'static str)| {
+        let mean = number(benchmark, &format!("/metrics/{key}/successful/mean"));
+        Reported::whole(&format!("{key}.mean"), definition, mean)
+    };
+    DISTRIBUTIONS
+        .into_iter()
+        .filter_map(distribution)
+        .chain(RATES.into_iter().filter_map(rate))
+        .collect()
+}
+
+/// Every request of a benchmark in the order in which it was sent.
+fn rows(benchmark: &Value) -> anyhow::Result<Vec<RequestRow>> {
+    let mut found: Vec<(&Value, Option<&str>)> = Vec::new();
+    for (list, err) in [
+        ("successful", None),
+        ("errored", Some("failed")),
+        ("incomplete", Some("was not finished")),
+    ] {
+        let items = benchmark.pointer(&format!("/requests/{list}")).and_then(Value::as_array);
+        found.extend(items.into_iter().flatten().map(|request| (request, err)));
+    }
+    let start = |request: &Value| number(request, "/info/timings/request_start");
+    found.sort_by(|(a, _), (b, _)| {
+        start(a).unwrap_or(f64::MAX).total_cmp(&start(b).unwrap_or(f64::MAX))
+    });
+    let due = |request: &Value| number(request, "/info/timings/targeted_start").or(start(request));
+    let Some(origin) = found.iter().filter_map(|(request, _)| due(request)).reduce(f64::min) else {
+        return Ok(Vec::new());
+    };
+    let one = |(index, (request, err)): (usize, &(&Value, Option<&str>))| {
+        let due = due(request).with_context(|| {
+            format!("request {index}: expected targeted_start or request_start, got neither")
+        })?;
+        Ok(row(request, index, (origin, due), *err))
+    };
+    found.iter().enumerate().map(one).collect()
+}
+
+fn row(
+    request: &Value,
+    index: usize,
+    (origin, due): (f64, f64),
+    failed: Option<&str>,
+) -> RequestRow {
+    let at =
+        |key: &str| number(request, &format!("/info/timings/{key}")).map(|s| s_to_ns(s - origin));
+    let err = failed.map(|what| text(request, "/info/error").unwrap_or(what).to_owned());
+    let first = at("first_token_iteration");
+    // One chunk: there is no time between tokens, which two equal ends would hide.
+    let one_chunk = count(request, "/info/timings/token_iterations") == Some(1);
+    RequestRow {
+        request_id: index as i64,
+        due_ns: s_to_ns(due - origin),
+        sent_ns: at("request_start"),
+        first_token_ns: first,
+        last_token_ns: at("last_token_iteration"),
+        done_ns: at("request_end"),
+        chunk_ns: first.filter(|_| one_chunk).into_iter().collect(),
+        prompt_tokens: count(request, "/prompt_tokens"),
+        output_tokens: count(request, "/output_tokens"),
+        token_source: count(request, "/output_tokens").map(|_| "peer".to_owned()),
+        cached_tokens: count(request, "/cached_tokens"),
+        max_tokens: MAX_TOKENS_UNKNOWN,
+        output_text: text(request, "/output").unwrap_or_default().to_owned(),
+        attempt: 1,
+        err,
+        ..RequestRow::default()
+    }
+}
+
+/// Traps that one benchmark shows.
+fn notes_of(benchmark: &Value) -> Vec<String> {
+    let load = text(benchmark, "/config/strategy/type_").unwrap_or("unknown");
+    let mut notes = Vec::new();
+    if load == "poisson"
+        && number(benchmark, "/config/strategy/worker_count").is_none_or(|n| n > 1.0)
+    {
+        notes.push(
+            "its Poisson arrivals are none with more than one worker (0.8.1): every worker draws the same delays, so \
+             arrivals come in bursts"
+                .to_owned(),
+        );
+    }
+    let good = benchmark.pointer("/requests/successful").and_then(Value::as_array);
+    let good = good.map(Vec::as_slice).unwrap_or_default();
+    let lacks = |key: &str| good.iter().filter(|request| number(request, key).is_none()).count();
+    for (name, key) in
+        [("TTFT", "/info/timings/first_token_iteration"), ("ITL", "/inter_token_latency_ms")]
+    {
+        let without = lacks(key);
+        if without > 0 {
+            notes.push(format!(
+                "{load}: {without} of {} good requests have no {name}; its statistics count them as 0.0",
+                good.len()
+            ));
+        }
+    }
+    if benchmark.pointer("/config/sample_size").is_some_and(|size| !size.is_null()) {
+        notes.push(format!("{load}: only a sample of the requests is in the file"));
+    }
+    let warnings = benchmark.get("warnings").and_then(Value::as_array);
+    notes.extend(
+        warnings
+            .into_iter()
+            .flatten()
+            .filter_map(|warning| text(warning, "/message"))
+            .map(|message| format!("{load}: its own warning: {message}")),
+    );
+    notes
+}
