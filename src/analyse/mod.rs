@@ -16,6 +16,7 @@ pub mod judgement;
 mod kernels;
 mod peers;
 mod requests;
+mod saturation;
 mod summary;
 mod suspicion;
 mod tensor_parallel;
@@ -25,8 +26,8 @@ pub mod warning;
 
 pub use data::RunData;
 pub use judgement::{
-    Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, RequestFacts,
-    RequestPoint, Verdict,
+    Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, Rate, Reason,
+    RequestFacts, RequestPoint, Saturation, Verdict,
 };
 pub use requests::facts;
 pub use suspicion::cells_with_errors;
@@ -45,7 +46,8 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
     let warnings = suspicion::warnings(data, &served, (&kernels, &requests), &comparisons)?;
     let verdict = warnings.iter().map(Warning::severity).max().unwrap_or(Verdict::Valid);
     let parallel = tensor_parallel::points(data, &kernels);
-    Ok(Judgement { summary, kernels, parallel, requests, comparisons, warnings, verdict })
+    let searches = saturation::searches(data, &served);
+    Ok(Judgement { summary, kernels, parallel, requests, searches, comparisons, warnings, verdict })
 }
 
 /// Every request of a run with what follows from its times, for CDFs and histograms.

@@ -1,9 +1,11 @@
 //! Quantiles, bootstrap intervals, tests. Pure: the random generator is an argument.
 
 mod bootstrap;
+mod proportion;
 mod sample;
 
 pub use bootstrap::{
     Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, paired_ratio, seeded,
 };
+pub use proportion::wilson;
 pub use sample::{Sample, SampleError, mean, median, quantile_sorted};

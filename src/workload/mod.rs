@@ -10,10 +10,15 @@ use crate::{
 mod arrival;
 pub mod dataset;
 mod draw;
+mod exact;
+mod intensity;
 pub mod make;
+mod schedule;
 mod synthetic;
+pub mod trace;
 
 pub use dataset::{DatasetReport, RowError, Sample, sha256_file};
+pub use schedule::schedule_hash;
 
 /// One request to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +73,7 @@ pub fn build(workload: &Workload, arrival: &Arrival, seed: u64) -> anyhow::Resul
 /// # Errors
 /// As [`build`].
 pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> anyhow::Result<Built> {
+    let mut times_ns = Vec::new();
     let (mut requests, dataset) = match workload {
         Workload::Shapes { .. } => {
             bail!("a grid of shapes has no requests: it is launched, not sent")
@@ -80,12 +86,29 @@ pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> any
             let drawn = synthetic::draw(*n_requests, prompt_tokens, output_tokens, seed);
             (drawn.into_iter().enumerate().map(synthetic_request).collect(), None)
         }
+        Workload::Trace(trace) => {
+            let traced = trace::build(trace, seed)?;
+            times_ns = traced.times_ns;
+            (traced.requests, Some(traced.report))
+        }
     };
-    let due = arrival::due_times(arrival, requests.len(), seed)?;
+    let due = arrival::due_times(arrival, requests.len(), &times_ns, seed)?;
     for (request, due) in requests.iter_mut().zip(due) {
         request.due = due;
     }
     Ok(Built { requests, dataset })
+}
+
+/// What the reader of a workload's file had to leave out; `None` for a workload without a file.
+///
+/// # Errors
+/// As [`build`].
+pub fn report_on(workload: &Workload) -> anyhow::Result<Option<DatasetReport>> {
+    match workload {
+        Workload::Dataset { path, format, .. } => Ok(Some(dataset::read(path, *format)?.1)),
+        Workload::Trace(trace) => Ok(Some(trace::read(&trace.path, trace.format)?.1)),
+        Workload::Shapes { .. } | Workload::Synthetic { .. } => Ok(None),
+    }
 }
 
 /// Four bytes a token: an estimate for kernel replay, never a result.

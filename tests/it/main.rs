@@ -13,5 +13,6 @@ mod cli;
 mod client;
 mod fake_gpu;
 mod resume;
+mod saturation;
 mod serve;
 mod tidy;

@@ -3,7 +3,7 @@
 //! `drive` decides when to send, `http` sends and keeps bytes with their arrival, `answer` reads them afterwards on the
 //! thread that writes the rows, `health` says whether the client itself kept up.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use reqwest::Url;
@@ -14,12 +14,12 @@ use self::{
     health::{Probe, Tally},
     http::Http,
 };
-use super::{Backend, Context, StopFlag};
+use super::{Backend, Context, Observer, StopFlag};
 use crate::{
     plan::{self, Arrival, Cell, Task},
-    record::Row,
+    record::{RequestRow, Row},
     scenario::{EngineTarget, Workload},
-    workload::{Due, Request},
+    workload::{self, Due, Request},
 };
 
 pub mod answer;
@@ -30,6 +30,7 @@ mod http;
 mod key;
 pub mod openai;
 mod row;
+mod search;
 pub mod sse;
 
 pub use facts::EngineFacts;
@@ -54,6 +55,7 @@ pub struct EngineBackend {
     pub extras: Extras,
     health: Vec<ClientHealth>,
     facts: Vec<EngineFacts>,
+    schedules: BTreeMap<String, String>,
 }
 
 /// What is needed to run one cell, once its server has been asked.
@@ -75,7 +77,7 @@ impl EngineBackend {
             .thread_name("kvbench-recv")
             .enable_all()
             .build()?;
-        let (health, facts) = (Vec::new(), Vec::new());
+        let (health, facts, schedules) = (Vec::new(), Vec::new(), BTreeMap::new());
         Ok(Self {
             runtime,
             keys: keys.into(),
@@ -84,6 +86,7 @@ impl EngineBackend {
             extras: Extras::default(),
             health,
             facts,
+            schedules,
         })
     }
 
@@ -97,11 +100,17 @@ impl EngineBackend {
         &self.facts
     }
 
-    /// Asks the server and builds the requests. The inner `Err` is a cell that cannot be measured, the outer a run that
+    /// Hash of what was to be sent, by `workload/load/rN`. For the manifest.
+    pub fn schedules(&self) -> &BTreeMap<String, String> {
+        &self.schedules
+    }
+
+    /// Asks the server and builds the requests, by the seed of `drawn`: the same cell, but for a search's later batches. The inner `Err` is a cell that cannot be measured, the outer a run that
     /// cannot go on.
     fn prepare<'a>(
         &mut self,
         cell: &'a Cell,
+        drawn: &Cell,
         context: &Context<'_>,
     ) -> anyhow::Result<Result<Prepared<'a>, String>> {
         let Task::Serve { target, workload, arrival } = &cell.task else {
@@ -137,11 +146,25 @@ impl EngineBackend {
         };
         // As for kernels: every method gets the same prompts at the same times, a repeat or another load other ones, so
         // that a prefix cache that one cell has warmed is no help to the next.
-        let requests = match (self.build)(workload, arrival, plan::cell_seed(self.seed, cell)) {
+        let requests = match (self.build)(workload, arrival, plan::cell_seed(self.seed, drawn)) {
             Ok(requests) => requests,
             Err(error) => return Ok(Err(format!("workload: {error:#}"))),
         };
+        if let Err(text) = self.same_schedule(drawn, &requests) {
+            return Ok(Err(text));
+        }
         Ok(Ok(Prepared { cell, target, arrival: *arrival, requests, model, http: Arc::new(http) }))
+    }
+
+    /// Notes what is to be sent; an error if another method was sent something else (its file changed meanwhile).
+    fn same_schedule(&mut self, cell: &Cell, requests: &[Request]) -> Result<(), String> {
+        let key = format!("{}/{}/r{}", cell.workload, cell.load, cell.repeat);
+        let hash = workload::schedule_hash(requests);
+        let known = self.schedules.entry(key).or_insert_with(|| hash.clone());
+        if *known == hash {
+            return Ok(());
+        }
+        Err(format!("workload: expected the schedule {known} of the other methods, got {hash}"))
     }
 
     fn redact(&self, target: &EngineTarget, text: String) -> String {
@@ -204,22 +227,38 @@ impl EngineBackend {
         let probe = Probe::start(self.runtime.handle())?;
         let (mut tally, mut n_done) = (Tally::default(), 0);
         let total = prepared.requests.len() as u64;
+        self.record(prepared, &mut tally, context, &mut |_, observer| {
+            n_done += 1;
+            observer.progress(n_done, total);
+        })?;
+        self.health.push(probe.finish(&prepared.cell.id, &tally));
+        Ok(!context.stop.is_raised())
+    }
+
+    /// Sends the requests of a cell and writes their rows; `seen` is shown each of them.
+    fn record(
+        &self,
+        prepared: &Prepared<'_>,
+        tally: &mut Tally,
+        context: &mut Context<'_>,
+        seen: &mut dyn FnMut(&RequestRow, &dyn Observer),
+    ) -> anyhow::Result<()> {
         let stop = context.stop.clone();
         self.send(prepared, &prepared.requests, &stop, &mut |outcome| {
             let request = &prepared.requests[outcome.index];
-            let mut row = row::of(context.run_id, prepared.cell, request, outcome, &mut tally);
+            let mut row = row::of(context.run_id, prepared.cell, request, outcome, tally);
             row.err = row.err.map(|err| self.redact(prepared.target, err));
-            context.sink.row(Row::Request(row))?;
-            n_done += 1;
-            context.observer.progress(n_done, total);
-            Ok(())
-        })?;
-        self.health.push(probe.finish(&prepared.cell.id, &tally));
-        Ok(!stop.is_raised())
+            seen(&row, context.observer);
+            context.sink.row(Row::Request(row))
+        })
     }
 
     fn run_cell(&mut self, cell: &Cell, context: &mut Context<'_>) -> anyhow::Result<()> {
-        let complete = match self.prepare(cell, context)? {
+        if let Task::Serve { arrival: Arrival::Saturation { rule, slo }, .. } = &cell.task {
+            let complete = self.search(cell, (rule, *slo), context)?;
+            return if complete { context.sink.finished(&[&cell.id]) } else { Ok(()) };
+        }
+        let complete = match self.prepare(cell, cell, context)? {
             Ok(prepared) => self.measure(&prepared, context)?,
             Err(text) => {
                 let row = row::without_request(context.run_id, cell, context.clock.now_ns(), text);

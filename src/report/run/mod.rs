@@ -3,6 +3,7 @@
 mod glossary;
 mod kernels;
 mod page;
+mod saturation;
 mod served;
 pub mod tables;
 mod telemetry;
@@ -78,6 +79,7 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     let looks = Looks::new(source);
     let mut out = kernels::plots(source.judgement, &looks);
     out.extend(served::plots(source, &looks));
+    out.extend(saturation::plots(&source.judgement.searches, &looks));
     out.extend(telemetry::plots(source.telemetry));
     out
 }
