@@ -19,6 +19,7 @@ mod load;
 mod method;
 mod preset;
 mod target;
+mod think;
 mod trace;
 mod value;
 mod wire;
@@ -31,6 +32,7 @@ mod tests;
 
 pub use error::ScenarioError;
 pub use load::{Load, NamedLoad};
+pub use think::TimeDist;
 pub use trace::{Trace, TraceFormat};
 
 /// Longest name.
@@ -273,6 +275,10 @@ pub enum Workload {
         n_requests: Option<usize>,
         /// `max_tokens` of each request.
         max_tokens: u32,
+        /// Most turns of a conversation that are sent.
+        turns: usize,
+        /// From the end of an answer to the next turn; `None` = at once.
+        think: Option<TimeDist>,
     },
     /// Prompts made of words, with drawn lengths.
     Synthetic {

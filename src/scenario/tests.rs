@@ -326,6 +326,22 @@ fn a_search_needs_an_objective() {
 }
 
 #[test]
+fn conversations_have_turns_and_time_to_think() {
+    let talk = "max_tokens = 64\nturns = 4\nthink_s = { uniform = { min = 0.5, max = 3 } }";
+    let scenario = parse(&FULL.replace("max_tokens = 64", talk)).expect("valid");
+    let Workload::Dataset { turns, think, .. } = &scenario.workloads[2].kind else {
+        panic!("a data set")
+    };
+    assert_eq!((*turns, *think), (4, Some(TimeDist::Uniform { min: 0.5, max: 3.0 })));
+    let plain = parse(FULL).expect("valid");
+    let Workload::Dataset { turns: 1, think: None, .. } = plain.workloads[2].kind else {
+        panic!("one turn unless told")
+    };
+    let twisted = talk.replace("min = 0.5", "min = 5");
+    broken("max_tokens = 64", &twisted, &["expected `min` to be at most `max` (3), got 5"]);
+}
+
+#[test]
 fn loading_names_the_file() {
     let error = Scenario::load(Path::new("no/such.toml")).expect_err("missing");
     assert!(format!("{error:#}").starts_with("no/such.toml: cannot read"), "{error:#}");

@@ -13,8 +13,10 @@ use super::{
 use crate::{kernel::Op, method::Pooling};
 
 mod load;
+mod think;
 
 pub(super) use load::{Burst, Load, Ramp, RateList, Saturation};
+pub(super) use think::Think;
 
 /// Longest context that can be asked for.
 pub(super) const TOKENS_MAX: i64 = 1 << 20;
@@ -392,6 +394,15 @@ pub(super) struct Dataset {
     pub(super) n_requests: Option<Count>,
     /// Longest answer asked for, tokens.
     pub(super) max_tokens: Tokens,
+    /// Most turns of a conversation that are sent, each after the answer to the one before.
+    #[serde(default = "turns")]
+    pub(super) turns: Int<1, 64>,
+    /// Seconds from the end of an answer to the next turn. Default: none.
+    pub(super) think_s: Option<Think>,
+}
+
+fn turns() -> Int<1, 64> {
+    Int(1)
 }
 
 /// Prompts made of words.

@@ -1,6 +1,8 @@
 //! Workloads of the file.
 
-use super::{LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, value::Sp, wire};
+use super::{
+    LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, value::Sp, wire,
+};
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
 pub(super) fn check_name(name: &Sp<String>) -> Result<(), Fault> {
@@ -73,6 +75,8 @@ fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
         format: wire.format,
         n_requests: wire.n_requests.map(|n| n.usize()),
         max_tokens: wire.max_tokens.u32(),
+        turns: wire.turns.usize(),
+        think: wire.think_s.as_ref().map(think::build).transpose()?,
     })
 }
 

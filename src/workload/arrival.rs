@@ -135,6 +135,24 @@ mod tests {
             prop_assert!(distance * (n as f64).sqrt() < 3.3, "KS {distance}");
         }
 
+        // The project's own criterion. There is one schedule, made before the run, and nothing in its making knows how many
+        // workers will receive: whoever they are dealt to, together they send this one process. (A tool that lets each of
+        // 16 workers draw its own gaps from one seed sends bursts of 16: dispersion 5 to 9.)
+        #[test]
+        fn a_hundred_thousand_arrivals_are_poisson_for_any_number_of_workers(seed: u64, rate in 1.0_f64..5000.0) {
+            let n = 100_000;
+            let times = times_s(Arrival::Poisson { rate }, n, seed);
+            for n_workers in [1, 16] {
+                let mut workers = vec![Vec::new(); n_workers];
+                times.iter().enumerate().for_each(|(i, t)| workers[i % n_workers].push(*t));
+                let mut sent = workers.concat();
+                sent.sort_by(f64::total_cmp);
+                // 5000 windows of 20 arrivals: a standard deviation of 0.02.
+                let spread = dispersion(&sent, 20.0 / rate);
+                prop_assert!((spread - 1.0).abs() < 0.1, "{n_workers} workers: {spread}");
+            }
+        }
+
         #[test]
         fn gamma_keeps_the_rate_and_bursts(seed: u64, rate in 0.1_f64..500.0, burstiness in 0.1_f64..10.0) {
             let n = 4000;

@@ -18,6 +18,8 @@ pub(super) enum Stream {
     Make,
     /// Words of the block with this id.
     Block(u64),
+    /// Times between turns of a conversation.
+    Think,
 }
 
 impl Stream {
@@ -28,6 +30,7 @@ impl Stream {
             Stream::Length => vec![2],
             Stream::Text => vec![3],
             Stream::Make => vec![4],
+            Stream::Think => vec![6],
             Stream::Block(id) => [&[5], &id.to_le_bytes()[..]].concat(),
         }
     }

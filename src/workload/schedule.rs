@@ -12,13 +12,15 @@ pub fn schedule_hash(requests: &[Request]) -> String {
     let mut hasher = Sha256::new();
     hasher.update(b"kvbench schedule 1\n");
     for request in requests {
-        let (kind, due_ns) = match request.due {
-            Due::AtNs(ns) => (0_u8, ns),
-            Due::WhenFree => (1, 0),
+        let (kind, due_ns, before) = match request.due {
+            Due::AtNs(ns) => (0_u8, ns, 0),
+            Due::WhenFree => (1, 0, 0),
+            Due::After { request, think_ns } => (2, think_ns, request),
         };
         hasher.update(request.id.to_le_bytes());
         hasher.update([kind]);
         hasher.update(due_ns.to_le_bytes());
+        hasher.update(before.to_le_bytes());
         hasher.update(request.max_tokens.to_le_bytes());
         hasher.update(Sha256::digest(request.prompt.as_bytes()));
     }

@@ -11,6 +11,7 @@
 
 mod cli;
 mod client;
+mod conversations;
 mod fake_gpu;
 mod resume;
 mod saturation;

@@ -11,6 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::{
     drive::{Job, Outcome},
+    follow::Said,
     health::{Probe, Tally},
     http::Http,
 };
@@ -25,6 +26,7 @@ use crate::{
 pub mod answer;
 pub mod drive;
 mod facts;
+mod follow;
 pub mod health;
 mod http;
 mod key;
@@ -179,9 +181,14 @@ impl EngineBackend {
         take: &mut dyn FnMut(Outcome) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let (seed, extras) = (self.seed, self.extras);
-        let body = |request: &Request| {
-            let body = openai::body(prepared.target, &prepared.model, seed, extras, request);
+        let told = |request: &Request, before: &[Said<'_>]| {
+            let model = &prepared.model;
+            let body = openai::body(prepared.target, model, seed, extras, request, before);
             Bytes::from(body.to_string())
+        };
+        let body = |request: &Request| told(request, &[]);
+        let follow = |request: &Request, before: &[Said<'_>]| {
+            (told(request, before), openai::transcript(before, &request.prompt))
         };
         let concurrency = match prepared.arrival {
             Arrival::Closed { concurrency } => concurrency,
@@ -189,7 +196,7 @@ impl EngineBackend {
             _ => 1,
         };
         let drain = seconds(prepared.target.drain_s);
-        let job = Job { requests, concurrency, drain, body: &body };
+        let job = Job { requests, concurrency, drain, body: &body, follow: &follow };
         drive::run(&job, &prepared.http, self.runtime.handle(), stop, take)
     }
 

@@ -23,7 +23,7 @@ mod tests;
 const ERRORS_KEPT: usize = 20;
 
 /// One usable row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sample {
     /// The row's own id, or `row-<n>` where it has none.
     pub id: String,
@@ -35,6 +35,17 @@ pub struct Sample {
     pub answer: Option<String>,
     /// Language as the row says.
     pub language: Option<String>,
+    /// What the conversation goes on with, where the row holds one.
+    pub later: Vec<Turn>,
+}
+
+/// A later turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// What is said to the model.
+    pub prompt: String,
+    /// The answer in the file.
+    pub answer: Option<String>,
 }
 
 /// A row that could not be used.

@@ -221,7 +221,7 @@ fn ns(name: &str, text: &str, unit_ns: f64) -> Result<i64, String> {
 fn date(name: &str, text: &str) -> Result<i64, String> {
     let stamp = text.parse::<jiff::Timestamp>().ok().or_else(|| {
         let civil: jiff::civil::DateTime = text.parse().ok()?;
-        civil.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+        jiff::tz::Offset::UTC.to_timestamp(civil).ok()
     });
     let ns = stamp.and_then(|stamp| i64::try_from(stamp.as_nanosecond()).ok());
     ns.filter(|ns| ns.unsigned_abs() < 1 << 62).ok_or_else(|| {

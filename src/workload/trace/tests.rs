@@ -27,7 +27,7 @@ const LENGTHS: &str = "num_prefill_tokens,num_decode_tokens,num_total_tokens,pd_
     2015,156,2171,12.9\n9999999,1,1,1\n";
 
 fn parsed(text: &str, format: TraceFormat) -> (Vec<TraceRow>, Vec<String>) {
-    let found = found(text.as_bytes(), format).expect("a header");
+    let found = found(&mut text.as_bytes(), format).expect("a header");
     let errors = found.errors.iter().map(|e| format!("{}: {}", e.line, e.message)).collect();
     assert_eq!(found.n_rows, found.samples.len() as u64 + found.n_bad);
     (found.samples, errors)
@@ -78,7 +78,7 @@ fn tables_good_and_bad() {
     let (rows, errors) = parsed(LENGTHS, TraceFormat::Lengths);
     assert_eq!((rows.len(), rows[1].prompt_tokens, rows[1].at_ns), (2, 2015, None));
     assert!(errors[0].starts_with("4: expected `num_prefill_tokens`"), "{errors:?}");
-    let error = found(LENGTHS.as_bytes(), TraceFormat::Azure).expect_err("other columns");
+    let error = found(&mut LENGTHS.as_bytes(), TraceFormat::Azure).expect_err("other columns");
     assert!(error.to_string().contains("expected a column `TIMESTAMP`"), "{error}");
 }
 
@@ -159,7 +159,7 @@ proptest! {
             (&random, TraceFormat::Burstgpt),
             (&random, TraceFormat::Mooncake),
         ] {
-            let Ok(found) = found(&bytes[..], format) else { continue };
+            let Ok(found) = found(&mut &bytes[..], format) else { continue };
             prop_assert_eq!(found.n_rows, found.samples.len() as u64 + found.n_bad);
             prop_assert!(found.errors.iter().all(|error| !error.message.contains('\n')));
         }
