@@ -80,7 +80,7 @@ mod tests {
         due.iter()
             .map(|due| match due {
                 Due::AtNs(ns) => *ns as f64 / NS_PER_S,
-                Due::WhenFree => panic!("open loop"),
+                Due::WhenFree | Due::After { .. } => panic!("open loop"),
             })
             .collect()
     }

@@ -2,7 +2,8 @@
 //!
 //! One thread decides when to send. It sleeps in the kernel (about 0.06 ms late at rest) and not on a tokio timer (1 ms),
 //! and it sleeps apart from the receiving workers, so that a burst of answers does not delay the next request. A closed
-//! loop differs from an open one only in that a slot's release is the due time. Nothing is skipped: what is not sent
+//! loop differs from an open one only in that a slot's release is the due time. A turn of a conversation is due after the
+//! answer before it (`follow`): the loop hears of it while it waits for something else. Nothing is skipped: what is not sent
 //! is an outcome that says why.
 
 use std::{

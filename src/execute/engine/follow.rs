@@ -110,7 +110,9 @@ impl<'a> Followers<'a> {
     pub(super) fn give_up(&mut self, first: usize) -> Vec<usize> {
         let after = |index: &usize| self.next.get(index).copied();
         let lost: Vec<usize> = std::iter::successors(Some(first), after).collect();
-        lost.iter().for_each(|index| drop(self.open.remove(index)));
+        for index in &lost {
+            self.open.remove(index);
+        }
         lost
     }
 
