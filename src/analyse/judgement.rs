@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict, warning::Warning,
 };
-pub use crate::record::manifest::Verdict;
+pub use crate::{plan::search::Reason, record::manifest::Verdict};
 
 /// A number with its 95 % interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -172,6 +172,51 @@ impl RequestPoint {
     }
 }
 
+/// What one saturation search found. Computed from rows and the rule alone.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saturation {
+    /// The cell's point; the load is the search's own (`sat-slo0.9`).
+    pub point: Point,
+    /// Repeat.
+    pub repeat: i64,
+    /// Part of the requests that must meet the SLO.
+    pub attainment: f64,
+    /// Highest sustained rate, requests per second; `None` where none was.
+    pub rate_per_s: Option<f64>,
+    /// Lowest overloaded rate; `None` where none was.
+    pub overloaded_per_s: Option<f64>,
+    /// Why the search ended; `None` where it was cut short.
+    pub reason: Option<Reason>,
+    /// Rates tried, in order.
+    pub probes: Vec<Rate>,
+}
+
+/// One rate of a saturation search.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Requests per second.
+    pub rate_per_s: f64,
+    /// Requests that met the SLO.
+    pub n_good: usize,
+    /// Requests, failed ones included.
+    pub n: usize,
+    /// Requests that failed.
+    pub n_failed: usize,
+    /// 95 % Wilson interval of `n_good / n`.
+    pub interval: Option<(f64, f64)>,
+    /// Whether the rate counts as sustained.
+    pub sustained: bool,
+    /// Whether the interval said so, and not the part alone.
+    pub decided: bool,
+}
+
+impl Rate {
+    /// `n_good / n`.
+    pub fn part(&self) -> Option<f64> {
+        (self.n > 0).then(|| self.n_good as f64 / self.n as f64)
+    }
+}
+
 /// Which direction is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Better {
@@ -254,6 +299,8 @@ pub struct Judgement {
     pub parallel: Vec<ParallelPoint>,
     /// Served points, in plan order of their first cell.
     pub requests: Vec<RequestPoint>,
+    /// Saturation searches, in plan order.
+    pub searches: Vec<Saturation>,
     /// Ratios of served points to the baseline.
     pub comparisons: Vec<Comparison>,
     /// Steady parts of served points, in the same order.

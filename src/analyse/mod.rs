@@ -20,6 +20,7 @@ mod peers;
 mod requests;
 mod sanity;
 mod steady;
+mod saturation;
 mod summary;
 mod suspicion;
 mod tensor_parallel;
@@ -30,8 +31,8 @@ pub mod warning;
 
 pub use data::RunData;
 pub use judgement::{
-    Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, RequestFacts,
-    RequestPoint, Verdict,
+    Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, Rate, Reason,
+    RequestFacts, RequestPoint, Saturation, Verdict,
 };
 pub use requests::facts;
 pub use sanity::TextPoint;
@@ -72,11 +73,13 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         .max()
         .unwrap_or(Verdict::Valid);
     let parallel = tensor_parallel::points(data, &kernels);
+    let searches = saturation::searches(data, &served);
     Ok(Judgement {
         summary,
         kernels,
         parallel,
         requests,
+        searches,
         comparisons,
         steady,
         texts,

@@ -7,7 +7,7 @@ use super::{
     summary::{Series, rng_for, single, summarise},
 };
 use crate::{
-    record::{RequestRow, manifest::SloFacts, parquet::TableRow as _},
+    record::{RequestRow, manifest::SloFacts, parquet::TableRow as _, tpot_ms},
     stats,
     units::{ns_to_ms, ns_to_s},
 };
@@ -67,7 +67,7 @@ pub fn facts(row: &RequestRow, slo: Option<SloFacts>) -> RequestFacts {
         good(from.zip(to).map(|(from, to)| ns_to_ms(to - from)))
     };
     let (due, first, last) = (Some(row.due_ns), row.first_token_ns, row.last_token_ns);
-    let mut facts = RequestFacts {
+    RequestFacts {
         cell_id: row.cell_id.clone(),
         point: Point {
             target: row.target.clone(),
@@ -89,10 +89,8 @@ pub fn facts(row: &RequestRow, slo: Option<SloFacts>) -> RequestFacts {
         prompt_tokens: row.prompt_tokens,
         output_tokens: row.output_tokens,
         answer_tokens: row.output_tokens.filter(|_| !cut_by_context(row)),
-        within_slo: None,
-    };
-    facts.within_slo = slo.map(|slo| within(&facts, slo));
-    facts
+        within_slo: slo.map(|slo| slo.holds(row)),
+    }
 }
 
 /// Stopped for length before `max_tokens`: the context was full, and the answer's own length is unknown (vLLM and
@@ -100,13 +98,6 @@ pub fn facts(row: &RequestRow, slo: Option<SloFacts>) -> RequestFacts {
 fn cut_by_context(row: &RequestRow) -> bool {
     row.finish_reason.as_deref() == Some("length")
         && row.output_tokens.is_some_and(|tokens| tokens < row.max_tokens)
-}
-
-fn tpot_ms(row: &RequestRow) -> Option<f64> {
-    // An answer that came in one chunk has no time between tokens; zero would pass any limit. Rows of other tools may
-    // know both ends without the chunks between.
-    let tokens = row.output_tokens.filter(|tokens| *tokens >= 2 && row.chunk_ns.len() != 1)?;
-    Some(ns_to_ms(row.last_token_ns? - row.first_token_ns?) / (tokens - 1) as f64)
 }
 
 /// When each token came, where that is known: tokens of one chunk came together. Empty where the server did not say how
@@ -128,26 +119,15 @@ fn gaps_ms(at_ns: &[i64]) -> Vec<f64> {
     at_ns.windows(2).map(|pair| ns_to_ms(pair[1] - pair[0])).collect()
 }
 
-/// Counted from when the request was due: what waited in the client was not good either.
-/// A limit on a quantity nobody measured does not hold, but an answer of one token has no TPOT to be late with.
-fn within(facts: &RequestFacts, slo: SloFacts) -> bool {
-    let holds = |limit: Option<f64>, value: Option<f64>| {
-        limit.is_none_or(|limit| value.is_some_and(|value| value <= limit))
-    };
-    let one_token = facts.output_tokens == Some(1);
-    !facts.failed
-        && holds(slo.ttft_ms, facts.ttft_due_ms)
-        && (one_token || holds(slo.tpot_ms, facts.tpot_ms))
-        && holds(slo.e2e_ms, facts.e2e_due_ms)
-}
-
 /// Points with their rates and distributions, and the summary rows of cells and points.
 pub(super) fn points(data: &RunData, served: &Served) -> (Vec<RequestPoint>, Vec<SummaryRow>) {
     let (mut points, mut summary) = (Vec::new(), Vec::new());
     for (point, rows) in served.points(data) {
         let repeats = by_repeat(served, &rows);
         let seed = data.manifest.scenario.seed;
-        for repeat in repeats.values() {
+        // A search's probes are no cells: they are summarised as points only.
+        let is_cell = crate::plan::search::probe_rate(&point.load).is_none();
+        for repeat in repeats.values().filter(|_| is_cell) {
             let (id, one) = (&served.facts[repeat[0]].cell_id, std::slice::from_ref(repeat));
             let metrics = distributions(seed, id, served, one);
             summary.extend(rows_of(id, &describe(data, served, point.clone(), one, metrics)));

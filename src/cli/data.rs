@@ -1,7 +1,7 @@
 //! `kvbench data`: looks into data sets and makes small ones.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,8 +11,12 @@ use anyhow::{Context, bail};
 use super::ui::Ui;
 use crate::{
     report::{self, Column, Table, Value},
-    scenario::DatasetFormat,
-    workload::{self, DatasetReport, Sample, dataset, make},
+    scenario::{DatasetFormat, TraceFormat},
+    units::NS_PER_S,
+    workload::{
+        self, DatasetReport, Sample, dataset, make,
+        trace::{self, TraceRow},
+    },
 };
 
 /// Look into data sets, or make small ones
@@ -40,6 +44,9 @@ pub struct InspectArgs {
     /// Its format [default: by the name, `.json` = sharegpt, `.jsonl` = longbench]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub dataset_format: Option<DatasetFormat>,
+    /// Its format if it is a trace [default: by its first line]
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with = "dataset_format")]
+    pub trace_format: Option<TraceFormat>,
 }
 
 /// Arguments of `data make`.
@@ -74,6 +81,11 @@ pub fn run(args: &DataArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
 }
 
 fn inspect(args: &InspectArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let guessed = || trace::format_of(&args.file).filter(|_| args.dataset_format.is_none());
+    if let Some(format) = args.trace_format.or_else(guessed) {
+        let (rows, report) = trace::read(&args.file, format)?;
+        return tell(&trace_summary(&rows, &report), &report, ui);
+    }
     let format = match args.dataset_format.or_else(|| workload::format_of(&args.file)) {
         Some(format) => format,
         None => bail!(
@@ -82,49 +94,82 @@ fn inspect(args: &InspectArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ),
     };
     let (samples, report) = dataset::read(&args.file, format)?;
-    ui.out(&report::render(&summary(&samples, &report), ui.format, ui.color))?;
+    tell(&summary(&samples, &report), &report, ui)
+}
+
+fn tell(table: &Table, report: &DatasetReport, ui: &Ui) -> anyhow::Result<ExitCode> {
+    ui.out(&report::render(table, ui.format, ui.color))?;
+    let file = report.path.display();
     for error in &report.errors {
-        ui.note(&format!(
-            "{}:{}: row {}: {}",
-            args.file.display(),
-            error.line,
-            error.row,
-            error.message
-        ));
+        ui.note(&format!("{file}:{}: row {}: {}", error.line, error.row, error.message));
     }
     let untold = report.n_bad - report.errors.len() as u64;
     if untold > 0 {
-        ui.note(&format!("{}: {untold} more bad rows", args.file.display()));
+        ui.note(&format!("{file}: {untold} more bad rows"));
     }
     Ok(if report.n_bad == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 /// One fact a row: names and values, so that new facts do not break readers of the JSON.
 fn summary(samples: &[Sample], report: &DatasetReport) -> Table {
-    let mut table = Table::new(
-        &format!("{}", report.path.display()),
-        vec![Column::new("fact", ""), Column::new("value", "")],
-    );
-    let mut fact =
-        |name: &str, value: Value| table.rows.push(vec![Value::Text(name.to_owned()), value]);
-    fact("sha256", Value::Text(report.sha256.clone()));
-    fact("bytes", count(report.n_bytes));
-    fact("rows", count(report.n_rows));
-    fact("bad_rows", count(report.n_bad));
+    let mut table = file_facts(report);
+    let mut fact = |name: &str, value: Value| push_fact(&mut table, name, value);
     let answers: Vec<_> = samples.iter().filter_map(|sample| sample.answer.as_deref()).collect();
     fact("rows_without_answer", count((samples.len() - answers.len()) as u64));
     let prompts: Vec<_> = samples.iter().map(|sample| sample.prompt.as_str()).collect();
     for (what, texts) in [("prompt", prompts), ("answer", answers)] {
-        let mut lengths: Vec<_> = texts.iter().map(|text| text.len()).collect();
-        lengths.sort_unstable();
-        for (name, part) in [("min", 0.0), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)]
-        {
-            let value = nearest_rank(&lengths, part).map_or(Value::Missing, |n| count(n as u64));
-            fact(&format!("{what}_bytes_{name}"), value);
-        }
+        let lengths = texts.iter().map(|text| text.len()).collect();
+        quantiles(lengths, |name, value| fact(&format!("{what}_bytes_{name}"), value));
     }
     for (language, n) in languages(samples) {
         fact(&format!("language_{language}"), count(n));
+    }
+    table
+}
+
+fn file_facts(report: &DatasetReport) -> Table {
+    let mut table = Table::new(
+        &format!("{}", report.path.display()),
+        vec![Column::new("fact", ""), Column::new("value", "")],
+    );
+    push_fact(&mut table, "sha256", Value::Text(report.sha256.clone()));
+    push_fact(&mut table, "bytes", count(report.n_bytes));
+    push_fact(&mut table, "rows", count(report.n_rows));
+    push_fact(&mut table, "bad_rows", count(report.n_bad));
+    table
+}
+
+fn push_fact(table: &mut Table, name: &str, value: Value) {
+    table.rows.push(vec![Value::Text(name.to_owned()), value]);
+}
+
+fn quantiles(mut lengths: Vec<usize>, mut fact: impl FnMut(&str, Value)) {
+    lengths.sort_unstable();
+    for (name, part) in [("min", 0.0), ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("max", 1.0)] {
+        let value = nearest_rank(&lengths, part).map_or(Value::Missing, |n| count(n as u64));
+        fact(name, value);
+    }
+}
+
+/// How long, how fast, how much of the prompts was seen before.
+fn trace_summary(rows: &[TraceRow], report: &DatasetReport) -> Table {
+    let mut table = file_facts(report);
+    let mut fact = |name: &str, value: Value| push_fact(&mut table, name, value);
+    let duration_s =
+        rows.iter().filter_map(|row| row.at_ns).max().map(|last| last as f64 / NS_PER_S);
+    fact("duration_s", duration_s.map_or(Value::Missing, Value::Float));
+    let rate = duration_s.filter(|s| *s > 0.0).map(|s| rows.len() as f64 / s);
+    fact("requests_per_s", rate.map_or(Value::Missing, Value::Float));
+    let lengths = |of: fn(&TraceRow) -> u32| rows.iter().map(|row| of(row) as usize).collect();
+    let (prompts, answers) = (lengths(|row| row.prompt_tokens), lengths(|row| row.answer_tokens));
+    for (what, lengths) in [("prompt", prompts), ("answer", answers)] {
+        quantiles(lengths, |name, value| fact(&format!("{what}_tokens_{name}"), value));
+    }
+    let blocks = rows.iter().map(|row| row.blocks.len() as u64).sum();
+    if blocks > 0 {
+        let distinct: BTreeSet<u64> = rows.iter().flat_map(|row| &row.blocks).copied().collect();
+        fact("prompt_blocks", count(blocks));
+        fact("distinct_prompt_blocks", count(distinct.len() as u64));
     }
     table
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::{
     kernel::allreduce::Link,
-    plan::{Arrival, Cell, Task},
-    record::manifest::{CellFacts, LinkFacts, ScenarioFacts, SloFacts},
+    plan::{self, Arrival, Cell, Task},
+    record::manifest::{CellFacts, LinkFacts, ScenarioFacts},
     scenario::{Device, KernelTarget, Scenario, Target, TargetKind},
 };
 
@@ -34,11 +34,8 @@ pub(super) fn facts(scenario: &Scenario, path: &Path, device: Option<Device>) ->
         repeats: scenario.repeats,
         baseline: scenario.baseline.clone(),
         aa_control: scenario.aa_control,
-        slo: scenario.slo.map(|slo| SloFacts {
-            ttft_ms: slo.ttft_ms,
-            tpot_ms: slo.tpot_ms,
-            e2e_ms: slo.e2e_ms,
-        }),
+        slo: scenario.slo.map(Into::into),
+        searches: plan::searches(scenario),
         links: scenario.targets.iter().filter_map(link_facts).collect(),
         device: device.map(device_name),
     }

@@ -33,7 +33,7 @@ use crate::{
         manifest::{ClientFacts, Input, ProofFacts, Status, Verdict},
         parquet::write_rows,
     },
-    scenario::{Device, Scenario, TargetKind, Workload},
+    scenario::{Device, Scenario, TargetKind},
     workload,
 };
 
@@ -159,6 +159,7 @@ fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
         command_line: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
         machine: Machine::read(),
         inputs,
+        schedules: BTreeMap::new(),
         engines: BTreeMap::new(),
         telemetry: None,
         client_health: Vec::new(),
@@ -291,6 +292,7 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
         manifest.proofs.retain(|known| known.cell_id != proof.cell_id);
         manifest.proofs.push(proof_facts(proof));
     }
+    manifest.schedules.extend(engine.schedules().clone());
     for health in engine.health() {
         // A cell that was interrupted and measured again counts as it was the last time.
         manifest.client_health.retain(|known| known.cell_id != health.cell_id);
@@ -421,7 +423,7 @@ fn with_device(mut scenario: Scenario, device: Option<Device>) -> Scenario {
 fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for workload in &scenario.workloads {
-        if let Workload::Dataset { path, .. } = &workload.kind {
+        if let Some(path) = workload.kind.file() {
             let bytes = std::fs::metadata(path)
                 .with_context(|| format!("{}: cannot read the data set", path.display()))?
                 .len();
@@ -439,12 +441,11 @@ fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
 fn bad_rows(scenario: &Scenario) -> anyhow::Result<Vec<String>> {
     let mut notices = Vec::new();
     for workload in &scenario.workloads {
-        let Workload::Dataset { path, format, .. } = &workload.kind else { continue };
-        let (_, report) = workload::dataset::read(path, *format)?;
+        let Some(report) = workload::report_on(&workload.kind)? else { continue };
         if let Some(first) = report.errors.first() {
             notices.push(format!(
                 "{}: {} of {} rows left out (first: line {}: {})",
-                path.display(),
+                report.path.display(),
                 report.n_bad,
                 report.n_rows,
                 first.line,

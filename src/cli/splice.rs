@@ -83,6 +83,7 @@ mod tests {
             kernels: Vec::new(),
             parallel: Vec::new(),
             requests: Vec::new(),
+            searches: Vec::new(),
             comparisons: Vec::new(),
             steady: Vec::new(),
             texts: Vec::new(),

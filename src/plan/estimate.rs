@@ -130,12 +130,27 @@ fn arrival_s(workload: &Workload, arrival: Arrival) -> Option<f64> {
     let n_requests = match workload {
         Workload::Synthetic { n_requests, .. } => Some(*n_requests),
         Workload::Dataset { n_requests, .. } => *n_requests,
+        Workload::Trace(trace) => trace.n_requests,
         Workload::Shapes { .. } => None,
     }? as f64;
     match arrival {
-        Arrival::Closed { .. } => None,
+        // The server decides, or a file that was not read yet.
+        Arrival::Closed { .. } | Arrival::Replay { .. } | Arrival::Saturation { .. } => None,
         Arrival::Constant { rate } | Arrival::Poisson { rate } | Arrival::Gamma { rate, .. } => {
             Some(n_requests / rate)
+        }
+        Arrival::Ramp { from, to, over_s, .. } => {
+            let on_the_way = 0.5 * (from + to) * over_s;
+            // How far n requests come on a slope; stairs have the same mean.
+            let slope = (to - from) / over_s;
+            let reached = 2.0 * n_requests
+                / (from + (from * from + 2.0 * slope * n_requests).max(0.0).sqrt());
+            let after = (n_requests - on_the_way) / to;
+            Some(if n_requests <= on_the_way { reached } else { over_s + after })
+        }
+        Arrival::Burst { base_rate, burst_rate, period_s, burst_s } => {
+            let a_period = base_rate * (period_s - burst_s) + burst_rate * burst_s;
+            Some(n_requests / a_period * period_s)
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The loops behind [`super::expand`].
 
+use std::collections::BTreeMap;
+
 use super::{Arrival, Cell, Task, order};
 use crate::{
     kernel::Op,
+    record::manifest::{SearchRule, SloFacts},
     scenario::{
         EngineTarget, KernelTarget, Load, NamedLoad, NamedMethod, NamedWorkload, Scenario, Target,
         TargetKind, Workload,
@@ -30,7 +33,8 @@ struct Builder<'a> {
 }
 
 pub(super) fn cells(scenario: &Scenario) -> Vec<Cell> {
-    let loads = scenario.loads.iter().flat_map(load_points).collect();
+    let slo = scenario.slo.map(Into::into);
+    let loads = scenario.loads.iter().flat_map(|load| load_points(load, slo)).collect();
     let mut builder = Builder { scenario, loads, cells: Vec::new(), block: 0 };
     for target in &scenario.targets {
         for workload in &scenario.workloads {
@@ -41,7 +45,17 @@ pub(super) fn cells(scenario: &Scenario) -> Vec<Cell> {
     builder.cells
 }
 
-fn load_points(load: &NamedLoad) -> Vec<LoadPoint> {
+pub(super) fn searches(scenario: &Scenario) -> BTreeMap<String, SearchRule> {
+    let slo = scenario.slo.map(Into::into);
+    let points = scenario.loads.iter().flat_map(|load| load_points(load, slo));
+    let rule = |point: LoadPoint| match point.arrival {
+        Arrival::Saturation { rule, .. } => Some((point.label, rule)),
+        _ => None,
+    };
+    points.filter_map(rule).collect()
+}
+
+fn load_points(load: &NamedLoad, slo: Option<SloFacts>) -> Vec<LoadPoint> {
     let arrivals: Vec<Arrival> = match &load.kind {
         Load::Closed { concurrency } => {
             concurrency.iter().map(|&concurrency| Arrival::Closed { concurrency }).collect()
@@ -51,6 +65,15 @@ fn load_points(load: &NamedLoad) -> Vec<LoadPoint> {
         Load::Gamma { rate, burstiness } => {
             let burstiness = *burstiness;
             rate.iter().map(|&rate| Arrival::Gamma { rate, burstiness }).collect()
+        }
+        // A valid scenario with a search has an SLO.
+        &Load::Saturation(rule) => {
+            slo.map(|slo| Arrival::Saturation { rule, slo }).into_iter().collect()
+        }
+        Load::Replay { speed } => speed.iter().map(|&speed| Arrival::Replay { speed }).collect(),
+        &Load::Ramp { from, to, over_s, steps } => vec![Arrival::Ramp { from, to, over_s, steps }],
+        &Load::Burst { base_rate, burst_rate, period_s, burst_s } => {
+            vec![Arrival::Burst { base_rate, burst_rate, period_s, burst_s }]
         }
     };
     // The value holds no `-`, so `<name>-<value>` is unique among loads with unique names and values.

@@ -1,15 +1,19 @@
 //! A scenario becomes an ordered list of cells with readable, stable ids. Pure.
 
+use std::collections::BTreeMap;
+
 use regex::Regex;
 
 use crate::{
     kernel::Op,
+    record::manifest::{SearchRule, SloFacts},
     scenario::{EngineTarget, KernelTarget, NamedMethod, PAGES, Scenario, Workload},
 };
 
 mod estimate;
 mod expand;
 mod order;
+pub mod search;
 
 #[cfg(test)]
 mod tests;
@@ -142,16 +146,54 @@ pub enum Arrival {
         /// Shape.
         burstiness: f64,
     },
+    /// Exponential gaps at a rate that goes from one value to another and stays there.
+    Ramp {
+        /// Requests per second at the start.
+        from: f64,
+        /// Requests per second at the end and after it.
+        to: f64,
+        /// Length of the ramp.
+        over_s: f64,
+        /// Stairs of equal length; `None` = a slope.
+        steps: Option<usize>,
+    },
+    /// Exponential gaps with a burst at the end of each period.
+    Burst {
+        /// Requests per second between bursts.
+        base_rate: f64,
+        /// Requests per second within a burst.
+        burst_rate: f64,
+        /// From one burst to the next.
+        period_s: f64,
+        /// Length of a burst, less than the period.
+        burst_s: f64,
+    },
+    /// The times that the workload, a trace, holds itself.
+    Replay {
+        /// How many times as fast as recorded.
+        speed: f64,
+    },
+    /// Poisson at rates that a search finds, see [`search`].
+    Saturation {
+        /// How it searches.
+        rule: SearchRule,
+        /// What a good answer is.
+        slo: SloFacts,
+    },
 }
 
 impl Arrival {
-    /// The parameter as written in cell ids: `8`, `2.5`.
+    /// The parameter as written in cell ids: `8`, `2.5`, `1to10`, `1burst20`. It never holds a `-`.
     fn value(&self) -> String {
         match self {
             Arrival::Closed { concurrency } => concurrency.to_string(),
             Arrival::Constant { rate }
             | Arrival::Poisson { rate }
             | Arrival::Gamma { rate, .. } => rate.to_string(),
+            Arrival::Saturation { rule, .. } => format!("slo{}", rule.attainment),
+            Arrival::Replay { speed } => speed.to_string(),
+            Arrival::Ramp { from, to, .. } => format!("{from}to{to}"),
+            Arrival::Burst { base_rate, burst_rate, .. } => format!("{base_rate}burst{burst_rate}"),
         }
     }
 }
@@ -165,6 +207,11 @@ impl Arrival {
 /// take prompts under every load. A valid scenario has work for each target.
 pub fn expand(scenario: &Scenario) -> Vec<Cell> {
     expand::cells(scenario)
+}
+
+/// Rules of the scenario's saturation searches, by load as in cell ids.
+pub fn searches(scenario: &Scenario) -> BTreeMap<String, SearchRule> {
+    expand::searches(scenario)
 }
 
 /// The cells whose id matches, in the same order and with the same blocks.

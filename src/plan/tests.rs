@@ -137,6 +137,21 @@ fn estimates_say_what_is_unknown() {
     assert!(block_seconds(&block, &scenario.timing).expect("known") <= scenario.timing.max_seconds);
 }
 
+#[test]
+fn rates_that_change_are_readable_and_estimated() {
+    let loads = "[load.up.ramp]\nfrom = 0.5\nto = 10\nover_s = 1\n\
+        [load.rush.burst]\nbase_rate = 0\nburst_rate = 20\nperiod_s = 4\nburst_s = 0.25\n";
+    let text = scenario(loads, GRID, 1);
+    let cells = expand(&text);
+    let served: Vec<_> = cells.iter().filter(|cell| cell.target == "srv").collect();
+    assert_eq!(served[0].id, "p/srv/int8/words/up-0.5to10/r0");
+    assert_eq!(served[1].id, "p/srv/int8/words/rush-0burst20/r0");
+    let seconds = |cell: &Cell| estimate(cell, &text.timing).seconds.expect("known");
+    // 5.25 arrivals on the way up, the other 4.75 at 10 a second; 5 a period of 4 s.
+    assert!((seconds(served[0]) - 1.475).abs() < 1e-9);
+    assert!((seconds(served[1]) - 8.0).abs() < 1e-9);
+}
+
 fn values(range: std::ops::Range<u32>) -> impl Strategy<Value = BTreeSet<u32>> {
     prop::collection::btree_set(range, 1..4)
 }

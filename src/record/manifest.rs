@@ -47,6 +47,9 @@ pub struct Manifest {
     pub machine: super::env::Machine,
     /// Files that went in.
     pub inputs: Vec<Input>,
+    /// sha256 over ids, due times, answer limits and prompts of each served `workload/load/rN`: the same for every method,
+    /// and for every run of one seed on any machine.
+    pub schedules: BTreeMap<String, String>,
     /// What each engine said about itself, by URL.
     pub engines: BTreeMap<String, serde_json::Value>,
     /// Source, rate and measured overhead of telemetry; `None` when there was none.
@@ -120,6 +123,8 @@ pub struct ScenarioFacts {
     pub aa_control: bool,
     /// Limits for goodput.
     pub slo: Option<SloFacts>,
+    /// Rules of saturation searches, by load as in cell ids (`sat-slo0.9`).
+    pub searches: BTreeMap<String, SearchRule>,
     /// What would join the ranks of a tensor-parallel target, by target; the others are not in here.
     pub links: BTreeMap<String, LinkFacts>,
     /// Device that the command line put in place of the scenario's; `None` when it named none.
@@ -136,6 +141,22 @@ pub struct SloFacts {
     pub tpot_ms: Option<f64>,
     /// E2E latency limit.
     pub e2e_ms: Option<f64>,
+}
+
+/// How the highest rate that a server sustains is searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SearchRule {
+    /// Part of the requests that must meet the SLO.
+    pub attainment: f64,
+    /// First rate tried, requests per second.
+    pub start_rate: f64,
+    /// Width of the bracket at which the search ends, as a part of the sustained rate.
+    pub tolerance: f64,
+    /// Requests sent at a rate at first, and added while it is in doubt.
+    pub requests_per_probe: usize,
+    /// Most requests sent at a rate.
+    pub probe_max_requests: usize,
 }
 
 /// What would join the ranks of a tensor-parallel target, as the scenario states it: the input of a model.
@@ -283,6 +304,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
             baseline: "fp16".to_owned(),
             aa_control: false,
             slo: None,
+            searches: BTreeMap::new(),
             links: BTreeMap::new(),
             device: None,
         },
@@ -293,6 +315,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
         command_line: vec!["kvbench".to_owned(), "run".to_owned()],
         machine: super::env::Machine::default(),
         inputs: vec![Input { path: "x.json".to_owned(), sha256: "00".to_owned(), bytes: 3 }],
+        schedules: BTreeMap::new(),
         engines: BTreeMap::new(),
         telemetry: None,
         client_health: Vec::new(),

@@ -7,6 +7,7 @@ pub mod parquet;
 mod recorder;
 pub mod rows;
 mod run_dir;
+mod slo;
 #[cfg(test)]
 mod tests;
 
@@ -15,3 +16,4 @@ pub use parquet::Table;
 pub use recorder::{PROBE_METHOD, Recorder};
 pub use rows::{KernelRow, RequestRow, Row, Sink, TelemetryRow};
 pub use run_dir::RunDir;
+pub use slo::tpot_ms;

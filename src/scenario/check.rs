@@ -4,7 +4,7 @@ use super::{
     Engine, Load, NAME_MAX, NamedLoad, NamedWorkload, Scenario, Slo, Target, TargetKind, Timing,
     Workload, engine,
     error::{Fault, SEE_README},
-    limit, method, target,
+    limit, load, method, target,
     value::{Ordered, Sp},
     wire, workload,
 };
@@ -33,7 +33,7 @@ pub(super) fn scenario(file: wire::File, text: &str) -> Checked<Scenario> {
         Ok(NamedWorkload { name: name.value.clone(), kind: workload::build(name, wire)? })
     })?;
     let loads = named(&file.load, "load", |name, wire| {
-        Ok(NamedLoad { name: name.value.clone(), kind: load(wire) })
+        Ok(NamedLoad { name: name.value.clone(), kind: load::build(wire)? })
     })?;
     let scenario = Scenario {
         name: file.name.value.clone(),
@@ -53,6 +53,8 @@ pub(super) fn scenario(file: wire::File, text: &str) -> Checked<Scenario> {
     };
     method::fit_targets(&scenario, &file)?;
     combinations(&scenario, &file)?;
+    load::have_times(&scenario, &file)?;
+    load::have_slo(&scenario, &file)?;
     limit::check(&scenario, &file)?;
     Ok(scenario)
 }
@@ -188,20 +190,6 @@ fn check_timing(timing: &wire::Timing) -> Checked<Timing> {
     })
 }
 
-fn load(wire: &wire::Load) -> Load {
-    let rates = |list: &wire::RateList| list.0.iter().map(|rate| rate.0).collect();
-    match wire {
-        wire::Load::Closed(closed) => {
-            Load::Closed { concurrency: closed.concurrency.0.iter().map(|n| n.usize()).collect() }
-        }
-        wire::Load::Constant(open) => Load::Constant { rate: rates(&open.rate) },
-        wire::Load::Poisson(open) => Load::Poisson { rate: rates(&open.rate) },
-        wire::Load::Gamma(open) => {
-            Load::Gamma { rate: rates(&open.rate), burstiness: open.burstiness.0 }
-        }
-    }
-}
-
 /// Every target needs something it can run, every workload and load a target that runs it.
 fn combinations(scenario: &Scenario, file: &wire::File) -> Checked<()> {
     nothing_empty(scenario)?;
@@ -221,7 +209,7 @@ fn combinations(scenario: &Scenario, file: &wire::File) -> Checked<()> {
                     "expected a kernel target for the shapes of `{}`, got engine targets only",
                     name.value
                 ),
-                "add `[target.cpu.kernel]`, or send a `dataset` or `synthetic` workload",
+                "add `[target.cpu.kernel]`, or send a `dataset`, `synthetic` or `trace` workload",
             ));
         }
     }
@@ -234,7 +222,7 @@ fn combinations(scenario: &Scenario, file: &wire::File) -> Checked<()> {
                     "expected a target and a workload that use the load `{}`, got none",
                     name.value
                 ),
-                "kernel targets replay `dataset` and `synthetic` workloads under `closed` loads; shapes need no load",
+                "kernel targets replay `dataset`, `synthetic` and `trace` workloads under `closed` loads; shapes need no load",
             ));
         }
     }

@@ -72,6 +72,8 @@ fn points(scenario: &Scenario, wanted: impl Fn(&Load) -> bool) -> usize {
     let values = |load: &Load| match load {
         Load::Closed { concurrency } => concurrency.len(),
         Load::Constant { rate } | Load::Poisson { rate } | Load::Gamma { rate, .. } => rate.len(),
+        Load::Ramp { .. } | Load::Burst { .. } | Load::Saturation(_) => 1,
+        Load::Replay { speed } => speed.len(),
     };
     scenario.loads.iter().filter(|load| wanted(&load.kind)).map(|load| values(&load.kind)).sum()
 }
@@ -80,7 +82,7 @@ fn workload_points(scenario: &Scenario, load_points: usize, kernel: bool) -> usi
     let points = |workload: &Workload| match workload {
         Workload::Shapes { ops, batch, kv_len } if kernel => ops.len() * batch.len() * kv_len.len(),
         Workload::Shapes { .. } => 0,
-        Workload::Dataset { .. } | Workload::Synthetic { .. } => load_points,
+        Workload::Dataset { .. } | Workload::Synthetic { .. } | Workload::Trace(_) => load_points,
     };
     scenario.workloads.iter().map(|workload| points(&workload.kind)).sum()
 }

@@ -13,6 +13,7 @@ use anyhow::Context;
 use crate::{
     kernel::{Op, allreduce::Link},
     method::Method,
+    record::manifest::SloFacts,
 };
 
 mod check;
@@ -20,10 +21,13 @@ pub mod engine;
 mod engine_target;
 mod error;
 mod limit;
+mod load;
 mod method;
 mod preset;
 mod start;
 mod target;
+mod think;
+mod trace;
 mod value;
 mod wire;
 mod wire_engine;
@@ -39,6 +43,9 @@ mod tests;
 pub use engine::{Engine, KvSetting, StopSignal};
 pub use error::ScenarioError;
 pub use start::{Command, Spot, Start};
+pub use load::{Load, NamedLoad};
+pub use think::TimeDist;
+pub use trace::{Trace, TraceFormat};
 
 /// Longest name.
 const NAME_MAX: usize = 64;
@@ -87,6 +94,12 @@ pub struct Slo {
     pub tpot_ms: Option<f64>,
     /// E2E latency limit.
     pub e2e_ms: Option<f64>,
+}
+
+impl From<Slo> for SloFacts {
+    fn from(slo: Slo) -> Self {
+        Self { ttft_ms: slo.ttft_ms, tpot_ms: slo.tpot_ms, e2e_ms: slo.e2e_ms }
+    }
 }
 
 /// A name and a method.
@@ -389,6 +402,10 @@ pub enum Workload {
         n_requests: Option<usize>,
         /// `max_tokens` of each request.
         max_tokens: u32,
+        /// Most turns of a conversation that are sent.
+        turns: usize,
+        /// From the end of an answer to the next turn; `None` = at once.
+        think: Option<TimeDist>,
     },
     /// Prompts made of words, with drawn lengths.
     Synthetic {
@@ -399,6 +416,36 @@ pub enum Workload {
         /// Answer length in tokens (`max_tokens`).
         output_tokens: LengthDist,
     },
+    /// Requests of a trace file, in its order.
+    Trace(Trace),
+}
+
+impl Workload {
+    /// The file it is read from.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Workload::Dataset { path, .. } | Workload::Trace(Trace { path, .. }) => Some(path),
+            Workload::Shapes { .. } | Workload::Synthetic { .. } => None,
+        }
+    }
+
+    /// The same with this number of requests; a grid of shapes as it is.
+    pub fn with_requests(&self, n: usize) -> Self {
+        let mut workload = self.clone();
+        match &mut workload {
+            Workload::Dataset { n_requests, .. } | Workload::Trace(Trace { n_requests, .. }) => {
+                *n_requests = Some(n)
+            }
+            Workload::Synthetic { n_requests, .. } => *n_requests = n,
+            Workload::Shapes { .. } => {}
+        }
+        workload
+    }
+
+    /// Whether its requests have times of their own.
+    pub fn has_times(&self) -> bool {
+        matches!(self, Workload::Trace(trace) if trace.format != TraceFormat::Lengths)
+    }
 }
 
 /// Distribution of a length in tokens.
@@ -442,42 +489,6 @@ pub enum DatasetFormat {
     Sharegpt,
     /// LongBench v1 JSONL: `{input, context, answers, length, dataset, language, all_classes, _id}` a line.
     Longbench,
-}
-
-/// A name and a load.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedLoad {
-    /// Key in `[load]`.
-    pub name: String,
-    /// The load.
-    pub kind: Load,
-}
-
-/// How requests arrive. Lists are swept: one cell a value.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Load {
-    /// Closed loop with a fixed number of requests in flight. On kernel targets this is the batch size.
-    Closed {
-        /// Requests in flight.
-        concurrency: Vec<usize>,
-    },
-    /// Equal gaps.
-    Constant {
-        /// Requests per second.
-        rate: Vec<f64>,
-    },
-    /// Exponential gaps.
-    Poisson {
-        /// Requests per second.
-        rate: Vec<f64>,
-    },
-    /// Gamma gaps with shape = `burstiness` (1 = Poisson, smaller = burstier).
-    Gamma {
-        /// Requests per second.
-        rate: Vec<f64>,
-        /// Shape of the gamma distribution.
-        burstiness: f64,
-    },
 }
 
 /// How a kernel is timed.

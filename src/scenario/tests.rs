@@ -72,6 +72,17 @@ rate = [2.5, 5]
 rate = [2.0]
 burstiness = 0.25
 
+[load.rise.ramp]
+from = 1
+to = 10
+over_s = 60
+
+[load.rush.burst]
+base_rate = 0
+burst_rate = 20
+period_s = 30
+burst_s = 5
+
 [load.closed.closed]
 concurrency = [1, 8]
 "#;
@@ -262,6 +273,73 @@ fn impossible_combinations() {
     assert!(parse(&[KERNEL, GRID].concat()).is_ok());
     let engine = parse(&[ENGINE, WORDS, rates].concat()).expect("valid");
     assert!(!engine.aa_control);
+}
+
+#[test]
+fn rates_that_change() {
+    let scenario = parse(FULL).expect("valid");
+    let ramp = Load::Ramp { from: 1.0, to: 10.0, over_s: 60.0, steps: None };
+    assert_eq!(scenario.loads[2].kind, ramp);
+    broken(
+        "from = 1\nto = 10",
+        "from = 1\nto = 1",
+        &["expected `from` to differ from `to`, got 1 twice"],
+    );
+    broken(
+        "burst_s = 5",
+        "burst_s = 30",
+        &["expected `burst_s` to be less than `period_s` (30), got 30"],
+    );
+    broken("over_s = 60", "over_s = 60\nsteps = 1", &["expected a whole number from 2 to 1000"]);
+}
+
+#[test]
+fn traces_and_their_times() {
+    let trace = |format: &str, more: &str| {
+        format!("[workload.t.trace]\npath = \"t.csv\"\nformat = \"{format}\"\n{more}")
+    };
+    let replay = "[load.real.replay]\nspeed = [1, 2.5]\n";
+    let azure = trace("azure", "start_s = 60\nduration_s = 120\n");
+    let scenario = parse(&[ENGINE, &azure, replay].concat()).expect("valid");
+    let Workload::Trace(window) = &scenario.workloads[0].kind else { panic!("a trace") };
+    assert_eq!((window.format, window.duration_s), (TraceFormat::Azure, Some(120.0)));
+    assert_eq!(scenario.loads[0].kind, Load::Replay { speed: vec![1.0, 2.5] });
+    let wanted = "expected workloads with times for the `replay` load `real`, got `t`";
+    refused(&[ENGINE, &trace("lengths", ""), replay], wanted, 11);
+    let wanted = "expected workloads with times for the `replay` load `real`, got `w`";
+    refused(&[ENGINE, WORDS, replay], wanted, 12);
+    let wanted = "expected a format with times for `start_s` and `duration_s`";
+    refused(&[ENGINE, &trace("lengths", "start_s = 1\n"), replay], wanted, 11);
+    let poisson = "[load.r.poisson]\nrate = [1]\n";
+    assert!(parse(&[ENGINE, &trace("lengths", ""), poisson].concat()).is_ok());
+}
+
+#[test]
+fn a_search_needs_an_objective() {
+    let search = "[load.sat.saturation]\nstart_rate = 2\n";
+    refused(&[ENGINE, WORDS, search], "expected [slo] for the `saturation` load `sat`", 12);
+    let slo = "[slo]\nttft_ms = 200\n";
+    let scenario = parse(&[ENGINE, WORDS, slo, search].concat()).expect("valid");
+    let Load::Saturation(rule) = scenario.loads[0].kind else { panic!("a search") };
+    assert_eq!((rule.requests_per_probe, rule.probe_max_requests), (100, 400));
+    let few = "probe_max_requests = 50\nrequests_per_probe = 60\n";
+    refused(&[ENGINE, WORDS, slo, search, few], "at most `probe_max_requests` (50), got 60", 17);
+}
+
+#[test]
+fn conversations_have_turns_and_time_to_think() {
+    let talk = "max_tokens = 64\nturns = 4\nthink_s = { uniform = { min = 0.5, max = 3 } }";
+    let scenario = parse(&FULL.replace("max_tokens = 64", talk)).expect("valid");
+    let Workload::Dataset { turns, think, .. } = &scenario.workloads[2].kind else {
+        panic!("a data set")
+    };
+    assert_eq!((*turns, *think), (4, Some(TimeDist::Uniform { min: 0.5, max: 3.0 })));
+    let plain = parse(FULL).expect("valid");
+    let Workload::Dataset { turns: 1, think: None, .. } = plain.workloads[2].kind else {
+        panic!("one turn unless told")
+    };
+    let twisted = talk.replace("min = 0.5", "min = 5");
+    broken("max_tokens = 64", &twisted, &["expected `min` to be at most `max` (3), got 5"]);
 }
 
 #[test]

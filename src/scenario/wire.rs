@@ -7,11 +7,17 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DatasetFormat, Device, Endpoint, MethodOrder, PrefixCache,
+    DatasetFormat, Device, Endpoint, MethodOrder, PrefixCache, TraceFormat,
     value::{Int, List, Ordered, Real, Sp},
     wire_engine::Engine,
 };
 use crate::{kernel::Op, method::Pooling};
+
+mod load;
+mod think;
+
+pub(super) use load::{Burst, Load, Ramp, RateList, Saturation};
+pub(super) use think::Think;
 
 /// Longest context that can be asked for.
 pub(super) const TOKENS_MAX: i64 = 1 << 20;
@@ -26,8 +32,6 @@ type Batch = Int<1, 4096>;
 type Count = Int<1, 1_000_000>;
 type InFlight = Int<1, 65_536>;
 type Rate = Real<1, 100_000_000>;
-/// A list of requests per second.
-pub(super) type RateList = List<Rate>;
 type Seconds = Real<1, 604_800_000>;
 
 /// A kvbench scenario: what is measured, where, and how it is compared.
@@ -422,6 +426,8 @@ pub(super) enum Workload {
     Dataset(Dataset),
     /// Prompts made of words, with drawn lengths.
     Synthetic(Synthetic),
+    /// Lengths, and mostly times, of a real service's requests; prompts made of words.
+    Trace(Trace),
 }
 
 /// A grid of kernel shapes; every combination is measured.
@@ -448,6 +454,15 @@ pub(super) struct Dataset {
     pub(super) n_requests: Option<Count>,
     /// Longest answer asked for, tokens.
     pub(super) max_tokens: Tokens,
+    /// Most turns of a conversation that are sent, each after the answer to the one before.
+    #[serde(default = "turns")]
+    pub(super) turns: Int<1, 64>,
+    /// Seconds from the end of an answer to the next turn. Default: none.
+    pub(super) think_s: Option<Think>,
+}
+
+fn turns() -> Int<1, 64> {
+    Int(1)
 }
 
 /// Prompts made of words.
@@ -460,6 +475,22 @@ pub(super) struct Synthetic {
     pub(super) prompt_tokens: Length,
     /// Answer length asked for, tokens.
     pub(super) output_tokens: Length,
+}
+
+/// Requests of a trace file, in its order.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Trace {
+    /// The file, relative to the working directory.
+    pub(super) path: Sp<PathBuf>,
+    /// Its format: `mooncake`, `azure`, `burstgpt` or `lengths`.
+    pub(super) format: TraceFormat,
+    /// How many rows to send, the first ones of the window. Default: all.
+    pub(super) n_requests: Option<Count>,
+    /// Start of the window, seconds after the file's earliest row. Default: that row.
+    pub(super) start_s: Option<Sp<Real<0, 604_800_000>>>,
+    /// Length of the window, seconds. Default: to the end.
+    pub(super) duration_s: Option<Sp<Seconds>>,
 }
 
 /// Distribution of a length.
@@ -494,44 +525,4 @@ pub(super) struct Lognormal {
     pub(super) sigma: Real<0, 5_000>,
     /// Longest.
     pub(super) max: Tokens,
-}
-
-/// How requests arrive; lists are swept, one cell a value.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Load {
-    /// A fixed number in flight; the batch size on kernel targets.
-    Closed(Closed),
-    /// Equal gaps.
-    Constant(Rates),
-    /// Exponential gaps.
-    Poisson(Rates),
-    /// Gamma gaps.
-    Gamma(Gamma),
-}
-
-/// Closed loop.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Closed {
-    /// Requests in flight.
-    pub(super) concurrency: List<InFlight>,
-}
-
-/// Open loop with one parameter.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rates {
-    /// Requests per second.
-    pub(super) rate: RateList,
-}
-
-/// Open loop with bursts.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Gamma {
-    /// Requests per second.
-    pub(super) rate: RateList,
-    /// Shape of the gamma distribution: 1 = Poisson, smaller = burstier.
-    pub(super) burstiness: Real<10, 1_000_000>,
 }

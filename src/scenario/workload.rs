@@ -1,6 +1,8 @@
 //! Workloads of the file.
 
-use super::{LengthDist, Workload, error::Fault, limit, value::Sp, wire};
+use super::{
+    LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, value::Sp, wire,
+};
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
 pub(super) fn check_name(name: &Sp<String>) -> Result<(), Fault> {
@@ -40,7 +42,27 @@ pub(super) fn build(name: &Sp<String>, wire: &wire::Workload) -> Result<Workload
         }),
         wire::Workload::Dataset(wire) => dataset(wire),
         wire::Workload::Synthetic(wire) => synthetic(name, wire),
+        wire::Workload::Trace(wire) => trace(wire),
     }
+}
+
+fn trace(wire: &wire::Trace) -> Result<Workload, Fault> {
+    if wire.path.value.as_os_str().is_empty() {
+        let message = "expected `path` to name a file, got an empty text";
+        return Err(Fault::new(wire.path.at, message, "for example `datasets/trace.csv`"));
+    }
+    let window = [wire.start_s.as_ref().map(|s| s.at), wire.duration_s.as_ref().map(|s| s.at)];
+    if let (TraceFormat::Lengths, Some(at)) = (wire.format, window.into_iter().flatten().next()) {
+        let message = "expected a format with times for `start_s` and `duration_s`, got `lengths`";
+        return Err(Fault::new(at, message, "take the first rows with `n_requests`"));
+    }
+    Ok(Workload::Trace(Trace {
+        path: wire.path.value.clone(),
+        format: wire.format,
+        n_requests: wire.n_requests.map(|n| n.usize()),
+        start_s: wire.start_s.as_ref().map_or(0.0, |s| s.value.0),
+        duration_s: wire.duration_s.as_ref().map(|s| s.value.0),
+    }))
 }
 
 fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
@@ -53,6 +75,8 @@ fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
         format: wire.format,
         n_requests: wire.n_requests.map(|n| n.usize()),
         max_tokens: wire.max_tokens.u32(),
+        turns: wire.turns.usize(),
+        think: wire.think_s.as_ref().map(think::build).transpose()?,
     })
 }
 

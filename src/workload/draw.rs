@@ -16,6 +16,24 @@ pub(super) enum Stream {
     Text,
     /// Generated data sets.
     Make,
+    /// Words of the block with this id.
+    Block(u64),
+    /// Times between turns of a conversation.
+    Think,
+}
+
+impl Stream {
+    fn tag(self) -> Vec<u8> {
+        match self {
+            Stream::Sample => vec![0],
+            Stream::Arrival => vec![1],
+            Stream::Length => vec![2],
+            Stream::Text => vec![3],
+            Stream::Make => vec![4],
+            Stream::Think => vec![6],
+            Stream::Block(id) => [&[5], &id.to_le_bytes()[..]].concat(),
+        }
+    }
 }
 
 /// The stream of a seed. The key is hashed here and not expanded by the RNG crate, whose expansion may change.
@@ -23,7 +41,7 @@ pub(super) fn stream(seed: u64, stream: Stream) -> ChaCha8Rng {
     let mut hasher = sha2::Sha256::new();
     hasher.update(b"kvbench stream ");
     hasher.update(seed.to_le_bytes());
-    hasher.update([stream as u8]);
+    hasher.update(stream.tag());
     ChaCha8Rng::from_seed(hasher.finalize().into())
 }
 

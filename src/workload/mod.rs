@@ -8,12 +8,19 @@ use crate::{
 };
 
 mod arrival;
+mod conversation;
 pub mod dataset;
 mod draw;
+mod exact;
+mod intensity;
 pub mod make;
+mod schedule;
 mod synthetic;
+pub mod trace;
 
+use conversation::Shape;
 pub use dataset::{DatasetReport, RowError, Sample, sha256_file};
+pub use schedule::schedule_hash;
 
 /// One request to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,7 +33,7 @@ pub struct Request {
     pub turn: u32,
     /// When to send it, from the start of the cell.
     pub due: Due,
-    /// The prompt's text.
+    /// The prompt's text; of a later turn of a conversation what is new in it.
     pub prompt: String,
     /// Prompt length, estimated where no tokenizer is at hand (four bytes a token): for kernel replay, never for results.
     pub prompt_tokens_est: u32,
@@ -43,6 +50,14 @@ pub enum Due {
     AtNs(u64),
     /// As soon as one of the cell's slots is free (closed loop).
     WhenFree,
+    /// After the answer to the turn before, which stands somewhere before it in the list. In a closed loop a conversation
+    /// keeps its slot until it has ended.
+    After {
+        /// Position of the turn before in the list of requests.
+        request: u64,
+        /// From the end of the answer.
+        think_ns: u64,
+    },
 }
 
 /// Requests and what the data set's file was like.
@@ -68,24 +83,46 @@ pub fn build(workload: &Workload, arrival: &Arrival, seed: u64) -> anyhow::Resul
 /// # Errors
 /// As [`build`].
 pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> anyhow::Result<Built> {
+    let mut times_ns = Vec::new();
     let (mut requests, dataset) = match workload {
         Workload::Shapes { .. } => {
             bail!("a grid of shapes has no requests: it is launched, not sent")
         }
-        Workload::Dataset { path, format, n_requests, max_tokens } => {
+        Workload::Dataset { path, format, n_requests, max_tokens, turns, think } => {
             let (samples, report) = dataset::read(path, *format)?;
-            (drawn(samples, &report, *n_requests, *max_tokens, seed)?, Some(report))
+            let samples = drawn(samples, &report, *n_requests, seed)?;
+            let shape = Shape { turns: *turns, think: *think, max_tokens: *max_tokens };
+            (conversation::requests(samples, shape, seed), Some(report))
         }
         Workload::Synthetic { n_requests, prompt_tokens, output_tokens } => {
             let drawn = synthetic::draw(*n_requests, prompt_tokens, output_tokens, seed);
             (drawn.into_iter().enumerate().map(synthetic_request).collect(), None)
         }
+        Workload::Trace(trace) => {
+            let traced = trace::build(trace, seed)?;
+            times_ns = traced.times_ns;
+            (traced.requests, Some(traced.report))
+        }
     };
-    let due = arrival::due_times(arrival, requests.len(), seed)?;
-    for (request, due) in requests.iter_mut().zip(due) {
+    let mut first_turns: Vec<&mut Request> =
+        requests.iter_mut().filter(|request| request.turn == 0).collect();
+    let due = arrival::due_times(arrival, first_turns.len(), &times_ns, seed)?;
+    for (request, due) in first_turns.iter_mut().zip(due) {
         request.due = due;
     }
     Ok(Built { requests, dataset })
+}
+
+/// What the reader of a workload's file had to leave out; `None` for a workload without a file.
+///
+/// # Errors
+/// As [`build`].
+pub fn report_on(workload: &Workload) -> anyhow::Result<Option<DatasetReport>> {
+    match workload {
+        Workload::Dataset { path, format, .. } => Ok(Some(dataset::read(path, *format)?.1)),
+        Workload::Trace(trace) => Ok(Some(trace::read(&trace.path, trace.format)?.1)),
+        Workload::Shapes { .. } | Workload::Synthetic { .. } => Ok(None),
+    }
 }
 
 /// Four bytes a token: an estimate for kernel replay, never a result.
@@ -97,9 +134,8 @@ fn drawn(
     mut samples: Vec<Sample>,
     report: &DatasetReport,
     n_requests: Option<usize>,
-    max_tokens: u32,
     seed: u64,
-) -> anyhow::Result<Vec<Request>> {
+) -> anyhow::Result<Vec<Sample>> {
     let n = n_requests.unwrap_or(samples.len());
     if n > samples.len() {
         bail!(
@@ -111,20 +147,7 @@ fn drawn(
     }
     let mut rng = draw::stream(seed, draw::Stream::Sample);
     let order = draw::sample(&mut rng, samples.len(), n);
-    let request = |(id, row): (usize, usize)| {
-        let sample = &mut samples[row];
-        Request {
-            id: id as u64,
-            prompt_tokens_est: tokens_est(&sample.prompt),
-            answer_tokens_est: sample.answer.as_deref().map(tokens_est),
-            sample_id: std::mem::take(&mut sample.id),
-            prompt: std::mem::take(&mut sample.prompt),
-            turn: 0,
-            due: Due::WhenFree,
-            max_tokens,
-        }
-    };
-    Ok(order.into_iter().enumerate().map(request).collect())
+    Ok(order.into_iter().map(|row| std::mem::take(&mut samples[row])).collect())
 }
 
 fn synthetic_request((id, drawn): (usize, synthetic::Drawn)) -> Request {

@@ -1,9 +1,11 @@
 //! Prompts made of common words: no data set, no tokenizer, any length.
 
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal};
 
-use super::draw::{Stream, below, stream};
+use super::{
+    draw::{Stream, below, stream},
+    exact,
+};
 use crate::scenario::LengthDist;
 
 /// 256 frequent words that usual tokenizers know as one token each with the blank before them.
@@ -31,10 +33,10 @@ pub(super) struct Drawn {
 /// `n` prompts. Each starts with three words that spell its number, the fastest-changing first, so that no two prompts
 /// share a prefix for a cache to serve (a prompt of one or two words is too short to hold all numbers).
 pub(super) fn draw(n: usize, prompt: &LengthDist, output: &LengthDist, seed: u64) -> Vec<Drawn> {
-    let words: Vec<&str> = WORDS.split_whitespace().collect();
+    let words = words();
     let mut lengths = stream(seed, Stream::Length);
     let mut text = stream(seed, Stream::Text);
-    let offset = below(&mut text, words.len().pow(3));
+    let offset = offset(&words, &mut text);
     let mut one = |id: usize| {
         let prompt_tokens = length(prompt, &mut lengths);
         let output_tokens = length(output, &mut lengths);
@@ -44,18 +46,42 @@ pub(super) fn draw(n: usize, prompt: &LengthDist, output: &LengthDist, seed: u64
     (0..n).map(&mut one).collect()
 }
 
-fn sentence(words: &[&str], number: usize, n_words: u32, rng: &mut ChaCha8Rng) -> String {
+/// The words that prompts are made of.
+pub(super) fn words() -> Vec<&'static str> {
+    WORDS.split_whitespace().collect()
+}
+
+/// Where the numbers begin that prompts are told apart by.
+pub(super) fn offset(words: &[&str], rng: &mut ChaCha8Rng) -> usize {
+    below(rng, words.len().pow(3))
+}
+
+/// `n_words` words, the first three of which spell the number.
+pub(super) fn sentence(
+    words: &[&str],
+    number: usize,
+    n_words: u32,
+    rng: &mut ChaCha8Rng,
+) -> String {
     let base = words.len();
     let spelled = [number % base, number / base % base, number / base / base % base];
+    let n_spelled = spelled.len().min(n_words as usize);
     let mut text = String::with_capacity(n_words as usize * 6);
-    for i in 0..n_words as usize {
-        let index = spelled.get(i).copied().unwrap_or_else(|| below(rng, base));
-        if i > 0 {
-            text.push(' ');
-        }
-        text.push_str(words[index]);
-    }
+    spelled[..n_spelled].iter().for_each(|&index| push(&mut text, words[index]));
+    append(words, n_words - n_spelled as u32, rng, &mut text);
     text
+}
+
+/// Appends drawn words.
+pub(super) fn append(words: &[&str], n_words: u32, rng: &mut ChaCha8Rng, text: &mut String) {
+    (0..n_words).for_each(|_| push(text, words[below(rng, words.len())]));
+}
+
+fn push(text: &mut String, word: &str) {
+    if !text.is_empty() {
+        text.push(' ');
+    }
+    text.push_str(word);
 }
 
 fn length(dist: &LengthDist, rng: &mut ChaCha8Rng) -> u32 {
@@ -65,9 +91,9 @@ fn length(dist: &LengthDist, rng: &mut ChaCha8Rng) -> u32 {
             min + below(rng, max.saturating_sub(min) as usize + 1) as u32
         }
         LengthDist::Lognormal { median, sigma, max } => {
-            let normal: f64 = StandardNormal.sample(rng);
+            let normal = exact::normal(rng);
             // A cast from float saturates, so an overflow to infinity ends at `max` too.
-            ((median * (sigma * normal).exp()).round() as u32).clamp(1, max)
+            ((median * exact::exp(sigma * normal)).round() as u32).clamp(1, max)
         }
     }
 }

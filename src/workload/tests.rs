@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, io::Write};
 
 use super::*;
-use crate::scenario::LengthDist;
+use crate::scenario::{LengthDist, TimeDist};
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().expect("temporary file");
@@ -15,6 +15,8 @@ fn dataset(path: &std::path::Path, n_requests: Option<usize>) -> Workload {
         format: DatasetFormat::Longbench,
         n_requests,
         max_tokens: 32,
+        turns: 1,
+        think: None,
     }
 }
 
@@ -51,6 +53,62 @@ fn rows_are_drawn_without_replacement() {
     assert_eq!(all.len(), 40);
     assert_eq!(all[..25], some[..], "a shorter draw is the head of a longer one");
     assert_eq!(all[0].answer_tokens_est, Some(2));
+}
+
+const TALK: &str = r#"[{"id": "a", "conversations": [{"from": "human", "value": "first question"},
+    {"from": "gpt", "value": "12345678"}, {"from": "human", "value": "second one"}, {"from": "gpt", "value": "1234"},
+    {"from": "human", "value": "third"}, {"from": "system", "value": "x"}, {"from": "human", "value": " "}]},
+  {"id": "b", "conversations": [{"from": "human", "value": "alone"}, {"from": "gpt", "value": "yes"}]}]"#;
+
+fn talk(path: &std::path::Path, turns: usize, think: Option<TimeDist>) -> Workload {
+    let (path, format) = (path.to_owned(), DatasetFormat::Sharegpt);
+    Workload::Dataset { path, format, n_requests: None, max_tokens: 9, turns, think }
+}
+
+#[test]
+fn conversations_are_rows_with_their_later_turns() {
+    let file = file(TALK);
+    let poisson = Arrival::Poisson { rate: 1.0 };
+    let think = Some(TimeDist::Fixed(1.5));
+    let built = build(&talk(file.path(), 3, think), &poisson, 2).expect("built");
+    assert_eq!(built.len(), 4);
+    let a = built.iter().position(|request| request.sample_id == "a").expect("drawn");
+    let turns: Vec<_> =
+        built[a..a + 3].iter().map(|r| (r.turn, r.prompt.as_str(), r.answer_tokens_est)).collect();
+    assert_eq!(
+        turns,
+        [(0, "first question", Some(2)), (1, "second one", Some(1)), (2, "third", None)]
+    );
+    let after = |request: usize| Due::After { request: request as u64, think_ns: 1_500_000_000 };
+    assert_eq!((built[a + 1].due, built[a + 2].due), (after(a), after(a + 1)));
+    assert!(matches!(built[a].due, Due::AtNs(_)));
+    assert_eq!(built[a + 1].prompt_tokens_est, 4 + 2 + 3, "with what was said before");
+    let short = build(&talk(file.path(), 1, None), &poisson, 2).expect("built");
+    assert_eq!(short.len(), 2);
+    assert_ne!(schedule_hash(&built), schedule_hash(&short));
+    let slower = build(&talk(file.path(), 3, Some(TimeDist::Fixed(2.0))), &poisson, 2);
+    assert_ne!(schedule_hash(&slower.expect("built")), schedule_hash(&built));
+}
+
+#[test]
+fn people_think_as_long_as_the_distribution_says() {
+    let row = r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"},
+        {"from": "human", "value": "q"}]}"#;
+    let file = file(&format!("[{}]", vec![row; 2001].join(",")));
+    let closed = Arrival::Closed { concurrency: 1 };
+    let think = TimeDist::Lognormal { median: 3.0, sigma: 1.0, max: 20.0 };
+    let built = build(&talk(file.path(), 2, Some(think)), &closed, 8).expect("built");
+    let mut thought: Vec<u64> = built
+        .iter()
+        .filter_map(|request| match request.due {
+            Due::After { think_ns, .. } => Some(think_ns),
+            Due::AtNs(_) | Due::WhenFree => None,
+        })
+        .collect();
+    thought.sort_unstable();
+    assert_eq!((thought.len(), thought[2000]), (2001, 20_000_000_000));
+    // Standard error of the median here is about 3 %.
+    assert!((2.6e9..3.4e9).contains(&(thought[1000] as f64)), "{}", thought[1000]);
 }
 
 #[test]

@@ -20,11 +20,11 @@ use kvbench::{
 };
 
 #[derive(Default)]
-struct Rows {
-    rows: Vec<RequestRow>,
-    finished: Vec<String>,
-    fail_after: Option<usize>,
-    stop_after: Option<(usize, StopFlag)>,
+pub(super) struct Rows {
+    pub(super) rows: Vec<RequestRow>,
+    pub(super) finished: Vec<String>,
+    pub(super) fail_after: Option<usize>,
+    pub(super) stop_after: Option<(usize, StopFlag)>,
 }
 
 impl Sink for Rows {
@@ -56,9 +56,9 @@ impl Observer for Notices {
 }
 
 /// Servers on a runtime of their own; dropped last.
-struct Server {
+pub(super) struct Server {
     _runtime: tokio::runtime::Runtime,
-    url: String,
+    pub(super) url: String,
 }
 
 fn serve<F>(start: F) -> Server
@@ -74,11 +74,11 @@ where
     Server { _runtime: runtime, url: format!("http://{address}") }
 }
 
-fn fault(fault: Fault) -> Server {
+pub(super) fn fault(fault: Fault) -> Server {
     serve(faults::start(fault))
 }
 
-fn known(mode: known::Mode) -> Server {
+pub(super) fn known(mode: known::Mode) -> Server {
     let timing = known::Timing {
         ttft: std::time::Duration::from_millis(2),
         itl: std::time::Duration::from_millis(2),
@@ -87,7 +87,7 @@ fn known(mode: known::Mode) -> Server {
     serve(known::start(timing))
 }
 
-fn target(url: &str) -> EngineTarget {
+pub(super) fn target(url: &str) -> EngineTarget {
     EngineTarget {
         idle_timeout_s: 20.0,
         request_timeout_s: 60.0,
@@ -96,7 +96,7 @@ fn target(url: &str) -> EngineTarget {
     }
 }
 
-fn cell(target: EngineTarget, arrival: Arrival) -> Cell {
+pub(super) fn cell(target: EngineTarget, arrival: Arrival) -> Cell {
     Cell {
         id: "s/t/f16/w/l/0".to_owned(),
         block: 0,
@@ -133,7 +133,7 @@ fn backend(n: u64, due: fn(u64) -> Due) -> EngineBackend {
     EngineBackend::new(7, ApiKey::new("s3cret"), Box::new(build)).expect("test set-up")
 }
 
-fn run(
+pub(super) fn run(
     backend: &mut EngineBackend,
     cell: &Cell,
     sink: &mut Rows,

@@ -12,7 +12,9 @@
 mod cli;
 mod client;
 mod engine;
+mod conversations;
 mod fake_gpu;
 mod resume;
+mod saturation;
 mod serve;
 mod tidy;

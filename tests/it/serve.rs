@@ -9,13 +9,13 @@ use std::{
 use kvbench::record::{RequestRow, parquet::read_rows};
 
 /// The server; it ends with its standard input, so also when the test panics.
-struct Server {
+pub(super) struct Server {
     child: Child,
-    address: String,
+    pub(super) address: String,
 }
 
 impl Server {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_kvbench"))
             .args(["serve-known", "--mode", "independent", "--ttft-ms", "5", "--itl-ms", "1"])
             .stdin(Stdio::piped())

@@ -2,7 +2,8 @@
 //!
 //! One thread decides when to send. It sleeps in the kernel (about 0.06 ms late at rest) and not on a tokio timer (1 ms),
 //! and it sleeps apart from the receiving workers, so that a burst of answers does not delay the next request. A closed
-//! loop differs from an open one only in that a slot's release is the due time. Nothing is skipped: what is not sent
+//! loop differs from an open one only in that a slot's release is the due time. A turn of a conversation is due after the
+//! answer before it (`follow`): the loop hears of it while it waits for something else. Nothing is skipped: what is not sent
 //! is an outcome that says why.
 
 use std::{
@@ -16,7 +17,8 @@ use futures_util::future::{AbortHandle, Abortable};
 use tokio::runtime::Handle;
 
 use super::{
-    answer::Capture,
+    answer::{self, Capture},
+    follow::{Ended, Followers, Said, Then},
     http::{Http, exchange},
 };
 use crate::{
@@ -42,6 +44,8 @@ pub(super) struct Job<'a> {
     /// Longest wait after the last request was sent, or after the stop flag was raised.
     pub(super) drain: Duration,
     pub(super) body: &'a (dyn Fn(&Request) -> Bytes + Sync),
+    /// Body and text of a turn that follows others.
+    pub(super) follow: &'a (dyn Fn(&Request, &[Said<'_>]) -> (Bytes, String) + Sync),
 }
 
 /// What became of one request.
@@ -49,6 +53,8 @@ pub(super) struct Outcome {
     /// Index in `Job::requests`.
     pub(super) index: usize,
     pub(super) due_ns: i64,
+    /// All that was sent, where it is more than the request's prompt.
+    pub(super) transcript: Option<String>,
     /// `Err` says why it was not sent.
     pub(super) result: Result<Capture, String>,
 }
@@ -97,8 +103,9 @@ struct Sender<'a> {
     /// The user's stop flag, and the one for a writer that failed.
     stops: [&'a StopFlag; 2],
     out: tokio::sync::mpsc::Sender<Outcome>,
-    freed_tx: mpsc::Sender<i64>,
-    freed: mpsc::Receiver<i64>,
+    freed_tx: mpsc::Sender<Ended>,
+    freed: mpsc::Receiver<Ended>,
+    followers: Followers<'a>,
     /// When each free slot came free.
     slots: VecDeque<i64>,
     in_flight: usize,
@@ -128,6 +135,7 @@ impl<'a> Sender<'a> {
             out,
             freed_tx,
             freed,
+            followers: Followers::new(job.requests),
             slots,
             in_flight: 0,
             start_ns,
@@ -137,24 +145,77 @@ impl<'a> Sender<'a> {
     }
 
     fn send_all(mut self) {
-        for (index, request) in self.job.requests.iter().enumerate() {
+        let is_first = |(_, request): &(usize, &Request)| !matches!(request.due, Due::After { .. });
+        for (index, request) in self.job.requests.iter().enumerate().filter(is_first) {
             // Before the wait, so that writing a long prompt as JSON does not make the request late.
             let body = (self.job.body)(request);
             let Some(due_ns) = self.wait(request.due) else {
                 self.refuse_from(index);
                 break;
             };
-            if self.in_flight >= IN_FLIGHT_MAX {
-                self.refuse(
-                    index,
-                    due_ns,
-                    format!("not sent: {IN_FLIGHT_MAX} requests are in flight already"),
-                );
-            } else {
-                self.spawn(index, due_ns, body);
+            self.dispatch(index, due_ns, body, None);
+        }
+        self.finish_conversations();
+        self.drain();
+        for index in self.followers.give_up_all() {
+            self.refuse(index, self.http.clock.now_ns(), "not sent: interrupted".to_owned());
+        }
+    }
+
+    fn dispatch(&mut self, index: usize, due_ns: i64, body: Bytes, transcript: Option<String>) {
+        if self.in_flight < IN_FLIGHT_MAX {
+            return self.spawn(index, due_ns, body, transcript);
+        }
+        let why = format!("not sent: {IN_FLIGHT_MAX} requests are in flight already");
+        self.refuse(index, due_ns, why);
+        if self.followers.is_followed(index) {
+            self.broken(Ended { index, at_ns: due_ns, answer: None });
+        }
+    }
+
+    /// Sends the turns of conversations that have come due. Their bodies can only be made now that the answers before
+    /// them are in.
+    fn send_followers(&mut self) {
+        while let Some((index, due_ns)) = self.followers.pop(self.http.clock.now_ns()) {
+            let (body, text) =
+                (self.job.follow)(&self.job.requests[index], &self.followers.before(index));
+            self.dispatch(index, due_ns, body, Some(text));
+        }
+    }
+
+    /// Gives up the turns after one that failed.
+    fn broken(&mut self, ended: Ended) {
+        let at_ns = ended.at_ns;
+        if let Then::Breaks(lost, why) = self.followers.ended(ended) {
+            lost.into_iter().for_each(|index| self.refuse(index, at_ns, why.clone()));
+        }
+    }
+
+    /// After the last first turn: sends what still follows, until no answer is waited for.
+    fn finish_conversations(&mut self) {
+        let mut quiet_since_ns = self.http.clock.now_ns();
+        let total_ns = i64::try_from(self.http.total.as_nanos()).unwrap_or(i64::MAX / 2);
+        while self.followers.any() && !self.stopped() {
+            let now_ns = self.http.clock.now_ns();
+            if self.listen(LOOK) {
+                quiet_since_ns = now_ns;
+            }
+            // Nothing was heard for longer than any request may take: `drain` knows what to do.
+            if self.followers.next_due_ns().is_none() && now_ns - quiet_since_ns > total_ns {
+                return;
             }
         }
-        self.drain();
+    }
+
+    /// Waits for the end of a request, a turn that comes due, or `most`; whether a request ended.
+    fn listen(&mut self, most: Duration) -> bool {
+        let left = self.followers.next_due_ns().map(|due_ns| due_ns - self.http.clock.now_ns());
+        let left = left.map_or(most, |ns| most.min(Duration::from_nanos(ns.max(0).unsigned_abs())));
+        let ended = self.freed.recv_timeout(left).ok();
+        let heard = ended.is_some();
+        ended.into_iter().for_each(|ended| self.free(ended));
+        self.send_followers();
+        heard
     }
 
     fn stopped(&self) -> bool {
@@ -167,7 +228,8 @@ impl<'a> Sender<'a> {
             Due::AtNs(at_ns) => {
                 self.wait_until(self.start_ns + i64::try_from(at_ns).unwrap_or(i64::MAX / 2))
             }
-            Due::WhenFree => self.wait_for_slot(),
+            // A follower is never waited for here: see `send_followers`.
+            Due::WhenFree | Due::After { .. } => self.wait_for_slot(),
         }
     }
 
@@ -176,14 +238,21 @@ impl<'a> Sender<'a> {
             if self.stopped() {
                 return None;
             }
-            while let Ok(at_ns) = self.freed.try_recv() {
-                self.free(at_ns);
+            while let Ok(ended) = self.freed.try_recv() {
+                self.free(ended);
             }
+            self.send_followers();
             let left_ns = due_ns - self.http.clock.now_ns();
             if left_ns <= 0 {
                 return Some(due_ns);
             }
-            std::thread::sleep(LOOK.min(Duration::from_nanos(left_ns.unsigned_abs())));
+            let left = LOOK.min(Duration::from_nanos(left_ns.unsigned_abs()));
+            // An answer that somebody waits for must be heard at once; else the loop sleeps undisturbed.
+            if self.followers.any() {
+                self.listen(left);
+            } else {
+                std::thread::sleep(left);
+            }
         }
     }
 
@@ -192,21 +261,29 @@ impl<'a> Sender<'a> {
             if let Some(at_ns) = self.slots.pop_front() {
                 return Some(at_ns);
             }
-            if let Ok(at_ns) = self.freed.recv_timeout(LOOK) {
-                self.free(at_ns);
-            }
+            self.listen(LOOK);
         }
         None
     }
 
-    fn free(&mut self, at_ns: i64) {
+    /// A conversation keeps its slot until it has ended.
+    fn free(&mut self, ended: Ended) {
         self.in_flight -= 1;
+        let at_ns = ended.at_ns;
+        match self.followers.ended(ended) {
+            Then::GoesOn => return,
+            Then::Over => {}
+            Then::Breaks(lost, why) => {
+                lost.into_iter().for_each(|index| self.refuse(index, at_ns, why.clone()));
+            }
+        }
         self.slots.push_back(at_ns);
     }
 
     fn refuse(&self, index: usize, due_ns: i64, why: String) {
         // The receiver lives until this thread has ended; if it died, its panic is what is reported.
-        drop(self.out.blocking_send(Outcome { index, due_ns, result: Err(why) }));
+        let outcome = Outcome { index, due_ns, transcript: None, result: Err(why) };
+        drop(self.out.blocking_send(outcome));
     }
 
     fn refuse_from(&self, first: usize) {
@@ -217,17 +294,21 @@ impl<'a> Sender<'a> {
                     self.start_ns.saturating_add(i64::try_from(at_ns).unwrap_or(i64::MAX))
                 }
                 Due::WhenFree => now_ns,
+                // Given up at the end, with those of conversations that began.
+                Due::After { .. } => continue,
             };
             self.refuse(index, due_ns, "not sent: interrupted".to_owned());
         }
     }
 
-    fn spawn(&mut self, index: usize, due_ns: i64, body: Bytes) {
+    fn spawn(&mut self, index: usize, due_ns: i64, body: Bytes, transcript: Option<String>) {
         let (abort, registration) = AbortHandle::new_pair();
         self.aborts.push(abort);
         self.in_flight += 1;
         let (http, out, reason) = (self.http.clone(), self.out.clone(), self.reason.clone());
-        let freed = Freed { http: http.clone(), freed: self.freed_tx.clone() };
+        let followed = self.followers.is_followed(index);
+        let mut freed =
+            Freed { http: http.clone(), freed: self.freed_tx.clone(), index, answer: None };
         self.runtime.spawn(async move {
             let mut capture = Capture::default();
             let sending = Abortable::new(exchange(&http, body, &mut capture), registration);
@@ -235,9 +316,12 @@ impl<'a> Sender<'a> {
                 capture.failure = reason.get().cloned();
                 capture.done_ns = Some(http.clock.now_ns());
             }
+            if followed {
+                freed.answer = heard(&capture);
+            }
             drop(freed);
             // As in `refuse`.
-            drop(out.send(Outcome { index, due_ns, result: Ok(capture) }).await);
+            drop(out.send(Outcome { index, due_ns, transcript, result: Ok(capture) }).await);
         });
     }
 
@@ -259,8 +343,8 @@ impl<'a> Sender<'a> {
                 self.give_up(interrupted);
             }
             let left = Duration::from_nanos((end_ns - now_ns).max(1_000_000).unsigned_abs());
-            if let Ok(at_ns) = self.freed.recv_timeout(LOOK.min(left)) {
-                self.free(at_ns);
+            if let Ok(ended) = self.freed.recv_timeout(LOOK.min(left)) {
+                self.free(ended);
             }
         }
     }
@@ -276,15 +360,25 @@ impl<'a> Sender<'a> {
     }
 }
 
+/// The answer that the next turn will hold. Read on the receiving side, which delays its other streams by some
+/// microseconds an event; only turns that are followed pay for it.
+fn heard(capture: &Capture) -> Option<(i64, Result<String, String>)> {
+    let answer = answer::read(capture);
+    Some((capture.done_ns?, answer.err.map_or(Ok(answer.text), Err)))
+}
+
 /// Frees a slot when dropped, so that not even a panic in a task keeps it.
 struct Freed {
     http: Arc<Http>,
-    freed: mpsc::Sender<i64>,
+    freed: mpsc::Sender<Ended>,
+    index: usize,
+    answer: Option<(i64, Result<String, String>)>,
 }
 
 impl Drop for Freed {
     fn drop(&mut self) {
         // Nobody listens any more once the load thread has ended.
-        let _ = self.freed.send(self.http.clock.now_ns());
+        let (index, at_ns, answer) = (self.index, self.http.clock.now_ns(), self.answer.take());
+        let _ = self.freed.send(Ended { index, at_ns, answer });
     }
 }

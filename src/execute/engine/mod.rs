@@ -10,21 +10,23 @@ use tokio::runtime::{Builder, Runtime};
 
 use self::{
     drive::{Job, Outcome},
+    follow::Said,
     health::{Probe, Tally},
     http::Http,
     server::Servers,
 };
-use super::{Backend, Context, StopFlag};
+use super::{Backend, Context, Observer, StopFlag};
 use crate::{
     plan::{self, Arrival, Cell, Task},
-    record::Row,
+    record::{RequestRow, Row},
     scenario::{EngineTarget, Workload},
-    workload::{Due, Request},
+    workload::{self, Due, Request},
 };
 
 pub mod answer;
 pub mod drive;
 mod facts;
+mod follow;
 pub mod health;
 mod http;
 mod key;
@@ -33,6 +35,7 @@ mod proof;
 mod row;
 mod server;
 mod session;
+mod search;
 pub mod sse;
 
 pub use facts::EngineFacts;
@@ -60,6 +63,7 @@ pub struct EngineBackend {
     pub extras: Extras,
     health: Vec<ClientHealth>,
     servers: Servers,
+    schedules: BTreeMap<String, String>,
 }
 
 /// What is needed to run one cell, once its server has been asked.
@@ -91,6 +95,7 @@ impl EngineBackend {
             extras: Extras::default(),
             health: Vec::new(),
             servers: Servers::default(),
+            schedules: BTreeMap::new(),
         })
     }
 
@@ -116,11 +121,17 @@ impl EngineBackend {
         &self.servers.cells
     }
 
-    /// Asks the server and builds the requests. The inner `Err` is a cell that cannot be measured, the outer a run that
+    /// Hash of what was to be sent, by `workload/load/rN`. For the manifest.
+    pub fn schedules(&self) -> &BTreeMap<String, String> {
+        &self.schedules
+    }
+
+    /// Asks the server and builds the requests, by the seed of `drawn`: the same cell, but for a search's later batches. The inner `Err` is a cell that cannot be measured, the outer a run that
     /// cannot go on.
     fn prepare<'a>(
         &mut self,
         cell: &'a Cell,
+        drawn: &Cell,
         context: &Context<'_>,
     ) -> anyhow::Result<Result<Prepared<'a>, String>> {
         let Task::Serve { target, workload, arrival, .. } = &cell.task else {
@@ -141,13 +152,27 @@ impl EngineBackend {
         };
         // As for kernels: every method gets the same prompts at the same times, a repeat or another load other ones, so
         // that a prefix cache that one cell has warmed is no help to the next.
-        let requests = match (self.build)(workload, arrival, plan::cell_seed(self.seed, cell)) {
+        let requests = match (self.build)(workload, arrival, plan::cell_seed(self.seed, drawn)) {
             Ok(requests) => requests,
             Err(error) => return Ok(Err(format!("workload: {error:#}"))),
         };
+        if let Err(text) = self.same_schedule(drawn, &requests) {
+            return Ok(Err(text));
+        }
         let (http, model) = (Arc::new(http), server.model);
         let fields = server::fields(target, context.run_id, &cell.id);
         Ok(Ok(Prepared { cell, target, arrival: *arrival, requests, model, fields, http }))
+    }
+
+    /// Notes what is to be sent; an error if another method was sent something else (its file changed meanwhile).
+    fn same_schedule(&mut self, cell: &Cell, requests: &[Request]) -> Result<(), String> {
+        let key = format!("{}/{}/r{}", cell.workload, cell.load, cell.repeat);
+        let hash = workload::schedule_hash(requests);
+        let known = self.schedules.entry(key).or_insert_with(|| hash.clone());
+        if *known == hash {
+            return Ok(());
+        }
+        Err(format!("workload: expected the schedule {known} of the other methods, got {hash}"))
     }
 
     fn redact(&self, target: &EngineTarget, text: String) -> String {
@@ -162,12 +187,17 @@ impl EngineBackend {
         take: &mut dyn FnMut(Outcome) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let (seed, extras) = (self.seed, self.extras);
-        let body = |request: &Request| {
-            let mut body = openai::body(prepared.target, &prepared.model, seed, extras, request);
+        let told = |request: &Request, before: &[Said<'_>]| {
+            let model = &prepared.model;
+            let mut body = openai::body(prepared.target, model, seed, extras, request, before);
             if let Some(body) = body.as_object_mut() {
                 body.extend(prepared.fields.clone());
             }
             Bytes::from(body.to_string())
+        };
+        let body = |request: &Request| told(request, &[]);
+        let follow = |request: &Request, before: &[Said<'_>]| {
+            (told(request, before), openai::transcript(before, &request.prompt))
         };
         let concurrency = match prepared.arrival {
             Arrival::Closed { concurrency } => concurrency,
@@ -175,7 +205,7 @@ impl EngineBackend {
             _ => 1,
         };
         let drain = seconds(prepared.target.drain_s);
-        let job = Job { requests, concurrency, drain, body: &body };
+        let job = Job { requests, concurrency, drain, body: &body, follow: &follow };
         drive::run(&job, &prepared.http, self.runtime.handle(), stop, take)
     }
 
@@ -213,22 +243,38 @@ impl EngineBackend {
         let probe = Probe::start(self.runtime.handle())?;
         let (mut tally, mut n_done) = (Tally::default(), 0);
         let total = prepared.requests.len() as u64;
+        self.record(prepared, &mut tally, context, &mut |_, observer| {
+            n_done += 1;
+            observer.progress(n_done, total);
+        })?;
+        self.health.push(probe.finish(&prepared.cell.id, &tally));
+        Ok(!context.stop.is_raised())
+    }
+
+    /// Sends the requests of a cell and writes their rows; `seen` is shown each of them.
+    fn record(
+        &self,
+        prepared: &Prepared<'_>,
+        tally: &mut Tally,
+        context: &mut Context<'_>,
+        seen: &mut dyn FnMut(&RequestRow, &dyn Observer),
+    ) -> anyhow::Result<()> {
         let stop = context.stop.clone();
         self.send(prepared, &prepared.requests, &stop, &mut |outcome| {
             let request = &prepared.requests[outcome.index];
-            let mut row = row::of(context.run_id, prepared.cell, request, outcome, &mut tally);
+            let mut row = row::of(context.run_id, prepared.cell, request, outcome, tally);
             row.err = row.err.map(|err| self.redact(prepared.target, err));
-            context.sink.row(Row::Request(row))?;
-            n_done += 1;
-            context.observer.progress(n_done, total);
-            Ok(())
-        })?;
-        self.health.push(probe.finish(&prepared.cell.id, &tally));
-        Ok(!stop.is_raised())
+            seen(&row, context.observer);
+            context.sink.row(Row::Request(row))
+        })
     }
 
     fn run_cell(&mut self, cell: &Cell, context: &mut Context<'_>) -> anyhow::Result<()> {
-        let complete = match self.prepare(cell, context)? {
+        if let Task::Serve { arrival: Arrival::Saturation { rule, slo }, .. } = &cell.task {
+            let complete = self.search(cell, (rule, *slo), context)?;
+            return if complete { context.sink.finished(&[&cell.id]) } else { Ok(()) };
+        }
+        let complete = match self.prepare(cell, cell, context)? {
             Ok(prepared) => self.measure(&prepared, context)?,
             Err(text) => {
                 let row = row::without_request(context.run_id, cell, context.clock.now_ns(), text);

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::follow::Said;
 use crate::{
     scenario::{Endpoint, EngineTarget},
     workload::Request,
@@ -27,12 +28,13 @@ pub fn path(endpoint: Endpoint) -> &'static str {
 
 /// The body of a request. Sampling is always explicit, because engines' defaults differ (llama.cpp: temperature 0.8,
 /// top_k 40; vLLM: the model's own file).
-pub fn body(
+pub(super) fn body(
     target: &EngineTarget,
     model: &str,
     seed: u64,
     extras: Extras,
     request: &Request,
+    before: &[Said<'_>],
 ) -> Value {
     let mut body = json!({
         "model": model,
@@ -46,8 +48,8 @@ pub fn body(
         "stream_options": { "include_usage": true },
     });
     match target.endpoint {
-        Endpoint::Completions => body["prompt"] = json!(request.prompt),
-        Endpoint::Chat => body["messages"] = json!([{ "role": "user", "content": request.prompt }]),
+        Endpoint::Completions => body["prompt"] = json!(transcript(before, &request.prompt)),
+        Endpoint::Chat => body["messages"] = messages(before, &request.prompt),
     }
     if target.continuous_usage {
         body["stream_options"]["continuous_usage_stats"] = json!(true);
@@ -62,6 +64,27 @@ pub fn body(
         }
     }
     body
+}
+
+fn messages(before: &[Said<'_>], prompt: &str) -> Value {
+    let message = |role: &str, content: &str| json!({ "role": role, "content": content });
+    let mut messages: Vec<Value> = Vec::with_capacity(2 * before.len() + 1);
+    for said in before {
+        messages.extend([message("user", said.prompt), message("assistant", said.answer)]);
+    }
+    messages.push(message("user", prompt));
+    Value::Array(messages)
+}
+
+/// A conversation as one text. The first turn stands as it is sent alone, and each text begins with the one before it and
+/// its answer, so that a prefix cache has something to find.
+pub(super) fn transcript(before: &[Said<'_>], prompt: &str) -> String {
+    let Some((first, later)) = before.split_first() else { return prompt.to_owned() };
+    let mut text = format!("{}{}", first.prompt, first.answer);
+    for said in later {
+        text += &format!("\n\nUser: {}\n\nAssistant:{}", said.prompt, said.answer);
+    }
+    text + &format!("\n\nUser: {prompt}\n\nAssistant:")
 }
 
 /// One event of a stream, as far as we read it.
@@ -221,8 +244,14 @@ mod tests {
 
     #[test]
     fn bodies() {
-        let plain =
-            body(&target(Endpoint::Completions), "m", 1 << 40 | 5, Extras::default(), &request());
+        let plain = body(
+            &target(Endpoint::Completions),
+            "m",
+            1 << 40 | 5,
+            Extras::default(),
+            &request(),
+            &[],
+        );
         assert_eq!(
             plain,
             json!({"model": "m", "prompt": "prompt 0", "max_tokens": 7, "temperature": 0.0, "top_p": 1.0, "seed": 5,
@@ -232,7 +261,7 @@ mod tests {
         asked.ignore_eos = true;
         asked.continuous_usage = true;
         let extras = Extras { return_token_ids: true, no_prompt_cache: true };
-        let full = body(&asked, "m", 5, extras, &request());
+        let full = body(&asked, "m", 5, extras, &request(), &[]);
         assert_eq!(full["messages"], json!([{"role": "user", "content": "prompt 0"}]));
         assert_eq!(
             full["stream_options"],
@@ -240,6 +269,33 @@ mod tests {
         );
         assert_eq!((&full["ignore_eos"], &full["cache_prompt"]), (&json!(true), &json!(false)));
         assert_eq!(full["return_token_ids"], json!(true));
+    }
+
+    #[test]
+    fn conversations() {
+        let before = [Said { prompt: "a", answer: " b" }, Said { prompt: "c", answer: " d" }];
+        let chat = body(&target(Endpoint::Chat), "m", 0, Extras::default(), &request(), &before);
+        let roles: Vec<_> = chat["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| (m["role"].as_str().unwrap(), m["content"].as_str().unwrap()))
+            .collect();
+        assert_eq!(
+            roles,
+            [
+                ("user", "a"),
+                ("assistant", " b"),
+                ("user", "c"),
+                ("assistant", " d"),
+                ("user", "prompt 0")
+            ]
+        );
+        let texts: Vec<String> =
+            (0..3).map(|n| transcript(&before[..n], ["a", "c", "e"][n])).collect();
+        assert_eq!(texts[0], "a");
+        assert_eq!(texts[2], "a b\n\nUser: c\n\nAssistant: d\n\nUser: e\n\nAssistant:");
+        assert!(texts[2].starts_with(&(texts[1].clone() + " d")), "a prefix cache can find it");
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub(super) fn of(
         turn: i64::from(request.turn),
         due_ns: outcome.due_ns,
         max_tokens: i64::from(request.max_tokens),
-        prompt_sha256: hex(&Sha256::digest(request.prompt.as_bytes())),
+        prompt_sha256: hex(&Sha256::digest(
+            outcome.transcript.as_ref().unwrap_or(&request.prompt).as_bytes(),
+        )),
         ..of_cell(run_id, cell)
     };
     match outcome.result {

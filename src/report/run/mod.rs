@@ -4,6 +4,7 @@ mod glossary;
 pub mod judged;
 mod kernels;
 mod page;
+mod saturation;
 mod served;
 pub mod tables;
 mod telemetry;
@@ -79,6 +80,7 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     let looks = Looks::new(source);
     let mut out = kernels::plots(source.judgement, &looks);
     out.extend(served::plots(source, &looks));
+    out.extend(saturation::plots(&source.judgement.searches, &looks));
     out.extend(telemetry::plots(source.telemetry));
     out
 }

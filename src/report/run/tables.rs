@@ -1,5 +1,6 @@
 //! Judged points as tables.
 
+use super::saturation;
 use crate::{
     analyse::{Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, RequestPoint},
     report::table::{Column, Table, Value},
@@ -19,6 +20,8 @@ pub fn headline(judgement: &Judgement) -> Vec<Table> {
         decode,
         other,
         parallel(&judgement.parallel),
+        saturation::answers(&judgement.searches),
+        saturation::probes(&judgement.searches),
         served(&judgement.requests),
         comparisons(&judgement.comparisons),
     ];

@@ -89,6 +89,7 @@ fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
         kernels,
         parallel: vec![],
         requests: vec![],
+        searches: vec![],
         comparisons: vec![],
         steady: vec![],
         texts: vec![],

@@ -20,6 +20,7 @@ pub(super) fn sample(row: &Value) -> Result<Sample, String> {
         prompt: prompt(context, input),
         answer: first_answer(row)?,
         language: row.get("language").and_then(Value::as_str).map(str::to_owned),
+        later: Vec::new(),
     })
 }
 

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::scenario::DatasetFormat;
 
 mod longbench;
-mod rows;
+pub(super) mod rows;
 mod sharegpt;
 
 #[cfg(test)]
@@ -23,7 +23,7 @@ mod tests;
 const ERRORS_KEPT: usize = 20;
 
 /// One usable row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sample {
     /// The row's own id, or `row-<n>` where it has none.
     pub id: String,
@@ -35,6 +35,17 @@ pub struct Sample {
     pub answer: Option<String>,
     /// Language as the row says.
     pub language: Option<String>,
+    /// What the conversation goes on with, where the row holds one.
+    pub later: Vec<Turn>,
+}
+
+/// A later turn of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Turn {
+    /// What is said to the model.
+    pub prompt: String,
+    /// The answer in the file.
+    pub answer: Option<String>,
 }
 
 /// A row that could not be used.
@@ -53,8 +64,6 @@ pub struct RowError {
 pub struct DatasetReport {
     /// The file.
     pub path: PathBuf,
-    /// How it was read.
-    pub format: DatasetFormat,
     /// sha256 of the bytes as read, hex.
     pub sha256: String,
     /// Length of the file.
@@ -72,12 +81,20 @@ pub struct DatasetReport {
 /// # Errors
 /// The file cannot be read, is not of this format as a whole (no array, cut off), or holds no usable row.
 pub fn read(path: &Path, format: DatasetFormat) -> anyhow::Result<(Vec<Sample>, DatasetReport)> {
+    read_with(path, |reader| read_rows(reader, format))
+}
+
+/// Reads a file by `rows` and reports on it; the hash is that of the whole file.
+pub(super) fn read_with<T>(
+    path: &Path,
+    rows: impl FnOnce(&mut dyn BufRead) -> anyhow::Result<Found<T>>,
+) -> anyhow::Result<(Vec<T>, DatasetReport)> {
     let shown = path.display();
     let file = File::open(path).with_context(|| {
         format!("{shown}: cannot open the data set\n  hint: paths in a scenario are relative to the working directory")
     })?;
     let mut reader = BufReader::with_capacity(1 << 16, Hashed::new(file));
-    let found = read_rows(&mut reader, format).with_context(|| shown.to_string())?;
+    let found = rows(&mut reader).with_context(|| shown.to_string())?;
     let (sha256, n_bytes) =
         finish(reader).with_context(|| format!("{shown}: cannot read the rest"))?;
     if found.samples.is_empty() {
@@ -85,7 +102,6 @@ pub fn read(path: &Path, format: DatasetFormat) -> anyhow::Result<(Vec<Sample>, 
     }
     let report = DatasetReport {
         path: path.to_owned(),
-        format,
         sha256,
         n_bytes,
         n_rows: found.n_rows,
@@ -111,11 +127,11 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
 }
 
-fn hex(digest: &[u8]) -> String {
+pub(super) fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn nothing_usable(found: &Found) -> String {
+fn nothing_usable<T>(found: &Found<T>) -> String {
     let Some(first) = found.errors.first() else {
         return "expected at least one row, got none".to_owned();
     };
@@ -126,26 +142,27 @@ fn nothing_usable(found: &Found) -> String {
 }
 
 /// Rows of a file before its path and hash are known.
-#[derive(Debug, Default)]
-struct Found {
-    samples: Vec<Sample>,
-    n_rows: u64,
-    n_bad: u64,
-    errors: Vec<RowError>,
+#[derive(Debug)]
+pub(super) struct Found<T = Sample> {
+    pub(super) samples: Vec<T>,
+    pub(super) n_rows: u64,
+    pub(super) n_bad: u64,
+    pub(super) errors: Vec<RowError>,
 }
 
-impl Found {
-    fn push(&mut self, line: u64, parsed: Result<Sample, String>) {
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Self { samples: Vec::new(), n_rows: 0, n_bad: 0, errors: Vec::new() }
+    }
+}
+
+impl<T> Found<T> {
+    /// Takes the next row of the file, or what is wrong with it.
+    pub(super) fn push(&mut self, line: u64, parsed: Result<T, String>) {
         let row = self.n_rows;
         self.n_rows += 1;
         match parsed {
-            Ok(mut sample) => {
-                sample.line = line;
-                if sample.id.is_empty() {
-                    sample.id = format!("row-{row}");
-                }
-                self.samples.push(sample);
-            }
+            Ok(sample) => self.samples.push(sample),
             Err(message) => {
                 self.n_bad += 1;
                 if self.errors.len() < ERRORS_KEPT {
@@ -156,19 +173,34 @@ impl Found {
     }
 }
 
-fn read_rows(reader: &mut impl BufRead, format: DatasetFormat) -> anyhow::Result<Found> {
+impl Sample {
+    fn placed(mut self, row: u64, line: u64) -> Self {
+        self.line = line;
+        if self.id.is_empty() {
+            self.id = format!("row-{row}");
+        }
+        self
+    }
+}
+
+fn read_rows<R: BufRead + ?Sized>(reader: &mut R, format: DatasetFormat) -> anyhow::Result<Found> {
     let mut found = Found::default();
+    let mut push = |row: rows::Raw, sample: fn(&Value) -> Result<Sample, String>| {
+        let parsed = row.json().and_then(|value| sample(&value));
+        let n = found.n_rows;
+        found.push(row.line, parsed.map(|sample| sample.placed(n, row.line)));
+    };
     match format {
         DatasetFormat::Sharegpt => {
             let mut rows = rows::ArrayRows::new(reader);
             while let Some(row) = rows.next()? {
-                found.push(row.line, row.json().and_then(|value| sharegpt::sample(&value)));
+                push(row, sharegpt::sample);
             }
         }
         DatasetFormat::Longbench => {
             let mut rows = rows::LineRows::new(reader);
             while let Some(row) = rows.next()? {
-                found.push(row.line, row.json().and_then(|value| longbench::sample(&value)));
+                push(row, longbench::sample);
             }
         }
     }
@@ -205,7 +237,7 @@ fn finish<R: Read>(mut reader: BufReader<Hashed<R>>) -> std::io::Result<(String,
 }
 
 /// What a JSON value is, for messages.
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

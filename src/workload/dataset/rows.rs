@@ -12,9 +12,9 @@ const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The bytes of one row.
 #[derive(Debug, Default)]
-pub(super) struct Raw {
+pub(in crate::workload) struct Raw {
     /// Line on which it starts, from 1.
-    pub(super) line: u64,
+    pub(in crate::workload) line: u64,
     bytes: Vec<u8>,
     too_long: bool,
 }
@@ -32,33 +32,43 @@ impl Raw {
         }
     }
 
-    /// The row as JSON.
-    pub(super) fn json(&self) -> Result<Value, String> {
+    fn whole(&self) -> Result<&[u8], String> {
         if self.too_long {
             return Err(format!(
                 "expected at most {} MiB in one row, got more",
                 ROW_BYTES_MAX >> 20
             ));
         }
-        serde_json::from_slice(&self.bytes).map_err(|error| format!("expected JSON: {error}"))
+        Ok(&self.bytes)
+    }
+
+    /// The row as JSON.
+    pub(in crate::workload) fn json(&self) -> Result<Value, String> {
+        serde_json::from_slice(self.whole()?).map_err(|error| format!("expected JSON: {error}"))
+    }
+
+    /// The row as text.
+    pub(in crate::workload) fn text(&self) -> Result<&str, String> {
+        let text = std::str::from_utf8(self.whole()?);
+        text.map(str::trim).map_err(|error| format!("expected UTF-8: {error}"))
     }
 }
 
 /// Elements of one top-level array. A malformed element does not end the file as long as its quotes and brackets
 /// match; that is why rows are cut here and not by the JSON parser.
-pub(super) struct ArrayRows<R> {
+pub(in crate::workload) struct ArrayRows<R> {
     reader: R,
     line: u64,
     started: bool,
 }
 
 impl<R: BufRead> ArrayRows<R> {
-    pub(super) fn new(reader: R) -> Self {
+    pub(in crate::workload) fn new(reader: R) -> Self {
         Self { reader, line: 1, started: false }
     }
 
     /// The next element, `None` after the closing bracket.
-    pub(super) fn next(&mut self) -> anyhow::Result<Option<Raw>> {
+    pub(in crate::workload) fn next(&mut self) -> anyhow::Result<Option<Raw>> {
         let first = if self.started { self.next_element()? } else { self.first_element()? };
         match first {
             Some(byte) => self.element(byte).map(Some),
@@ -185,18 +195,18 @@ impl Nesting {
 }
 
 /// Lines that are not blank. `\n` and `\r\n` both end one.
-pub(super) struct LineRows<R> {
+pub(in crate::workload) struct LineRows<R> {
     reader: R,
     line: u64,
 }
 
 impl<R: BufRead> LineRows<R> {
-    pub(super) fn new(reader: R) -> Self {
+    pub(in crate::workload) fn new(reader: R) -> Self {
         Self { reader, line: 0 }
     }
 
     /// The next line that holds something, `None` at the end.
-    pub(super) fn next(&mut self) -> anyhow::Result<Option<Raw>> {
+    pub(in crate::workload) fn next(&mut self) -> anyhow::Result<Option<Raw>> {
         while let Some(mut raw) = self.line()? {
             if raw.line == 1 && raw.bytes.starts_with(BOM) {
                 raw.bytes.drain(..BOM.len());

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::{Sample, id, kind, text};
+use super::{Sample, Turn, id, kind, text};
 
-/// The prompt is the first turn of a human, the answer the first turn of an assistant after it; later turns are not
-/// used yet.
+/// The prompt is the first turn of a human, the answer the first turn of an assistant after it. Later turns are those of
+/// a human after that answer, up to the first that holds no text.
 pub(super) fn sample(row: &Value) -> Result<Sample, String> {
     if !row.is_object() {
         return Err(format!("expected an object, got {}", kind(row)));
@@ -28,16 +28,33 @@ pub(super) fn sample(row: &Value) -> Result<Sample, String> {
     if prompt.trim().is_empty() {
         return Err("expected the first human turn to hold text, got blanks".to_owned());
     }
-    let answer =
-        turns[prompt_at + 1..].iter().find(|turn| speaker(turn) == Some(Speaker::Assistant));
-    let answer = answer.map(|turn| text(turn, "value")).transpose()?;
+    let is_answer = |turn: &Value| speaker(turn) == Some(Speaker::Assistant);
+    let answer_at = (prompt_at + 1..turns.len()).find(|at| is_answer(&turns[*at]));
+    let answer = answer_at.map(|at| text(&turns[at], "value")).transpose()?;
     Ok(Sample {
         id: id(row, "id"),
         line: 0,
         prompt: prompt.to_owned(),
         answer: answer.filter(|answer| !answer.trim().is_empty()).map(str::to_owned),
         language: None,
+        later: answer_at.map_or_else(Vec::new, |at| later(&turns[at + 1..])),
     })
+}
+
+fn later(turns: &[Value]) -> Vec<Turn> {
+    let filled = |turn: &Value| {
+        text(turn, "value").ok().filter(|text| !text.trim().is_empty()).map(str::to_owned)
+    };
+    let humans = (0..turns.len()).filter(|at| speaker(&turns[*at]) == Some(Speaker::Human));
+    let turn = |at: usize| {
+        let said_next = turns[at + 1..].iter().find_map(|turn| Some((speaker(turn)?, turn)));
+        let answer = said_next.filter(|(who, _)| *who == Speaker::Assistant);
+        Some(Turn {
+            prompt: filled(&turns[at])?,
+            answer: answer.and_then(|(_, turn)| filled(turn)),
+        })
+    };
+    humans.map_while(turn).collect()
 }
 
 #[derive(Debug, PartialEq, Eq)]
