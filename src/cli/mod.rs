@@ -18,6 +18,7 @@ pub mod run;
 pub mod schema;
 pub mod signals;
 mod splice;
+pub mod token;
 pub mod ui;
 
 const EXAMPLES: &str = "\
@@ -60,6 +61,8 @@ enum Command {
     Kernels(kernels::KernelsArgs),
     /// Data sets: inspect a file, make a small one.
     Data(data::DataArgs),
+    /// Tokenizers and chat templates: what is sent, and how long it is.
+    Token(token::TokenArgs),
     /// What this machine has, with the remedy for what it lacks.
     Doctor(doctor::DoctorArgs),
     /// JSON Schema of the scenario file.
@@ -96,6 +99,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Report(args) => report::run(&args, ui),
         Command::Kernels(args) => kernels::run(&args, ui),
         Command::Data(args) => data::run(&args, ui),
+        Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),
         Command::Schema(args) => schema::run(&args, ui),
         Command::Completions { shell } => completions(shell, ui),

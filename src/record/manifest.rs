@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Files, write_aside};
 
 /// Version of the row tables and of the manifest. A reader refuses a run with another one.
-pub const SCHEMA_VERSION: u32 = 3;
+pub const SCHEMA_VERSION: u32 = 4;
 
 /// Name of the manifest inside a run folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -53,6 +53,8 @@ pub struct Manifest {
     pub telemetry: Option<serde_json::Value>,
     /// How the load client fared in each served cell; empty for runs without one.
     pub client_health: Vec<ClientFacts>,
+    /// Servers' token counts against those of the workload's tokenizer, one entry a cell; empty where no workload names one.
+    pub token_checks: Vec<TokenFacts>,
     /// Cells planned.
     pub n_cells: usize,
     /// Cells with at least one row that carries `err`.
@@ -177,6 +179,53 @@ pub struct ClientFacts {
     pub measured: serde_json::Value,
 }
 
+/// What the token counts of one cell say about each other. Failed requests are left out. Differences are the server's count
+/// less ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFacts {
+    /// The cell.
+    pub cell_id: String,
+    /// sha256 of the `tokenizer.json` that counted, hex.
+    pub tokenizer_sha256: String,
+    /// Good requests.
+    pub n_good: u64,
+    /// Answers with both counts.
+    pub n_compared: u64,
+    /// Of them: counts are equal.
+    pub n_exact: u64,
+    /// Of them: the server counts one more on an answer that it stopped: the stop token, which has no text.
+    pub n_stop_token: u64,
+    /// Of them: anything else. One text can be spelled by several sequences of tokens, so a few are no fault.
+    pub n_other: u64,
+    /// Of the others: further apart than that explains, by more than one token and more than 3 % of the server's count.
+    pub n_far: u64,
+    /// Tokens of the compared answers as the server counted.
+    pub tokens_server: i64,
+    /// The same as the tokenizer counts their text.
+    pub tokens_ours: i64,
+    /// Largest difference of an answer.
+    pub worst: i64,
+    /// Answers whose text lost bytes that are no character: they cannot be counted again.
+    pub n_garbled: u64,
+    /// Prompts with both counts.
+    pub n_prompts: u64,
+    /// Of them: counts differ, so the server read something else than was counted.
+    pub n_prompts_differ: u64,
+    /// Largest difference of a prompt.
+    pub worst_prompt: i64,
+    /// Answers in as many chunks as tokens, a stop token aside.
+    pub n_chunk_per_token: u64,
+    /// Answers in fewer chunks: several tokens came together.
+    pub n_chunks_fewer: u64,
+    /// Answers in more chunks than tokens.
+    pub n_chunks_more: u64,
+    /// Answers whose chunks told their tokens.
+    pub n_chunk_tokens: u64,
+    /// Of them: the sum is not the server's count.
+    pub n_chunk_tokens_differ: u64,
+}
+
 /// A file that went in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -277,6 +326,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
         engines: BTreeMap::new(),
         telemetry: None,
         client_health: Vec::new(),
+        token_checks: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
         notices: Vec::new(),
@@ -302,7 +352,7 @@ mod tests {
         let text = r#"{"schema_version": 99, "new_key": true}"#;
         std::fs::write(dir.path().join(MANIFEST_FILE), text).unwrap();
         let err = Manifest::read(dir.path()).unwrap_err().to_string();
-        assert!(err.contains("expected schema version 3, got 99"), "{err}");
+        assert!(err.contains("expected schema version 4, got 99"), "{err}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod limit;
 mod method;
 mod preset;
 mod target;
+mod tokens;
 mod value;
 mod wire;
 mod workload;
@@ -262,6 +263,8 @@ pub enum Workload {
         n_requests: Option<usize>,
         /// `max_tokens` of each request.
         max_tokens: u32,
+        /// How prompts are counted, cut and rendered.
+        tokens: Option<TokenRules>,
     },
     /// Prompts made of words, with drawn lengths.
     Synthetic {
@@ -271,7 +274,31 @@ pub enum Workload {
         prompt_tokens: LengthDist,
         /// Answer length in tokens (`max_tokens`).
         output_tokens: LengthDist,
+        /// How prompts are counted and rendered; without it a word is taken for a token.
+        tokens: Option<TokenRules>,
     },
+}
+
+/// How prompts are counted, cut and rendered on this side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRules {
+    /// A `tokenizer.json` or the folder of one, relative to the working directory.
+    pub tokenizer: PathBuf,
+    /// Longest prompt, everything included that a server counts; longer ones lose their middle.
+    pub max_prompt_tokens: Option<u32>,
+    /// Chat template that prompts go through; `None` = they are sent as they are.
+    pub chat_template: Option<TemplateSource>,
+    /// The day that `strftime_now` tells to the template.
+    pub template_date: jiff::civil::Date,
+}
+
+/// Where a chat template is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplateSource {
+    /// The model's own, beside its tokenizer.
+    Model,
+    /// A file.
+    File(PathBuf),
 }
 
 /// Distribution of a length in tokens.

@@ -1,6 +1,6 @@
 //! Workloads of the file.
 
-use super::{LengthDist, Workload, error::Fault, limit, value::Sp, wire};
+use super::{LengthDist, Workload, error::Fault, limit, tokens, value::Sp, wire};
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
 pub(super) fn check_name(name: &Sp<String>) -> Result<(), Fault> {
@@ -53,6 +53,7 @@ fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
         format: wire.format,
         n_requests: wire.n_requests.map(|n| n.usize()),
         max_tokens: wire.max_tokens.u32(),
+        tokens: tokens::of_dataset(wire)?,
     })
 }
 
@@ -74,6 +75,7 @@ fn synthetic(name: &Sp<String>, wire: &wire::Synthetic) -> Result<Workload, Faul
         n_requests,
         prompt_tokens,
         output_tokens: length(&wire.output_tokens)?,
+        tokens: tokens::of_synthetic(wire)?,
     })
 }
 

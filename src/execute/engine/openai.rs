@@ -46,7 +46,7 @@ pub fn body(
         "stream_options": { "include_usage": true },
     });
     match target.endpoint {
-        Endpoint::Completions => body["prompt"] = json!(request.prompt),
+        Endpoint::Completions => body["prompt"] = json!(request.text_for(target.endpoint)),
         Endpoint::Chat => body["messages"] = json!([{ "role": "user", "content": request.prompt }]),
     }
     if target.continuous_usage {
