@@ -212,12 +212,13 @@ fn miscounted(facts: &TokenFacts) -> impl Iterator<Item = Warning> {
         of: facts.n_compared,
         ratio: facts.tokens_server as f64 / facts.tokens_ours.max(1) as f64,
     });
-    let prompts = often(facts.n_prompts_differ, facts.n_prompts).then(|| Warning::PromptsMiscounted {
-        cell: cell.clone(),
-        differ: facts.n_prompts_differ,
-        of: facts.n_prompts,
-        worst: facts.worst_prompt,
-    });
+    let prompts =
+        often(facts.n_prompts_differ, facts.n_prompts).then(|| Warning::PromptsMiscounted {
+            cell: cell.clone(),
+            differ: facts.n_prompts_differ,
+            of: facts.n_prompts,
+            worst: facts.worst_prompt,
+        });
     answers.into_iter().chain(prompts)
 }
 

@@ -13,8 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::{
     facts::{cell_facts, device_from_name, facts},
     progress::Progress,
-    report, signals,
-    token,
+    report, signals, token,
     ui::Ui,
 };
 use crate::{

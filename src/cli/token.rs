@@ -216,9 +216,9 @@ pub(super) fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
         match &rules.chat_template {
             None => {}
             Some(TemplateSource::File(path)) => found.push(file_input(path)?),
-            Some(TemplateSource::Model) => found.extend(
-                tokenizer.template_path().map(file_input).transpose()?,
-            ),
+            Some(TemplateSource::Model) => {
+                found.extend(tokenizer.template_path().map(file_input).transpose()?)
+            }
         }
         found.retain(|input| !inputs.contains(input));
         inputs.append(&mut found);

@@ -63,10 +63,15 @@ impl Keys<'_> {
     }
 
     fn date(&self) -> Result<jiff::civil::Date, Fault> {
-        let (text, at) =
-            self.template_date.map_or((token::DATE_DEFAULT, 0), |date| (date.value.as_str(), date.at));
+        let (text, at) = self
+            .template_date
+            .map_or((token::DATE_DEFAULT, 0), |date| (date.value.as_str(), date.at));
         token::date(text).map_err(|error| {
-            Fault::new(at, format!("`template_date`: {error}"), "year, month and day, joined by `-`")
+            Fault::new(
+                at,
+                format!("`template_date`: {error}"),
+                "year, month and day, joined by `-`",
+            )
         })
     }
 }

@@ -7,8 +7,8 @@ use super::Meter;
 
 /// Small pieces to end a prompt with, when no word of the workload fits into what is left.
 const FILLERS: [&str; 24] = [
-    " a", " I", " to", " of", " and", " the", " in", " it", ".", ",", "!", "?", ";", ":", " b", " c", " d",
-    "a", "e", "s", " x", " y", " z", "-",
+    " a", " I", " to", " of", " and", " the", " in", " it", ".", ",", "!", "?", ";", ":", " b",
+    " c", " d", "a", "e", "s", " x", " y", " z", "-",
 ];
 /// Missing tokens that fillers make up for; more are worth another word.
 const FEW: usize = 8;
@@ -54,7 +54,10 @@ impl<'a> Fitter<'a> {
         for attempt in 0..TRIES {
             let text = units.concat();
             let tokens = self.meter.count(&text)?;
-            if best.as_ref().is_none_or(|best| tokens.abs_diff(target) < best.tokens.abs_diff(target)) {
+            if best
+                .as_ref()
+                .is_none_or(|best| tokens.abs_diff(target) < best.tokens.abs_diff(target))
+            {
                 best = Some(Fitted { text, tokens });
             }
             match tokens.cmp(&target) {

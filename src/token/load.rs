@@ -218,7 +218,9 @@ fn config(path: &Path) -> anyhow::Result<Value> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
-        Err(error) => return Err(error).with_context(|| format!("{}: cannot read", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("{}: cannot read", path.display()));
+        }
     };
     serde_json::from_str(&text).with_context(|| format!("{}: expected JSON", path.display()))
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, anyhow};
 use jiff::civil::Date;
 use minijinja::{
     Environment, Error, ErrorKind, Value, context,
+    syntax::SyntaxConfig,
     value::{Kwargs, Rest},
 };
 use regex::Regex;
@@ -37,15 +38,14 @@ impl ChatTemplate {
     /// The template is no Jinja, with its line.
     pub fn new(source: &str, special: Special, date: Date) -> anyhow::Result<Self> {
         let mut environment = Environment::new();
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(
-            minijinja_contrib::pycompat::unknown_method_callback,
-        );
+        let mut syntax = SyntaxConfig::builder();
+        syntax.trim_blocks(true).lstrip_blocks(true);
+        environment.set_syntax(syntax.build().map_err(|error| readable(&error))?);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.set_formatter(|out, _, value| Ok(out.write_str(&python::str(value))?));
         environment.add_function("raise_exception", raise_exception);
-        environment
-            .add_function("strftime_now", move |format: String| strftime(&format, date));
+        environment.add_function("strftime_now", move |format: String| strftime(&format, date));
         environment.add_filter("tojson", tojson);
         environment.add_filter("string", |value: &Value| python::str(value));
         environment
@@ -72,9 +72,7 @@ impl ChatTemplate {
         };
         let special: Value = self.special.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
         let template = self.environment.get_template(NAME).map_err(|error| readable(&error))?;
-        template
-            .render(context! { ..given, ..special })
-            .map_err(|error| readable(&error))
+        template.render(context! { ..given, ..special }).map_err(|error| readable(&error))
     }
 
     /// How this template spells BOS.
@@ -97,7 +95,9 @@ pub fn messages(path: &Path) -> anyhow::Result<Vec<Value>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot read"))?;
     // Not through serde_json's own values, which sort their keys: a template may print them.
     serde_json::from_str(&text).with_context(|| {
-        format!("{shown}: expected an array such as `[{{\"role\": \"user\", \"content\": \"hi\"}}]`")
+        format!(
+            "{shown}: expected an array such as `[{{\"role\": \"user\", \"content\": \"hi\"}}]`"
+        )
     })
 }
 
@@ -106,7 +106,8 @@ pub fn messages(path: &Path) -> anyhow::Result<Vec<Value>> {
 /// # Errors
 /// Another spelling, or no day.
 pub fn date(text: &str) -> anyhow::Result<Date> {
-    text.parse().map_err(|error| anyhow!("expected a day such as `{DATE_DEFAULT}`, got `{text}` ({error})"))
+    text.parse()
+        .map_err(|error| anyhow!("expected a day such as `{DATE_DEFAULT}`, got `{text}` ({error})"))
 }
 
 /// `{% generation %}` marks the assistant's part for training; what it encloses is printed. It becomes an `if` that holds,

@@ -52,11 +52,17 @@ impl Counter {
     }
 
     /// Cuts and counts one prompt; `answer` is the data set's.
-    pub(super) fn take(&mut self, request: &mut Request, answer: Option<&str>) -> anyhow::Result<()> {
+    pub(super) fn take(
+        &mut self,
+        request: &mut Request,
+        answer: Option<&str>,
+    ) -> anyhow::Result<()> {
         self.n_seen += 1;
         let place = || format!("row {}", request.sample_id);
         let cut = match self.max {
-            Some(max) => self.meter.cut_middle(&request.prompt, max as usize).with_context(place)?,
+            Some(max) => {
+                self.meter.cut_middle(&request.prompt, max as usize).with_context(place)?
+            }
             None => None,
         };
         if let Some(cut) = cut {
@@ -87,7 +93,8 @@ impl Counter {
 
 /// Synthetic prompts that missed the length asked for, if any did.
 pub(super) fn missed(drawn: &[Drawn]) -> Option<String> {
-    let by = |one: &Drawn| one.counted.as_ref().map_or(0, |it| it.tokens.abs_diff(one.asked_tokens));
+    let by =
+        |one: &Drawn| one.counted.as_ref().map_or(0, |it| it.tokens.abs_diff(one.asked_tokens));
     let missed: Vec<u32> = drawn.iter().map(by).filter(|by| *by > 0).collect();
     let worst = missed.iter().max()?;
     Some(format!(

@@ -116,13 +116,8 @@ pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> any
         }
         Workload::Synthetic { n_requests, prompt_tokens, output_tokens, tokens } => {
             let meter = tokens.as_ref().map(count::meter).transpose()?;
-            let drawn = synthetic::draw(
-                *n_requests,
-                prompt_tokens,
-                output_tokens,
-                seed,
-                meter.as_ref(),
-            )?;
+            let drawn =
+                synthetic::draw(*n_requests, prompt_tokens, output_tokens, seed, meter.as_ref())?;
             notes.extend(count::missed(&drawn));
             (drawn.into_iter().enumerate().map(synthetic_request).collect(), None)
         }
