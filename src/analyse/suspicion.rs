@@ -8,12 +8,17 @@ use super::{
     Comparison, KernelPoint, RequestPoint, RunData, SummaryRow, TextPoint, Warning, kernels,
     requests::Served,
 };
-use crate::record::{PROBE_METHOD, manifest::Verdict};
+use crate::record::{
+    PROBE_METHOD,
+    manifest::{TokenFacts, Verdict},
+};
 
 /// A generator that is later than this makes requests wait that the server never saw.
 const LATE_MS: f64 = 5.0;
 /// Read bandwidth that moves by more than this within a run makes unpaired comparisons worthless.
 const DRIFT: f64 = 1.5;
+/// Counts of tokens that differ in a larger part of a cell's requests are no chance.
+const MISCOUNTED: f64 = 0.03;
 /// Smallest sample that holds a 99th percentile.
 const FOR_P99: usize = 100;
 
@@ -40,6 +45,7 @@ pub(super) fn warnings(
     warnings.extend(machine(data, kernels)?);
     warnings.extend(requests.iter().filter_map(late));
     warnings.extend(tokens(requests, served));
+    warnings.extend(data.manifest.token_checks.iter().flat_map(miscounted));
     warnings.extend(small(data, requests));
     warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
     Ok(warnings)
@@ -217,6 +223,30 @@ fn tokens(requests: &[RequestPoint], served: &Served) -> Vec<Warning> {
         warnings.push(Warning::Truncated { truncated, of: good.len() });
     }
     warnings
+}
+
+/// Counts of one cell against those of the workload's tokenizer.
+fn miscounted(facts: &TokenFacts) -> impl Iterator<Item = Warning> {
+    let cell = &facts.cell_id;
+    let answers = often(facts.n_far, facts.n_compared).then(|| Warning::AnswersMiscounted {
+        cell: cell.clone(),
+        far: facts.n_far,
+        of: facts.n_compared,
+        ratio: facts.tokens_server as f64 / facts.tokens_ours.max(1) as f64,
+    });
+    let prompts =
+        often(facts.n_prompts_differ, facts.n_prompts).then(|| Warning::PromptsMiscounted {
+            cell: cell.clone(),
+            differ: facts.n_prompts_differ,
+            of: facts.n_prompts,
+            worst: facts.worst_prompt,
+        });
+    answers.into_iter().chain(prompts)
+}
+
+/// More than the few of a hundred that can be chance.
+fn often(n: u64, of: u64) -> bool {
+    n as f64 > MISCOUNTED * of as f64
 }
 
 fn small(data: &RunData, requests: &[RequestPoint]) -> Vec<Warning> {

@@ -111,6 +111,28 @@ pub enum Warning {
         /// Good requests.
         of: usize,
     },
+    /// Answers whose tokens the server counts otherwise than the workload's tokenizer, stop tokens aside.
+    AnswersMiscounted {
+        /// Cell.
+        cell: String,
+        /// Answers whose counts are far apart.
+        far: u64,
+        /// Answers with both counts.
+        of: u64,
+        /// Tokens of all of them, the server's count over ours.
+        ratio: f64,
+    },
+    /// Prompts that are not as long for the server as they were counted here: it read something else.
+    PromptsMiscounted {
+        /// Cell.
+        cell: String,
+        /// Prompts that differ.
+        differ: u64,
+        /// Prompts with both counts.
+        of: u64,
+        /// Largest difference, the server's count less ours.
+        worst: i64,
+    },
     /// Prompt tokens served from a prefix cache.
     PrefixCache {
         /// Tokens from the cache.
@@ -207,6 +229,16 @@ impl fmt::Display for Warning {
                 f,
                 "{requests} of {of} good requests have no token count from the server, so no token rate holds them: \
                  use a server that sends `usage`"
+            ),
+            Warning::AnswersMiscounted { cell, far, of, ratio } => write!(
+                f,
+                "{cell}: in {far} of {of} answers the server's token count is far from the tokenizer's ({ratio:.2}x over all), \
+                 so one of them is wrong: check that `tokenizer` is the model's, and whether the server hides reasoning"
+            ),
+            Warning::PromptsMiscounted { cell, differ, of, worst } => write!(
+                f,
+                "{cell}: the server counts {differ} of {of} prompts otherwise than the tokenizer (by up to {worst:+} tokens), so \
+                 it read something else: check `tokenizer`, `chat_template`, and whether the engine adds BOS"
             ),
             Warning::PrefixCache { cached, of } => write!(
                 f,

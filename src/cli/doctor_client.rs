@@ -189,6 +189,7 @@ fn try_one(server: &Server, streams: usize, seconds: u32) -> anyhow::Result<Tria
         due: Due::AtNs((i as f64 / streams as f64 * START_OVER_S * NS_PER_S) as u64),
         prompt: "known".to_owned(),
         prompt_tokens_est: 1,
+        counted: None,
         answer_tokens_est: None,
         max_tokens,
     };
@@ -245,6 +246,7 @@ fn cell(url: &str, streams: usize, seconds: u32) -> Cell {
                 n_requests: streams,
                 prompt_tokens: one,
                 output_tokens: one,
+                tokens: None,
             },
             arrival: Arrival::Constant { rate: streams as f64 / START_OVER_S },
         },

@@ -21,6 +21,7 @@ pub mod schema;
 pub mod signals;
 mod splice;
 pub mod supervise;
+pub mod token;
 pub mod ui;
 
 const EXAMPLES: &str = "\
@@ -68,6 +69,8 @@ enum Command {
     Data(data::DataArgs),
     /// Results of other load generators under our definitions.
     Import(import::ImportArgs),
+    /// Tokenizers and chat templates: what is sent, and how long it is.
+    Token(token::TokenArgs),
     /// What this machine has, with the remedy for what it lacks.
     Doctor(doctor::DoctorArgs),
     /// JSON Schema of the scenario file.
@@ -109,6 +112,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),
         Command::Import(args) => import::run(&args, ui),
+        Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),
         Command::Schema(args) => schema::run(&args, ui),
         Command::Completions { shell } => completions(shell, ui),

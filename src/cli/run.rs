@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use super::{
     facts::{cell_facts, device_from_name, facts},
     progress::Progress,
-    report, signals,
+    report, signals, token,
     ui::Ui,
 };
 use crate::{
@@ -114,6 +114,8 @@ fn exit_code(interrupted: bool, judged: &Judged, dir: &Path, ui: &Ui) -> ExitCod
 fn judge_run(prepared: &mut Prepared, dir: &Path, strict: bool, ui: &Ui) -> anyhow::Result<Judged> {
     let mut data = RunData::load(dir)?;
     let failed = cells_with_errors(&data)?;
+    prepared.manifest.token_checks = token::checks(&prepared.scenario, &data)?;
+    data.manifest.token_checks.clone_from(&prepared.manifest.token_checks);
     let judgement = judge(&data).with_context(|| format!("{}: cannot be judged", dir.display()))?;
     write_rows(dir, &judgement.summary)?;
     let manifest = &mut prepared.manifest;
@@ -164,6 +166,7 @@ fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
         telemetry: None,
         client_health: Vec::new(),
         proofs: Vec::new(),
+        token_checks: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
         notices,
@@ -268,9 +271,10 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     let watcher =
         Watcher { progress: Progress::new(*ui, n_blocks as u64), notices: Mutex::new(Vec::new()) };
     let scenario = &prepared.scenario;
+    let notes = token::Notes::default();
     let mut kernel = KernelBackend::new(Labs::here(), scenario.timing, scenario.seed);
     let mut engine =
-        EngineBackend::new(scenario.seed, api_keys(scenario)?, Box::new(workload::build))?
+        EngineBackend::new(scenario.seed, api_keys(scenario)?, token::noting(notes.clone()))?
             .starting(starter(prepared.recorder.path())?);
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
     let run_id = prepared.manifest.run_id.clone();
@@ -298,7 +302,8 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
         manifest.client_health.retain(|known| known.cell_id != health.cell_id);
         manifest.client_health.push(client_facts(health)?);
     }
-    for notice in watcher.notices.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    let noticed = watcher.notices.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for notice in noticed.into_iter().chain(notes.take()) {
         if !manifest.notices.contains(&notice) {
             manifest.notices.push(notice);
         }
@@ -434,6 +439,7 @@ fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
             });
         }
     }
+    inputs.extend(token::inputs(scenario)?);
     Ok(inputs)
 }
 

@@ -59,6 +59,8 @@ pub struct Manifest {
     /// Whether the server of each served cell was what the scenario says; empty for runs without one.
     #[serde(default)]
     pub proofs: Vec<ProofFacts>,
+    /// Servers' token counts against those of the workload's tokenizer, one entry a cell; empty where no workload names one.
+    pub token_checks: Vec<TokenFacts>,
     /// Cells planned.
     pub n_cells: usize,
     /// Cells with at least one row that carries `err`.
@@ -216,6 +218,53 @@ pub struct ProofFacts {
     pub reasons: Vec<String>,
 }
 
+/// What the token counts of one cell say about each other. Failed requests are left out. Differences are the server's count
+/// less ours.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFacts {
+    /// The cell.
+    pub cell_id: String,
+    /// sha256 of the `tokenizer.json` that counted, hex.
+    pub tokenizer_sha256: String,
+    /// Good requests.
+    pub n_good: u64,
+    /// Answers with both counts.
+    pub n_compared: u64,
+    /// Of them: counts are equal.
+    pub n_exact: u64,
+    /// Of them: the server counts one more on an answer that it stopped: the stop token, which has no text.
+    pub n_stop_token: u64,
+    /// Of them: anything else. One text can be spelled by several sequences of tokens, so a few are no fault.
+    pub n_other: u64,
+    /// Of the others: further apart than that explains, by more than one token and more than 3 % of the server's count.
+    pub n_far: u64,
+    /// Tokens of the compared answers as the server counted.
+    pub tokens_server: i64,
+    /// The same as the tokenizer counts their text.
+    pub tokens_ours: i64,
+    /// Largest difference of an answer.
+    pub worst: i64,
+    /// Answers whose text lost bytes that are no character: they cannot be counted again.
+    pub n_garbled: u64,
+    /// Prompts with both counts.
+    pub n_prompts: u64,
+    /// Of them: counts differ, so the server read something else than was counted.
+    pub n_prompts_differ: u64,
+    /// Largest difference of a prompt.
+    pub worst_prompt: i64,
+    /// Answers in as many chunks as tokens, a stop token aside.
+    pub n_chunk_per_token: u64,
+    /// Answers in fewer chunks: several tokens came together.
+    pub n_chunks_fewer: u64,
+    /// Answers in more chunks than tokens.
+    pub n_chunks_more: u64,
+    /// Answers whose chunks told their tokens.
+    pub n_chunk_tokens: u64,
+    /// Of them: the sum is not the server's count.
+    pub n_chunk_tokens_differ: u64,
+}
+
 /// A file that went in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -320,6 +369,7 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
         telemetry: None,
         client_health: Vec::new(),
         proofs: Vec::new(),
+        token_checks: Vec::new(),
         n_cells: cells.len(),
         n_failed: 0,
         notices: Vec::new(),

@@ -211,6 +211,7 @@ table_row!(
     chunk_ns,
     chunk_tokens,
     prompt_tokens,
+    prompt_tokens_local,
     output_tokens,
     token_source,
     cached_tokens,

@@ -40,6 +40,9 @@ pub struct RequestRow {
     pub chunk_tokens: Vec<i64>,
     /// Prompt tokens as the server counted.
     pub prompt_tokens: Option<i64>,
+    /// Prompt tokens as the workload's `tokenizer` counts what was sent; `None` without one, and where the server applies a
+    /// chat template that the workload does not name.
+    pub prompt_tokens_local: Option<i64>,
     /// Output tokens, counted by `token_source`.
     pub output_tokens: Option<i64>,
     /// `usage` or `token_ids`; `None` when the server did not count: chunks are never passed off as tokens.

@@ -28,6 +28,7 @@ mod start;
 mod target;
 mod think;
 mod trace;
+mod tokens;
 mod value;
 mod wire;
 mod wire_engine;
@@ -406,6 +407,8 @@ pub enum Workload {
         turns: usize,
         /// From the end of an answer to the next turn; `None` = at once.
         think: Option<TimeDist>,
+        /// How prompts are counted, cut and rendered.
+        tokens: Option<TokenRules>,
     },
     /// Prompts made of words, with drawn lengths.
     Synthetic {
@@ -415,6 +418,8 @@ pub enum Workload {
         prompt_tokens: LengthDist,
         /// Answer length in tokens (`max_tokens`).
         output_tokens: LengthDist,
+        /// How prompts are counted and rendered; without it a word is taken for a token.
+        tokens: Option<TokenRules>,
     },
     /// Requests of a trace file, in its order.
     Trace(Trace),
@@ -446,6 +451,28 @@ impl Workload {
     pub fn has_times(&self) -> bool {
         matches!(self, Workload::Trace(trace) if trace.format != TraceFormat::Lengths)
     }
+}
+
+/// How prompts are counted, cut and rendered on this side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRules {
+    /// A `tokenizer.json` or the folder of one, relative to the working directory.
+    pub tokenizer: PathBuf,
+    /// Longest prompt, everything included that a server counts; longer ones lose their middle.
+    pub max_prompt_tokens: Option<u32>,
+    /// Chat template that prompts go through; `None` = they are sent as they are.
+    pub chat_template: Option<TemplateSource>,
+    /// The day that `strftime_now` tells to the template.
+    pub template_date: jiff::civil::Date,
+}
+
+/// Where a chat template is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplateSource {
+    /// The model's own, beside its tokenizer.
+    Model,
+    /// A file.
+    File(PathBuf),
 }
 
 /// Distribution of a length in tokens.

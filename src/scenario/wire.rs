@@ -459,6 +459,14 @@ pub(super) struct Dataset {
     pub(super) turns: Int<1, 64>,
     /// Seconds from the end of an answer to the next turn. Default: none.
     pub(super) think_s: Option<Think>,
+    /// A `tokenizer.json` or a folder that holds one: prompts are counted as a server counts them.
+    pub(super) tokenizer: Option<Sp<PathBuf>>,
+    /// Longest prompt, tokens: longer ones keep their first and their last half. Needs `tokenizer`.
+    pub(super) max_prompt_tokens: Option<Sp<Tokens>>,
+    /// Apply a chat template before sending to `completions`: `auto` for the model's own, or a file. Needs `tokenizer`.
+    pub(super) chat_template: Option<Sp<String>>,
+    /// The day that `strftime_now` tells to the template. Default: `2024-07-26`, so that prompts do not change overnight.
+    pub(super) template_date: Option<Sp<String>>,
 }
 
 fn turns() -> Int<1, 64> {
@@ -471,10 +479,16 @@ fn turns() -> Int<1, 64> {
 pub(super) struct Synthetic {
     /// Requests.
     pub(super) n_requests: Count,
-    /// Prompt length, tokens (about one word each).
+    /// Prompt length, tokens: exact with `tokenizer`, else about one word each.
     pub(super) prompt_tokens: Length,
     /// Answer length asked for, tokens.
     pub(super) output_tokens: Length,
+    /// A `tokenizer.json` or a folder that holds one: prompts are counted as a server counts them.
+    pub(super) tokenizer: Option<Sp<PathBuf>>,
+    /// Apply a chat template before sending to `completions`: `auto` for the model's own, or a file. Needs `tokenizer`.
+    pub(super) chat_template: Option<Sp<String>>,
+    /// The day that `strftime_now` tells to the template. Default: `2024-07-26`, so that prompts do not change overnight.
+    pub(super) template_date: Option<Sp<String>>,
 }
 
 /// Requests of a trace file, in its order.

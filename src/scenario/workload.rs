@@ -1,7 +1,7 @@
 //! Workloads of the file.
 
 use super::{
-    LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, value::Sp, wire,
+    LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, tokens, value::Sp, wire,
 };
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
@@ -77,6 +77,7 @@ fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
         max_tokens: wire.max_tokens.u32(),
         turns: wire.turns.usize(),
         think: wire.think_s.as_ref().map(think::build).transpose()?,
+        tokens: tokens::of_dataset(wire)?,
     })
 }
 
@@ -98,6 +99,7 @@ fn synthetic(name: &Sp<String>, wire: &wire::Synthetic) -> Result<Workload, Faul
         n_requests,
         prompt_tokens,
         output_tokens: length(&wire.output_tokens)?,
+        tokens: tokens::of_synthetic(wire)?,
     })
 }
 

@@ -1,7 +1,9 @@
 //! Conversations: a first turn that is due like any request, and turns that follow an answer.
 
 use super::{
-    Due, Request, Sample, dataset,
+    Due, Request, Sample,
+    count::Counter,
+    dataset,
     draw::{Stream, stream, unit},
     exact, tokens_est,
 };
@@ -20,7 +22,16 @@ pub(super) struct Shape {
 
 /// One request a turn, the turns of a conversation one after another. First turns are due `WhenFree` until somebody says
 /// otherwise. A follower's prompt is what is new in it; what was said before is put in front when its turn has come.
-pub(super) fn requests(samples: Vec<Sample>, shape: Shape, seed: u64) -> Vec<Request> {
+/// `counter` counts and cuts first turns; what a later one is sent with is known only when its turn has come.
+///
+/// # Errors
+/// A prompt cannot be encoded.
+pub(super) fn requests(
+    samples: Vec<Sample>,
+    shape: Shape,
+    seed: u64,
+    mut counter: Option<&mut Counter>,
+) -> anyhow::Result<Vec<Request>> {
     let mut rng = stream(seed, Stream::Think);
     let mut requests: Vec<Request> = Vec::with_capacity(samples.len());
     for sample in samples {
@@ -35,7 +46,7 @@ pub(super) fn requests(samples: Vec<Sample>, shape: Shape, seed: u64) -> Vec<Req
             let answer_tokens_est = said.answer.as_deref().map(tokens_est);
             let prompt_tokens_est = said_tokens + tokens_est(&said.prompt);
             said_tokens = prompt_tokens_est + answer_tokens_est.unwrap_or(0);
-            requests.push(Request {
+            let mut request = Request {
                 id,
                 sample_id: sample.id.clone(),
                 turn: turn as u32,
@@ -46,12 +57,17 @@ pub(super) fn requests(samples: Vec<Sample>, shape: Shape, seed: u64) -> Vec<Req
                 },
                 prompt: said.prompt,
                 prompt_tokens_est,
+                counted: None,
                 answer_tokens_est,
                 max_tokens: shape.max_tokens,
-            });
+            };
+            if let Some(counter) = counter.as_deref_mut().filter(|_| turn == 0) {
+                counter.take(&mut request, said.answer.as_deref())?;
+            }
+            requests.push(request);
         }
     }
-    requests
+    Ok(requests)
 }
 
 fn draw_s(think: TimeDist, rng: &mut rand_chacha::ChaCha8Rng) -> f64 {

@@ -4,11 +4,12 @@ use anyhow::bail;
 
 use crate::{
     plan::Arrival,
-    scenario::{DatasetFormat, Workload},
+    scenario::{DatasetFormat, Endpoint, Workload},
 };
 
 mod arrival;
 mod conversation;
+mod count;
 pub mod dataset;
 mod draw;
 mod exact;
@@ -35,12 +36,42 @@ pub struct Request {
     pub due: Due,
     /// The prompt's text; of a later turn of a conversation what is new in it.
     pub prompt: String,
-    /// Prompt length, estimated where no tokenizer is at hand (four bytes a token): for kernel replay, never for results.
+    /// Prompt length, estimated where the workload names no tokenizer (four bytes a token): for kernel replay, never for
+    /// results.
     pub prompt_tokens_est: u32,
+    /// What the workload's tokenizer and chat template make of the prompt; `None` without a tokenizer.
+    pub counted: Option<Counted>,
     /// The data set's own answer length, estimated likewise; `None` if it has no answer.
     pub answer_tokens_est: Option<u32>,
     /// `max_tokens` to ask for.
     pub max_tokens: u32,
+}
+
+/// A prompt as the workload's tokenizer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// Tokens that a server counts, BOS and the chat template included.
+    pub tokens: u32,
+    /// The prompt in the workload's chat template, for `/v1/completions`; `None` without a template.
+    pub rendered: Option<String>,
+}
+
+impl Request {
+    /// The text that is sent to an endpoint: `/v1/chat/completions` applies the template itself.
+    pub fn text_for(&self, endpoint: Endpoint) -> &str {
+        let rendered = self.counted.as_ref().and_then(|counted| counted.rendered.as_deref());
+        match endpoint {
+            Endpoint::Completions => rendered.unwrap_or(&self.prompt),
+            Endpoint::Chat => &self.prompt,
+        }
+    }
+
+    /// Tokens that the server should count in it; `None` where nobody knows: no tokenizer, or a chat template of the server's
+    /// that the workload does not name.
+    pub fn tokens_sent(&self, endpoint: Endpoint) -> Option<u32> {
+        let counted = self.counted.as_ref()?;
+        (endpoint == Endpoint::Completions || counted.rendered.is_some()).then_some(counted.tokens)
+    }
 }
 
 /// When a request is due.
@@ -67,6 +98,8 @@ pub struct Built {
     pub requests: Vec<Request>,
     /// Rows, bad rows and sha256 of the file; `None` for synthetic workloads.
     pub dataset: Option<DatasetReport>,
+    /// What was done to prompts by their token counts, in words; empty where nothing was.
+    pub notes: Vec<String>,
 }
 
 /// The requests of one cell, always the same for the same arguments. Use [`crate::plan::cell_seed`] as the seed, so that
@@ -84,18 +117,25 @@ pub fn build(workload: &Workload, arrival: &Arrival, seed: u64) -> anyhow::Resul
 /// As [`build`].
 pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> anyhow::Result<Built> {
     let mut times_ns = Vec::new();
+    let mut notes = Vec::new();
     let (mut requests, dataset) = match workload {
         Workload::Shapes { .. } => {
             bail!("a grid of shapes has no requests: it is launched, not sent")
         }
-        Workload::Dataset { path, format, n_requests, max_tokens, turns, think } => {
+        Workload::Dataset { path, format, n_requests, max_tokens, turns, think, tokens } => {
             let (samples, report) = dataset::read(path, *format)?;
             let samples = drawn(samples, &report, *n_requests, seed)?;
             let shape = Shape { turns: *turns, think: *think, max_tokens: *max_tokens };
-            (conversation::requests(samples, shape, seed), Some(report))
+            let mut counter = tokens.as_ref().map(count::Counter::new).transpose()?;
+            let requests = conversation::requests(samples, shape, seed, counter.as_mut())?;
+            notes.extend(counter.and_then(|counter| counter.note()));
+            (requests, Some(report))
         }
-        Workload::Synthetic { n_requests, prompt_tokens, output_tokens } => {
-            let drawn = synthetic::draw(*n_requests, prompt_tokens, output_tokens, seed);
+        Workload::Synthetic { n_requests, prompt_tokens, output_tokens, tokens } => {
+            let meter = tokens.as_ref().map(count::meter).transpose()?;
+            let drawn =
+                synthetic::draw(*n_requests, prompt_tokens, output_tokens, seed, meter.as_ref())?;
+            notes.extend(count::missed(&drawn));
             (drawn.into_iter().enumerate().map(synthetic_request).collect(), None)
         }
         Workload::Trace(trace) => {
@@ -110,7 +150,7 @@ pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> any
     for (request, due) in first_turns.iter_mut().zip(due) {
         request.due = due;
     }
-    Ok(Built { requests, dataset })
+    Ok(Built { requests, dataset, notes })
 }
 
 /// What the reader of a workload's file had to leave out; `None` for a workload without a file.
@@ -135,7 +175,8 @@ fn drawn(
     report: &DatasetReport,
     n_requests: Option<usize>,
     seed: u64,
-) -> anyhow::Result<Vec<Sample>> {
+    mut counter: Option<&mut count::Counter>,
+) -> anyhow::Result<Vec<Request>> {
     let n = n_requests.unwrap_or(samples.len());
     if n > samples.len() {
         bail!(
@@ -157,7 +198,8 @@ fn synthetic_request((id, drawn): (usize, synthetic::Drawn)) -> Request {
         turn: 0,
         due: Due::WhenFree,
         prompt: drawn.prompt,
-        prompt_tokens_est: drawn.prompt_tokens,
+        prompt_tokens_est: drawn.counted.as_ref().map_or(drawn.asked_tokens, |it| it.tokens),
+        counted: drawn.counted,
         answer_tokens_est: Some(drawn.output_tokens),
         max_tokens: drawn.output_tokens,
     }

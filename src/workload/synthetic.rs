@@ -1,12 +1,16 @@
-//! Prompts made of common words: no data set, no tokenizer, any length.
+//! Prompts made of common words: no data set, any length; exact in tokens where the workload names a tokenizer.
 
 use rand_chacha::ChaCha8Rng;
 
 use super::{
+    Counted,
     draw::{Stream, below, stream},
     exact,
 };
-use crate::scenario::LengthDist;
+use crate::{
+    scenario::LengthDist,
+    token::{Fitter, Meter},
+};
 
 /// 256 frequent words that usual tokenizers know as one token each with the blank before them.
 const WORDS: &str = "\
@@ -26,22 +30,43 @@ mark market match matter meal mean meat mile milk mind mine minute miss money mo
 /// One drawn prompt.
 pub(super) struct Drawn {
     pub(super) prompt: String,
-    pub(super) prompt_tokens: u32,
+    /// Tokens asked for; words, without a tokenizer.
+    pub(super) asked_tokens: u32,
+    /// What the tokenizer makes of the prompt.
+    pub(super) counted: Option<Counted>,
     pub(super) output_tokens: u32,
 }
 
 /// `n` prompts. Each starts with three words that spell its number, the fastest-changing first, so that no two prompts
 /// share a prefix for a cache to serve (a prompt of one or two words is too short to hold all numbers).
-pub(super) fn draw(n: usize, prompt: &LengthDist, output: &LengthDist, seed: u64) -> Vec<Drawn> {
+pub(super) fn draw(
+    n: usize,
+    prompt: &LengthDist,
+    output: &LengthDist,
+    seed: u64,
+    meter: Option<&Meter>,
+) -> anyhow::Result<Vec<Drawn>> {
     let words = words();
     let mut lengths = stream(seed, Stream::Length);
     let mut text = stream(seed, Stream::Text);
     let offset = offset(&words, &mut text);
+    let mut fitter = meter.map(Fitter::new).transpose()?;
     let mut one = |id: usize| {
-        let prompt_tokens = length(prompt, &mut lengths);
+        let asked_tokens = length(prompt, &mut lengths);
         let output_tokens = length(output, &mut lengths);
-        let prompt = sentence(&words, id + offset, prompt_tokens, &mut text);
-        Drawn { prompt, prompt_tokens, output_tokens }
+        let mut next = in_turn(&words, id + offset, &mut text);
+        let (prompt, counted) = match (&mut fitter, meter) {
+            (Some(fitter), Some(meter)) => {
+                let fitted = fitter.fit(asked_tokens as usize, &mut next)?;
+                let counted = Counted {
+                    tokens: u32::try_from(fitted.tokens)?,
+                    rendered: meter.rendered(&fitted.text)?,
+                };
+                (fitted.text, Some(counted))
+            }
+            _ => ((0..asked_tokens).map(|_| next()).collect::<Vec<_>>().join(" "), None),
+        };
+        Ok(Drawn { prompt, asked_tokens, counted, output_tokens })
     };
     (0..n).map(&mut one).collect()
 }
@@ -63,13 +88,22 @@ pub(super) fn sentence(
     n_words: u32,
     rng: &mut ChaCha8Rng,
 ) -> String {
-    let base = words.len();
-    let spelled = [number % base, number / base % base, number / base / base % base];
-    let n_spelled = spelled.len().min(n_words as usize);
+    let mut next = in_turn(words, number, rng);
     let mut text = String::with_capacity(n_words as usize * 6);
-    spelled[..n_spelled].iter().for_each(|&index| push(&mut text, words[index]));
-    append(words, n_words - n_spelled as u32, rng, &mut text);
+    (0..n_words).for_each(|_| push(&mut text, next()));
     text
+}
+
+/// One word after another, without end.
+fn in_turn<'a>(
+    words: &'a [&'a str],
+    number: usize,
+    rng: &'a mut ChaCha8Rng,
+) -> impl FnMut() -> &'a str {
+    let base = words.len();
+    let mut spelled =
+        [number % base, number / base % base, number / base / base % base].into_iter();
+    move || words[spelled.next().unwrap_or_else(|| below(rng, base))]
 }
 
 /// Appends drawn words.
@@ -119,25 +153,25 @@ mod tests {
         #[test]
         fn prompts_have_the_drawn_length_and_their_own_prefix(seed: u64, median in 3.0_f64..60.0, sigma in 0.0_f64..2.0) {
             let dist = LengthDist::Lognormal { median, sigma, max: 100 };
-            let drawn = draw(300, &dist, &LengthDist::Uniform { min: 5, max: 9 }, seed);
+            let drawn = draw(300, &dist, &LengthDist::Uniform { min: 5, max: 9 }, seed, None).expect("no tokenizer");
             for one in &drawn {
-                prop_assert_eq!(one.prompt.split(' ').count(), one.prompt_tokens as usize);
-                prop_assert!((1..=100).contains(&one.prompt_tokens) && (5..=9).contains(&one.output_tokens));
+                prop_assert_eq!(one.prompt.split(' ').count(), one.asked_tokens as usize);
+                prop_assert!((1..=100).contains(&one.asked_tokens) && (5..=9).contains(&one.output_tokens));
             }
             let prefixes: BTreeSet<_> = drawn
                 .iter()
-                .filter(|one| one.prompt_tokens >= 3)
+                .filter(|one| one.asked_tokens >= 3)
                 .map(|one| one.prompt.split(' ').take(3).collect::<Vec<_>>())
                 .collect();
-            prop_assert_eq!(prefixes.len(), drawn.iter().filter(|one| one.prompt_tokens >= 3).count());
+            prop_assert_eq!(prefixes.len(), drawn.iter().filter(|one| one.asked_tokens >= 3).count());
         }
     }
 
     #[test]
     fn the_median_is_the_median() {
         let dist = LengthDist::Lognormal { median: 200.0, sigma: 0.8, max: 100_000 };
-        let drawn = draw(4001, &dist, &LengthDist::Fixed(1), 3);
-        let mut lengths: Vec<_> = drawn.iter().map(|one| one.prompt_tokens).collect();
+        let drawn = draw(4001, &dist, &LengthDist::Fixed(1), 3, None).expect("no tokenizer");
+        let mut lengths: Vec<_> = drawn.iter().map(|one| one.asked_tokens).collect();
         lengths.sort_unstable();
         // Standard error of the median here is about 2 %.
         assert!((180..=220).contains(&lengths[2000]), "{}", lengths[2000]);

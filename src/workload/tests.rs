@@ -17,6 +17,7 @@ fn dataset(path: &std::path::Path, n_requests: Option<usize>) -> Workload {
         max_tokens: 32,
         turns: 1,
         think: None,
+        tokens: None,
     }
 }
 
@@ -30,6 +31,7 @@ fn a_seed_fixes_prompts_order_and_times() {
         n_requests: 50,
         prompt_tokens: LengthDist::Uniform { min: 4, max: 30 },
         output_tokens: LengthDist::Fixed(7),
+        tokens: None,
     };
     let poisson = Arrival::Poisson { rate: 3.0 };
     let first = build(&words, &poisson, 11).expect("built");

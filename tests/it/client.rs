@@ -112,6 +112,7 @@ pub(super) fn cell(target: EngineTarget, arrival: Arrival) -> Cell {
                 n_requests: 0,
                 prompt_tokens: LengthDist::Fixed(1),
                 output_tokens: LengthDist::Fixed(1),
+                tokens: None,
             },
             arrival,
         },
@@ -126,6 +127,7 @@ fn backend(n: u64, due: fn(u64) -> Due) -> EngineBackend {
         due: due(id),
         prompt: format!("prompt {id}"),
         prompt_tokens_est: 2,
+        counted: None,
         answer_tokens_est: None,
         max_tokens: 3,
     };

@@ -10,7 +10,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["units", "stats"],
     &["method", "record"],
-    &["kernel"],
+    &["kernel", "token"],
     &["scenario"],
     &["plan"],
     &["workload"],

@@ -216,6 +216,7 @@ impl EngineBackend {
         let warm = |(i, request): (usize, &Request)| Request {
             due: Due::WhenFree,
             prompt: format!("warm-up {i}. {}", request.prompt),
+            counted: None,
             ..request.clone()
         };
         let requests: Vec<Request> =
@@ -323,6 +324,7 @@ mod tests {
             due: Due::WhenFree,
             prompt: format!("prompt {id}"),
             prompt_tokens_est: 2,
+            counted: None,
             answer_tokens_est: None,
             max_tokens,
         }

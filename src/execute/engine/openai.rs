@@ -48,6 +48,9 @@ pub(super) fn body(
         "stream_options": { "include_usage": true },
     });
     match target.endpoint {
+        Endpoint::Completions if before.is_empty() => {
+            body["prompt"] = json!(request.text_for(target.endpoint));
+        }
         Endpoint::Completions => body["prompt"] = json!(transcript(before, &request.prompt)),
         Endpoint::Chat => body["messages"] = messages(before, &request.prompt),
     }

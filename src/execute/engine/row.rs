@@ -7,7 +7,12 @@ use super::{
     drive::Outcome,
     health::Tally,
 };
-use crate::{plan::Cell, record::RequestRow, workload::Request};
+use crate::{
+    plan::{Cell, Task},
+    record::RequestRow,
+    scenario::Endpoint,
+    workload::Request,
+};
 
 /// The row of an outcome; `tally` learns what the client's health is judged by.
 pub(super) fn of(
@@ -17,14 +22,20 @@ pub(super) fn of(
     outcome: Outcome,
     tally: &mut Tally,
 ) -> RequestRow {
+    let endpoint = match &cell.task {
+        Task::Serve { target, .. } => target.endpoint,
+        // Kernel cells send nothing.
+        Task::Launch { .. } | Task::Replay { .. } => Endpoint::Completions,
+    };
     let base = RequestRow {
         request_id: i64::try_from(request.id).unwrap_or(i64::MAX),
         sample_id: request.sample_id.clone(),
         turn: i64::from(request.turn),
         due_ns: outcome.due_ns,
         max_tokens: i64::from(request.max_tokens),
+        prompt_tokens_local: request.tokens_sent(endpoint).map(i64::from),
         prompt_sha256: hex(&Sha256::digest(
-            outcome.transcript.as_ref().unwrap_or(&request.prompt).as_bytes(),
+            outcome.transcript.as_deref().unwrap_or(request.text_for(endpoint)).as_bytes(),
         )),
         ..of_cell(run_id, cell)
     };

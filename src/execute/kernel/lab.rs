@@ -206,6 +206,7 @@ mod tests {
             n_requests: 3,
             prompt_tokens: LengthDist::Fixed(20),
             output_tokens: LengthDist::Fixed(7),
+            tokens: None,
         };
         let lengths = lengths(&workload, 2, 1).unwrap();
         assert_eq!(lengths.len(), 3);

@@ -128,6 +128,7 @@ fn replay(target: KernelTarget) -> Task {
         n_requests: 5,
         prompt_tokens: LengthDist::Fixed(8),
         output_tokens: LengthDist::Fixed(4),
+        tokens: None,
     };
     Task::Replay { target, workload, batch: 2, tensor_parallel: 2 }
 }
