@@ -41,6 +41,7 @@ mod tests {
             n_requests,
             prompt_tokens: LengthDist::Lognormal { median: 20.0, sigma: 1.0, max: 200 },
             output_tokens: LengthDist::Uniform { min: 5, max: 50 },
+            tokens: None,
         }
     }
 

@@ -64,7 +64,7 @@ const TALK: &str = r#"[{"id": "a", "conversations": [{"from": "human", "value": 
 
 fn talk(path: &std::path::Path, turns: usize, think: Option<TimeDist>) -> Workload {
     let (path, format) = (path.to_owned(), DatasetFormat::Sharegpt);
-    Workload::Dataset { path, format, n_requests: None, max_tokens: 9, turns, think }
+    Workload::Dataset { path, format, n_requests: None, max_tokens: 9, turns, think, tokens: None }
 }
 
 #[test]

@@ -84,6 +84,7 @@ fn requests(rows: &[TraceRow], seed: u64) -> Vec<Request> {
             of_blocks(&words, &row.blocks, row.prompt_tokens, seed)
         },
         prompt_tokens_est: row.prompt_tokens,
+        counted: None,
         answer_tokens_est: Some(row.answer_tokens),
         max_tokens: row.answer_tokens,
     };
