@@ -229,6 +229,8 @@ fn cell(url: &str, streams: usize, seconds: u32) -> Cell {
         ignore_eos: false,
         drain_s: f64::from(seconds) * 10.0 + 60.0,
         continuous_usage: false,
+        metrics: None,
+        metrics_interval_s: 1.0,
     };
     let one = LengthDist::Fixed(1);
     Cell {

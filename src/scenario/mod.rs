@@ -15,10 +15,12 @@ mod check;
 mod error;
 mod limit;
 mod method;
+mod metrics;
 mod preset;
 mod target;
 mod value;
 mod wire;
+mod wire_metrics;
 mod workload;
 
 #[cfg(test)]
@@ -27,6 +29,9 @@ pub(crate) mod fuzz;
 mod tests;
 
 pub use error::ScenarioError;
+pub use metrics::{
+    MetricKind, MetricName, MetricsFormat, MetricsSpec, Scale, SourceError, SourceName,
+};
 
 /// Longest name.
 const NAME_MAX: usize = 64;
@@ -173,6 +178,10 @@ pub struct EngineTarget {
     pub drain_s: f64,
     /// Whether to ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
     pub continuous_usage: bool,
+    /// Where the server's metrics are read; `None` = they are not.
+    pub metrics: Option<MetricsSpec>,
+    /// Seconds between two readings of them.
+    pub metrics_interval_s: f64,
 }
 
 /// Which API of the server.

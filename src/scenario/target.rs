@@ -157,6 +157,8 @@ impl Resolve<'_> {
             ignore_eos: wire.ignore_eos,
             drain_s: wire.drain_s.0,
             continuous_usage: wire.continuous_usage,
+            metrics: wire.metrics.as_ref().map(|metrics| metrics.spec()).transpose()?,
+            metrics_interval_s: wire.metrics_interval_s.0,
         })
     }
 }

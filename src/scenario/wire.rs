@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     DatasetFormat, Device, Endpoint,
     value::{Int, List, Ordered, Real, Sp},
+    wire_metrics::Metrics,
 };
 use crate::{kernel::Op, method::Pooling};
 
@@ -229,6 +230,11 @@ pub(super) struct EngineTarget {
     /// Ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
     #[serde(default)]
     pub(super) continuous_usage: bool,
+    /// Where the server's metrics are read and what they are called there. Default: they are not read.
+    pub(super) metrics: Option<Metrics>,
+    /// Seconds between two readings of the metrics.
+    #[serde(default = "metrics_interval_s")]
+    pub(super) metrics_interval_s: Real<100, 3_600_000>,
 }
 
 fn idle_timeout_s() -> Seconds {
@@ -249,6 +255,10 @@ fn temperature() -> Real<0, 2_000> {
 
 fn drain_s() -> Real<0, 86_400_000> {
     Real(30.0)
+}
+
+fn metrics_interval_s() -> Real<100, 3_600_000> {
+    Real(1.0)
 }
 
 /// A compression method; parameters have no defaults, they are the method.

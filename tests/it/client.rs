@@ -101,6 +101,8 @@ fn target(url: &str) -> EngineTarget {
         ignore_eos: false,
         drain_s: 30.0,
         continuous_usage: false,
+        metrics: None,
+        metrics_interval_s: 1.0,
     }
 }
 
