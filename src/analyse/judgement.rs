@@ -3,7 +3,7 @@
 use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
-use super::{SummaryRow, warning::Warning};
+use super::{Engines, SummaryRow, warning::Warning};
 pub use crate::record::manifest::Verdict;
 
 /// A number with its 95 % interval.
@@ -18,7 +18,7 @@ pub struct Estimate {
 }
 
 /// What was measured, whatever the repeat: rows with equal points are repeats of one another.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Point {
     /// Name of the target.
     pub target: String,
@@ -254,6 +254,8 @@ pub struct Judgement {
     pub requests: Vec<RequestPoint>,
     /// Ratios of served points to the baseline.
     pub comparisons: Vec<Comparison>,
+    /// What servers told of themselves.
+    pub engines: Engines,
     /// What the reader must know.
     pub warnings: Vec<Warning>,
     /// Worst of the warnings.

@@ -12,6 +12,7 @@
 
 mod compare;
 mod data;
+mod engine;
 pub mod judgement;
 mod kernels;
 mod peers;
@@ -24,6 +25,7 @@ mod tests;
 pub mod warning;
 
 pub use data::RunData;
+pub use engine::{EngineView, Engines, Level, Line};
 pub use judgement::{
     Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, RequestFacts,
     RequestPoint, Verdict,
@@ -41,11 +43,15 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
     let (kernels, mut summary) = kernels::points(data)?;
     let (requests, served_summary) = requests::points(data, &served);
     summary.extend(served_summary);
+    let (engines, told) = engine::engines(data)?;
+    summary.extend(told);
     let comparisons = compare::comparisons(data, &served);
-    let warnings = suspicion::warnings(data, &served, (&kernels, &requests), &comparisons)?;
+    let mut warnings = suspicion::warnings(data, &served, (&kernels, &requests), &comparisons)?;
+    warnings.extend(suspicion::engines(&engines));
+    warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
     let verdict = warnings.iter().map(Warning::severity).max().unwrap_or(Verdict::Valid);
     let parallel = tensor_parallel::points(data, &kernels);
-    Ok(Judgement { summary, kernels, parallel, requests, comparisons, warnings, verdict })
+    Ok(Judgement { summary, kernels, parallel, requests, comparisons, engines, warnings, verdict })
 }
 
 /// Every request of a run with what follows from its times, for CDFs and histograms.

@@ -84,6 +84,7 @@ mod tests {
             parallel: Vec::new(),
             requests: Vec::new(),
             comparisons: Vec::new(),
+            engines: crate::analyse::Engines::default(),
             warnings: Vec::new(),
             verdict: Verdict::Valid,
         }

@@ -71,6 +71,11 @@ macro_rules! metric_names {
                 match self { $(MetricName::$variant => $text),+ }
             }
 
+            /// The one that is spelled so.
+            pub fn named(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|name| name.name() == text)
+            }
+
             /// How its values go together.
             pub fn kind(self) -> MetricKind {
                 match self { $(MetricName::$variant => MetricKind::$kind),+ }

@@ -28,6 +28,7 @@ mod facts;
 pub mod health;
 mod http;
 mod key;
+pub mod metrics;
 pub mod openai;
 mod row;
 pub mod sse;
@@ -201,6 +202,8 @@ impl EngineBackend {
         context: &mut Context<'_>,
     ) -> anyhow::Result<bool> {
         self.warm_up(prepared, context)?;
+        let (target, ids) = (prepared.target, (context.run_id, prepared.cell.id.as_str()));
+        let watch = metrics::Watch::start(target, self.keys.of(target), context.clock, ids)?;
         let probe = Probe::start(self.runtime.handle())?;
         let (mut tally, mut n_done) = (Tally::default(), 0);
         let total = prepared.requests.len() as u64;
@@ -210,11 +213,13 @@ impl EngineBackend {
             let mut row = row::of(context.run_id, prepared.cell, request, outcome, &mut tally);
             row.err = row.err.map(|err| self.redact(prepared.target, err));
             context.sink.row(Row::Request(row))?;
+            watch.drain(context.sink)?;
             n_done += 1;
             context.observer.progress(n_done, total);
             Ok(())
         })?;
         self.health.push(probe.finish(&prepared.cell.id, &tally));
+        watch.stop(context.sink, context.observer)?;
         Ok(!stop.is_raised())
     }
 
@@ -264,6 +269,8 @@ mod tests {
             ignore_eos: false,
             drain_s: 5.0,
             continuous_usage: false,
+            metrics: None,
+            metrics_interval_s: 1.0,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The report of one run: what was judged becomes tables, figures, `report.md` and `report.html`. Computes no statistic.
 
+mod engine;
 mod glossary;
 mod kernels;
 mod page;
@@ -78,6 +79,7 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     let looks = Looks::new(source);
     let mut out = kernels::plots(source.judgement, &looks);
     out.extend(served::plots(source, &looks));
+    out.extend(engine::plots(&source.judgement.engines, &looks));
     out.extend(telemetry::plots(source.telemetry));
     out
 }

@@ -21,6 +21,7 @@ pub fn headline(judgement: &Judgement) -> Vec<Table> {
         parallel(&judgement.parallel),
         served(&judgement.requests),
         comparisons(&judgement.comparisons),
+        super::engine::table(&judgement.engines),
     ];
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
