@@ -19,6 +19,8 @@ pub struct RunData {
     pub kernels: DataFrame,
     /// `telemetry.parquet`, or the parts of it.
     pub telemetry: DataFrame,
+    /// `engine_metrics.parquet`, or the parts of it.
+    pub engine_metrics: DataFrame,
     /// Cells the journal calls finished.
     pub finished: BTreeSet<String>,
 }
@@ -35,6 +37,7 @@ impl RunData {
             requests: dir.read_table(Table::Requests)?,
             kernels: dir.read_table(Table::Kernels)?,
             telemetry: dir.read_table(Table::Telemetry)?,
+            engine_metrics: dir.read_table(Table::EngineMetrics)?,
             finished: dir.finished_cells()?,
         };
         data.nothing_is_missing(path)?;

@@ -4,7 +4,7 @@ use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
 use super::{
-    SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict, warning::Warning,
+    Engines, SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict, warning::Warning,
 };
 pub use crate::{plan::search::Reason, record::manifest::Verdict};
 
@@ -20,7 +20,7 @@ pub struct Estimate {
 }
 
 /// What was measured, whatever the repeat: rows with equal points are repeats of one another.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Point {
     /// Name of the target.
     pub target: String,
@@ -309,6 +309,8 @@ pub struct Judgement {
     pub texts: Vec<TextPoint>,
     /// One verdict a planned cell, in plan order.
     pub cells: Vec<CellVerdict>,
+    /// What servers told of themselves.
+    pub engines: Engines,
     /// What the reader must know.
     pub warnings: Vec<Warning>,
     /// Worst of the warnings and the cells.

@@ -13,6 +13,7 @@
 mod compare;
 mod data;
 pub mod definitions;
+mod engine;
 pub mod judgement;
 mod kernels;
 mod ngram;
@@ -30,6 +31,7 @@ mod verdict;
 pub mod warning;
 
 pub use data::RunData;
+pub use engine::{EngineView, Engines, Level, Line};
 pub use judgement::{
     Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, Rate, Reason,
     RequestFacts, RequestPoint, Saturation, Verdict,
@@ -50,12 +52,16 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
     let (kernels, mut summary) = kernels::points(data)?;
     let (requests, served_summary) = requests::points(data, &served);
     summary.extend(served_summary);
+    let (engines, told) = engine::engines(data)?;
+    summary.extend(told);
     let comparisons = compare::comparisons(data, &served);
     let (steady, steady_summary) = steady::points(data, &served);
     let (texts, text_summary) = sanity::points(data, &served);
     summary.extend(steady_summary.into_iter().chain(text_summary));
     let points = (kernels.as_slice(), requests.as_slice());
-    let warnings = suspicion::warnings(data, &served, points, &comparisons, &texts)?;
+    let mut warnings = suspicion::warnings(data, &served, points, &comparisons, &texts)?;
+    warnings.extend(suspicion::engines(&engines));
+    warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
     let cells = verdict::verdicts(&verdict::Findings {
         data,
         served: &served,
@@ -84,6 +90,7 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         steady,
         texts,
         cells,
+        engines,
         warnings,
         verdict,
     })

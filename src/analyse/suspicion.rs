@@ -5,12 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use polars::prelude::{IntoLazy as _, col};
 
 use super::{
-    Comparison, KernelPoint, RequestPoint, RunData, SummaryRow, TextPoint, Warning, kernels,
-    requests::Served,
+    Comparison, Engines, KernelPoint, RequestPoint, RunData, SummaryRow, TextPoint, Warning,
+    kernels, requests::Served,
 };
-use crate::record::{
-    PROBE_METHOD,
-    manifest::{TokenFacts, Verdict},
+use crate::{
+    record::{
+        PROBE_METHOD,
+        manifest::{TokenFacts, Verdict},
+    },
+    scenario::MetricName,
 };
 
 /// A generator that is later than this makes requests wait that the server never saw.
@@ -49,6 +52,26 @@ pub(super) fn warnings(
     warnings.extend(small(data, requests));
     warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
     Ok(warnings)
+}
+
+/// What servers told that speaks against their numbers.
+pub(super) fn engines(engines: &Engines) -> Vec<Warning> {
+    let gained = |view: &super::EngineView, name| view.increase(name).filter(|n| *n > 0.0);
+    let mut warnings = Vec::new();
+    for view in &engines.points {
+        let point = view.point.to_string();
+        warnings.extend(gained(view, MetricName::PrefixHitsTotal).map(|hits| {
+            let queries = view.increase(MetricName::PrefixQueriesTotal);
+            Warning::EnginePrefixHits { point: point.clone(), hits, queries }
+        }));
+        warnings.extend(
+            gained(view, MetricName::PreemptionsTotal)
+                .map(|preemptions| Warning::Preempted { point: point.clone(), preemptions }),
+        );
+        let (failed, of) = (view.n_failed, view.n_failed + view.n_readings);
+        warnings.extend((failed > 0).then_some(Warning::EngineUnread { point, failed, of }));
+    }
+    warnings
 }
 
 /// What the client says of itself, and the served cells of which it says nothing.

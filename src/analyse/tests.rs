@@ -11,12 +11,13 @@ use crate::record::{
 
 const MS: i64 = 1_000_000;
 
-fn data(cells: &[&str], kernels: &[KernelRow], requests: &[RequestRow]) -> RunData {
+pub(super) fn data(cells: &[&str], kernels: &[KernelRow], requests: &[RequestRow]) -> RunData {
     RunData {
         manifest: manifest::example("r", cells),
         requests: RequestRow::frame(requests).unwrap(),
         kernels: KernelRow::frame(kernels).unwrap(),
         telemetry: Table::Telemetry.empty().unwrap(),
+        engine_metrics: Table::EngineMetrics.empty().unwrap(),
         finished: cells.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>(),
     }
 }
@@ -421,10 +422,11 @@ fn methods_are_compared_at_the_same_degree_even_under_one_name() {
 #[test]
 fn every_column_is_documented() {
     let readme = include_str!("../../results/README.md");
-    let tables: [(&str, &[&str]); 4] = [
+    let tables: [(&str, &[&str]); 5] = [
         ("requests", RequestRow::COLUMNS),
         ("kernels", KernelRow::COLUMNS),
         ("telemetry", crate::record::TelemetryRow::COLUMNS),
+        ("engine_metrics", crate::record::EngineMetricRow::COLUMNS),
         ("summary", SummaryRow::COLUMNS),
     ];
     for (table, columns) in tables {

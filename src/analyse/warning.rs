@@ -140,6 +140,31 @@ pub enum Warning {
         /// Prompt tokens of the same requests.
         of: i64,
     },
+    /// Prompt tokens that the engine itself says it found in its prefix cache.
+    EnginePrefixHits {
+        /// Point.
+        point: String,
+        /// Tokens found.
+        hits: f64,
+        /// Tokens looked up, where the engine tells.
+        queries: Option<f64>,
+    },
+    /// Requests that the engine threw out of its batch for want of cache.
+    Preempted {
+        /// Point.
+        point: String,
+        /// How often.
+        preemptions: f64,
+    },
+    /// Readings of the engine's metrics that failed.
+    EngineUnread {
+        /// Point.
+        point: String,
+        /// Failed.
+        failed: usize,
+        /// Readings.
+        of: usize,
+    },
 }
 
 impl Warning {
@@ -147,9 +172,11 @@ impl Warning {
     pub fn severity(&self) -> Verdict {
         match self {
             Warning::Unverified { .. } | Warning::FailedCells { .. } => Verdict::Invalid,
-            Warning::FewSamples { .. } | Warning::OneRepeat | Warning::Truncated { .. } => {
-                Verdict::Valid
-            }
+            Warning::FewSamples { .. }
+            | Warning::OneRepeat
+            | Warning::Truncated { .. }
+            | Warning::Preempted { .. }
+            | Warning::EngineUnread { .. } => Verdict::Valid,
             Warning::FailedRequests { failed, total, .. } if failed == total => Verdict::Invalid,
             Warning::Client { verdict, .. } | Warning::Proof { verdict, .. } => *verdict,
             _ => Verdict::Suspect,
@@ -239,6 +266,20 @@ impl fmt::Display for Warning {
                 f,
                 "{cell}: the server counts {differ} of {of} prompts otherwise than the tokenizer (by up to {worst:+} tokens), so \
                  it read something else: check `tokenizer`, `chat_template`, and whether the engine adds BOS"
+            Warning::EnginePrefixHits { point, hits, queries } => write!(
+                f,
+                "{point}: {hits} prompt tokens{} came from the engine's prefix cache, so its TTFT is not that of fresh \
+                 prompts: switch prefix caching off on the server",
+                queries.map(|queries| format!(" of {queries}")).unwrap_or_default()
+            ),
+            Warning::Preempted { point, preemptions } => write!(
+                f,
+                "{point}: {preemptions} requests were preempted because the KV cache was full, and computed again: \
+                 latencies there hold that work"
+            ),
+            Warning::EngineUnread { point, failed, of } => write!(
+                f,
+                "{point}: {failed} of {of} readings of the engine's metrics failed, so its peaks may be higher than shown"
             ),
             Warning::PrefixCache { cached, of } => write!(
                 f,

@@ -88,6 +88,7 @@ mod tests {
             steady: Vec::new(),
             texts: Vec::new(),
             cells: Vec::new(),
+            engines: crate::analyse::Engines::default(),
             warnings: Vec::new(),
             verdict: Verdict::Valid,
         }

@@ -121,7 +121,7 @@ impl Sink for Counting<'_> {
         let failed = match &row {
             Row::Request(row) => row.err.as_ref().map(|_| &row.cell_id),
             Row::Kernel(row) => row.err.as_ref().map(|_| &row.cell_id),
-            Row::Telemetry(_) => None,
+            Row::Telemetry(_) | Row::EngineMetric(_) => None,
         };
         if let Some(cell_id) = failed {
             self.failed.insert(cell_id.clone());

@@ -14,6 +14,6 @@ mod tests;
 pub use manifest::{Manifest, SCHEMA_VERSION};
 pub use parquet::Table;
 pub use recorder::{PROBE_METHOD, Recorder};
-pub use rows::{KernelRow, RequestRow, Row, Sink, TelemetryRow};
+pub use rows::{EngineMetricRow, KernelRow, RequestRow, Row, Sink, TelemetryRow};
 pub use run_dir::RunDir;
 pub use slo::tpot_ms;

@@ -14,7 +14,7 @@ use polars_io::{
 
 use super::{
     disk::{Files, RealFiles, write_aside},
-    rows::{KernelRow, RequestRow, TelemetryRow},
+    rows::{EngineMetricRow, KernelRow, RequestRow, TelemetryRow},
 };
 
 /// The tables of a run that hold raw rows.
@@ -26,11 +26,14 @@ pub enum Table {
     Kernels,
     /// `telemetry.parquet`.
     Telemetry,
+    /// `engine_metrics.parquet`.
+    EngineMetrics,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 3] = [Table::Requests, Table::Kernels, Table::Telemetry];
+    pub const ALL: [Table; 4] =
+        [Table::Requests, Table::Kernels, Table::Telemetry, Table::EngineMetrics];
 
     /// Stem of its file.
     pub fn name(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Table {
             Table::Requests => RequestRow::NAME,
             Table::Kernels => KernelRow::NAME,
             Table::Telemetry => TelemetryRow::NAME,
+            Table::EngineMetrics => EngineMetricRow::NAME,
         }
     }
 
@@ -50,6 +54,7 @@ impl Table {
             Table::Requests => RequestRow::frame(&[]),
             Table::Kernels => KernelRow::frame(&[]),
             Table::Telemetry => TelemetryRow::frame(&[]),
+            Table::EngineMetrics => EngineMetricRow::frame(&[]),
         }
     }
 }
@@ -284,6 +289,19 @@ table_row!(
     source,
 );
 
+table_row!(
+    EngineMetricRow,
+    "engine_metrics",
+    run_id,
+    cell_id,
+    t_ns,
+    name,
+    labels,
+    source,
+    value,
+    scrape_ns,
+);
+
 /// A data frame as the bytes of a zstd-compressed Parquet file.
 pub(crate) fn to_bytes(frame: &mut DataFrame) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -432,6 +450,9 @@ mod tests {
         assert_eq!(names(Table::Requests), RequestRow::COLUMNS);
         assert_eq!(names(Table::Kernels), KernelRow::COLUMNS);
         assert_eq!(names(Table::Telemetry), TelemetryRow::COLUMNS);
+        let metrics =
+            ["run_id", "cell_id", "t_ns", "name", "labels", "source", "value", "scrape_ns"];
+        assert_eq!(names(Table::EngineMetrics), metrics);
         let lists = Table::Requests.empty().unwrap();
         let list = DataType::List(Box::new(DataType::Int64));
         assert_eq!(lists.column("chunk_ns").unwrap().dtype(), &list);

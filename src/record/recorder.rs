@@ -14,7 +14,7 @@ use super::{
     disk::{Files, write_aside},
     manifest::CellFacts,
     parquet::{Table, TableRow, to_bytes},
-    rows::{KernelRow, RequestRow, Row, Sink, TelemetryRow},
+    rows::{EngineMetricRow, KernelRow, RequestRow, Row, Sink, TelemetryRow},
     run_dir::{Entry, RunDir, part_name},
 };
 
@@ -37,6 +37,7 @@ pub struct Recorder {
     requests: Vec<RequestRow>,
     kernels: Vec<KernelRow>,
     telemetry: Vec<TelemetryRow>,
+    engine_metrics: Vec<EngineMetricRow>,
     buffered_bytes: usize,
     /// Durable parts that no journal line lists yet.
     unlisted: Vec<String>,
@@ -62,6 +63,7 @@ impl Recorder {
             requests: Vec::new(),
             kernels: Vec::new(),
             telemetry: Vec::new(),
+            engine_metrics: Vec::new(),
             buffered_bytes: 0,
             unlisted: Vec::new(),
             next_part,
@@ -158,8 +160,20 @@ impl Recorder {
         self.write_part(Table::Kernels, &kernels)?;
         let telemetry = std::mem::take(&mut self.telemetry);
         self.write_part(Table::Telemetry, &telemetry)?;
+        let engine_metrics = std::mem::take(&mut self.engine_metrics);
+        self.write_part(Table::EngineMetrics, &engine_metrics)?;
         self.buffered_bytes = 0;
         Ok(())
+    }
+
+    fn longest_buffer(&self) -> usize {
+        let lengths = [
+            self.requests.len(),
+            self.kernels.len(),
+            self.telemetry.len(),
+            self.engine_metrics.len(),
+        ];
+        lengths.into_iter().max().unwrap_or(0)
     }
 
     fn write_part<R: TableRow>(&mut self, table: Table, rows: &[R]) -> anyhow::Result<()> {
@@ -208,9 +222,9 @@ impl Sink for Recorder {
                 }
                 Row::Kernel(row) => recorder.kernels.push(row),
                 Row::Telemetry(row) => recorder.telemetry.push(row),
+                Row::EngineMetric(row) => recorder.engine_metrics.push(row),
             }
-            let longest =
-                recorder.requests.len().max(recorder.kernels.len()).max(recorder.telemetry.len());
+            let longest = recorder.longest_buffer();
             if longest >= FLUSH_ROWS || recorder.buffered_bytes >= FLUSH_BYTES {
                 recorder.flush_parts()?;
             }
@@ -238,6 +252,7 @@ fn order(frame: &DataFrame, table: Table, plan: &[CellFacts]) -> anyhow::Result<
         Table::Telemetry => {
             numbers("t_ns")?.into_iter().map(|t_ns| (0, false, String::new(), t_ns, 0)).collect()
         }
+        Table::EngineMetrics => metric_keys(frame, plan, &numbers("t_ns")?)?,
         Table::Requests => keys(frame, plan, &numbers("request_id")?, &numbers("attempt")?)?,
         Table::Kernels => keys(frame, plan, &numbers("sample")?, &numbers("t_ns")?)?,
     };
@@ -245,6 +260,17 @@ fn order(frame: &DataFrame, table: Table, plan: &[CellFacts]) -> anyhow::Result<
         (0..u32::try_from(frame.height()).context("more than 2^32 rows")?).collect();
     order.sort_by_key(|row| &keys[*row as usize]);
     Ok(order)
+}
+
+/// By cell and time; rows of one reading keep the order in which they came (the sort is stable).
+fn metric_keys(frame: &DataFrame, plan: &[CellFacts], t_ns: &[i64]) -> anyhow::Result<Vec<Key>> {
+    let ranks: BTreeMap<&str, usize> =
+        plan.iter().enumerate().map(|(rank, cell)| (cell.id.as_str(), rank)).collect();
+    let key = |(cell, t_ns): (Option<&str>, &i64)| {
+        let cell = cell.unwrap_or_default();
+        (ranks.get(cell).copied().unwrap_or(usize::MAX), true, cell.to_owned(), *t_ns, 0)
+    };
+    Ok(frame.column("cell_id")?.str()?.iter().zip(t_ns).map(key).collect())
 }
 
 fn keys(

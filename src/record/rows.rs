@@ -177,6 +177,42 @@ pub struct TelemetryRow {
     pub source: String,
 }
 
+/// One value of one metric as a server told it. Table `engine_metrics.parquet`.
+///
+/// A metric that the server does not tell has one row a cell with `source` = [`EngineMetricRow::ABSENT`], one of which
+/// nothing is known because no reading succeeded has [`EngineMetricRow::UNREAD`]: neither is 0. A reading that failed is a
+/// row called [`EngineMetricRow::SCRAPE`] with `source` = [`EngineMetricRow::FAILED`] and the reason as the label `err`.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct EngineMetricRow {
+    /// Run the row belongs to.
+    pub run_id: String,
+    /// Cell the row belongs to.
+    pub cell_id: String,
+    /// When the answer had arrived.
+    pub t_ns: i64,
+    /// Our name of the metric, such as `kv_usage`.
+    pub name: String,
+    /// Labels as the server gave them: a JSON object of texts with sorted keys.
+    pub labels: String,
+    /// The server's own name, with the filter and scale that made it ours.
+    pub source: String,
+    /// Value; `None` where the server said NaN or infinity, or nothing.
+    pub value: Option<f64>,
+    /// From asking until the answer had arrived; `None` on rows that no reading stands behind.
+    pub scrape_ns: Option<i64>,
+}
+
+impl EngineMetricRow {
+    /// `source` of a metric that no answer of the cell held.
+    pub const ABSENT: &'static str = "absent";
+    /// `source` of a metric of a cell without one good answer.
+    pub const UNREAD: &'static str = "unread";
+    /// `source` of a reading that failed.
+    pub const FAILED: &'static str = "failed";
+    /// `name` of a reading that failed.
+    pub const SCRAPE: &'static str = "scrape";
+}
+
 /// Any row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Row {
@@ -186,6 +222,8 @@ pub enum Row {
     Kernel(KernelRow),
     /// To `telemetry.parquet`.
     Telemetry(TelemetryRow),
+    /// To `engine_metrics.parquet`.
+    EngineMetric(EngineMetricRow),
 }
 
 /// Who receives rows while a run goes on.

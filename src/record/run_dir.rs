@@ -6,7 +6,7 @@
 //!   cells.jsonl         one line per block: the cells it finished and the part files that hold their rows
 //!   lock                held by the process that writes
 //!   parts/              while the run goes on: <table>-<number>.parquet
-//!   requests.parquet    once finished, with kernels.parquet and telemetry.parquet, instead of parts/
+//!   requests.parquet    once finished, with kernels.parquet, telemetry.parquet and engine_metrics.parquet, instead of parts/
 //! ```
 //!
 //! One rule decides what holds the rows: if `parts/` exists, the parts do; else the tables do. Finishing a run writes
@@ -327,15 +327,18 @@ fn remove(files: &dyn Files, path: &Path) -> anyhow::Result<()> {
 /// Rewrites a listed part without the rows of cells that did not finish. Probe rows have no cell and stay.
 fn drop_unfinished(files: &dyn Files, path: &Path, done: &BTreeSet<String>) -> anyhow::Result<()> {
     let frame = read_frame(path)?;
-    let (cells, methods) = (frame.column("cell_id")?.str()?, frame.column("method")?.str()?);
+    let cells = frame.column("cell_id")?.str()?;
+    // Metrics of engines know no method, and so no probes.
+    let is_probe: Vec<bool> = match frame.column("method") {
+        Ok(methods) => {
+            methods.str()?.iter().map(|method| method == Some(super::PROBE_METHOD)).collect()
+        }
+        Err(_) => vec![false; frame.height()],
+    };
     let keep: BooleanChunked = cells
         .iter()
-        .zip(methods.iter())
-        .map(|(cell, method)| {
-            Some(
-                method == Some(super::PROBE_METHOD) || cell.is_some_and(|cell| done.contains(cell)),
-            )
-        })
+        .zip(is_probe)
+        .map(|(cell, probe)| Some(probe || cell.is_some_and(|cell| done.contains(cell))))
         .collect();
     if keep.all() {
         return Ok(());

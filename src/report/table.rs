@@ -62,6 +62,8 @@ pub enum Value {
     },
     /// Unknown: empty in text, `null` in JSON. Never zero.
     Missing,
+    /// Nobody could know it, since its source does not tell: `-` in text, `null` in JSON. Never zero.
+    Absent,
 }
 
 impl Table {
@@ -98,6 +100,7 @@ impl Value {
                 )
             }
             Value::Missing => String::new(),
+            Value::Absent => "-".to_owned(),
         }
     }
 
@@ -129,7 +132,7 @@ impl Column {
 /// A column of words is flush left, a column with any number in it flush right.
 pub(super) fn is_numeric(table: &Table, column: usize) -> bool {
     let mut values = table.rows.iter().filter_map(|row| row.get(column));
-    values.any(|value| !matches!(value, Value::Text(_) | Value::Missing))
+    values.any(|value| !matches!(value, Value::Text(_) | Value::Missing | Value::Absent))
 }
 
 fn text(table: &Table, color: bool) -> String {
@@ -218,7 +221,7 @@ fn flat_value(value: &Value, wide: bool) -> Vec<serde_json::Value> {
         Value::Interval { value, low, high } => {
             vec![(*value).into(), (*low).into(), (*high).into()]
         }
-        Value::Missing => vec![Null],
+        Value::Missing | Value::Absent => vec![Null],
     };
     if wide {
         flat.resize(3, Null);

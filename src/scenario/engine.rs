@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use super::{
-    Endpoint,
+    Endpoint, MetricsSpec,
     error::{self, Fault},
     value::{Ordered, Sp},
     wire_engine as wire,
@@ -47,6 +47,8 @@ pub struct Engine {
     pub request: BTreeMap<String, serde_json::Value>,
     /// How its prefix cache is kept out.
     pub prefix_cache: PrefixCacheMeans,
+    /// Where its metrics are read; `None` = it has none.
+    pub metrics: Option<MetricsSpec>,
 }
 
 /// A signal that asks a process to end.
@@ -191,6 +193,7 @@ fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
             off_request: fields(&wire.prefix_cache.off_request),
             salt_request: fields(&wire.prefix_cache.salt_request),
         },
+        metrics: wire.metrics.as_ref().map(|metrics| metrics.spec()).transpose()?,
     })
 }
 

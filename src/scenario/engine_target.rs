@@ -44,6 +44,10 @@ pub(super) fn resolve(
         }
     }
     control(resolve, &place, &mut methods, &mut settings);
+    let metrics = match &wire.metrics {
+        Some(metrics) => Some(metrics.spec()?),
+        None => engine.as_ref().and_then(|engine| engine.metrics.clone()),
+    };
     Ok(EngineTarget {
         place,
         engine: engine.map(Arc::new),
@@ -61,6 +65,8 @@ pub(super) fn resolve(
         ignore_eos: wire.ignore_eos,
         drain_s: wire.drain_s.0,
         continuous_usage: wire.continuous_usage,
+        metrics,
+        metrics_interval_s: wire.metrics_interval_s.0,
     })
 }
 

@@ -23,6 +23,7 @@ mod error;
 mod limit;
 mod load;
 mod method;
+mod metrics;
 mod preset;
 mod start;
 mod target;
@@ -32,6 +33,7 @@ mod tokens;
 mod value;
 mod wire;
 mod wire_engine;
+mod wire_metrics;
 mod workload;
 
 #[cfg(test)]
@@ -47,6 +49,9 @@ pub use start::{Command, Spot, Start};
 pub use load::{Load, NamedLoad};
 pub use think::TimeDist;
 pub use trace::{Trace, TraceFormat};
+pub use metrics::{
+    MetricKind, MetricName, MetricsFormat, MetricsSpec, Scale, SourceError, SourceName,
+};
 
 /// Longest name.
 const NAME_MAX: usize = 64;
@@ -270,6 +275,10 @@ pub struct EngineTarget {
     pub drain_s: f64,
     /// Whether to ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
     pub continuous_usage: bool,
+    /// Where the server's metrics are read; `None` = they are not.
+    pub metrics: Option<MetricsSpec>,
+    /// Seconds between two readings of them.
+    pub metrics_interval_s: f64,
 }
 
 /// Where a server is.
@@ -304,6 +313,8 @@ impl EngineTarget {
             ignore_eos: false,
             drain_s: 30.0,
             continuous_usage: false,
+            metrics: None,
+            metrics_interval_s: 1.0,
         }
     }
 

@@ -29,6 +29,10 @@ url = "http://127.0.0.1:8000/"
 endpoint = "completions"
 method = "fp16"
 
+[target.alpha.engine.metrics.names]
+kv_usage = ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"]
+offload_read_bytes_total = ['vllm:kv_offload_total_bytes_total{transfer_type="CPU_to_GPU"}']
+
 [method.kivi4.kivi]
 bits = 4
 group = 32
@@ -104,6 +108,10 @@ fn a_full_file_is_read_in_file_order_with_documented_defaults() {
     let TargetKind::Engine(engine) = &scenario.targets[1].kind else { panic!("engine") };
     assert_eq!(engine.place, Place::Running { url: "http://127.0.0.1:8000".to_owned() });
     assert_eq!(engine.methods, ["fp16"]);
+    let metrics = engine.metrics.as_ref().expect("metrics");
+    assert_eq!((metrics.path.as_str(), metrics.format), ("/metrics", MetricsFormat::Prometheus));
+    let usage = &metrics.names[&MetricName::KvUsage];
+    assert_eq!(usage[1].family, "vllm:gpu_cache_usage_perc");
     assert_eq!(scenario.slo.and_then(|slo| slo.ttft_ms), Some(500.0));
     assert_eq!(scenario.loads[0].kind, Load::Poisson { rate: vec![2.5, 5.0] });
 }
@@ -162,6 +170,24 @@ fn references_must_resolve() {
         &["hold the baseline `fp16`"],
     );
     broken("method = \"fp16\"", "method = \"nothing\"", &["hint: there are `kivi4`, `fp16`"]);
+}
+
+#[test]
+fn names_of_metrics_are_checked() {
+    let (usage, names) = ("\"vllm:kv_cache_usage_perc\", ", "[target.alpha.engine.metrics.names]");
+    broken("kv_usage = [", "kv_usge = [", &["unknown name `kv_usge`", "did you mean `kv_usage`?"]);
+    broken(usage, "\"9\", ", &["expected a name of letters", "got string \"9\""]);
+    broken(usage, "\"vllm:gpu_cache_usage_perc\", ", &["every value once"]);
+    broken(
+        names,
+        &format!("[target.alpha.engine.metrics]\npath = \"metrics\"\n{names}"),
+        &["`path` to be a plain path"],
+    );
+    broken(
+        names,
+        &format!("[target.alpha.engine.metrics]\nformat = \"json\"\n{names}"),
+        &["`trtllm-json`"],
+    );
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{
     DatasetFormat, Device, Endpoint, MethodOrder, PrefixCache, TraceFormat,
     value::{Int, List, Ordered, Real, Sp},
     wire_engine::Engine,
+    wire_metrics::Metrics,
 };
 use crate::{kernel::Op, method::Pooling};
 
@@ -276,6 +277,11 @@ pub(super) struct EngineTarget {
     /// Ask for `continuous_usage_stats` (vLLM), so that tokens per chunk are known.
     #[serde(default)]
     pub(super) continuous_usage: bool,
+    /// Where the server's metrics are read and what they are called there. Default: they are not read.
+    pub(super) metrics: Option<Metrics>,
+    /// Seconds between two readings of the metrics.
+    #[serde(default = "metrics_interval_s")]
+    pub(super) metrics_interval_s: Real<100, 3_600_000>,
 }
 
 fn host() -> Sp<String> {
@@ -300,6 +306,10 @@ fn temperature() -> Real<0, 2_000> {
 
 fn drain_s() -> Real<0, 86_400_000> {
     Real(30.0)
+}
+
+fn metrics_interval_s() -> Real<100, 3_600_000> {
+    Real(1.0)
 }
 
 /// A compression method; parameters have no defaults, they are the method.

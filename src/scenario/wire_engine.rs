@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Endpoint,
     value::{Ordered, Real, Sp},
+    wire_metrics::Metrics,
 };
 
 /// `scenarios/engines.toml`.
@@ -57,6 +58,8 @@ pub(super) struct Engine {
     /// How its prefix cache is kept out of the measurement.
     #[serde(default)]
     pub(super) prefix_cache: PrefixCache,
+    /// Where its metrics are read and what they are called there.
+    pub(super) metrics: Option<Metrics>,
 }
 
 /// When an engine is ready.

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use reqwest::Url;
 use tokio::runtime::{Builder, Runtime};
 
 use self::{
@@ -30,6 +31,7 @@ mod follow;
 pub mod health;
 mod http;
 mod key;
+pub mod metrics;
 pub mod openai;
 mod proof;
 mod row;
@@ -75,6 +77,7 @@ struct Prepared<'a> {
     model: String,
     /// Fields that every request of the cell carries.
     fields: serde_json::Map<String, serde_json::Value>,
+    base: Url,
     http: Arc<Http>,
 }
 
@@ -161,7 +164,8 @@ impl EngineBackend {
         }
         let (http, model) = (Arc::new(http), server.model);
         let fields = server::fields(target, context.run_id, &cell.id);
-        Ok(Ok(Prepared { cell, target, arrival: *arrival, requests, model, fields, http }))
+        let (arrival, base) = (*arrival, server.base);
+        Ok(Ok(Prepared { cell, target, arrival, requests, model, fields, base, http }))
     }
 
     /// Notes what is to be sent; an error if another method was sent something else (its file changed meanwhile).
@@ -241,14 +245,18 @@ impl EngineBackend {
         context: &mut Context<'_>,
     ) -> anyhow::Result<bool> {
         self.warm_up(prepared, context)?;
+        let (target, ids) = (prepared.target, (context.run_id, prepared.cell.id.as_str()));
+        let key = self.keys.of(target);
+        let watch = metrics::Watch::start(target, &prepared.base, key, context.clock, ids)?;
         let probe = Probe::start(self.runtime.handle())?;
         let (mut tally, mut n_done) = (Tally::default(), 0);
         let total = prepared.requests.len() as u64;
-        self.record(prepared, &mut tally, context, &mut |_, observer| {
+        self.record(prepared, Some(&watch), &mut tally, context, &mut |_, observer| {
             n_done += 1;
             observer.progress(n_done, total);
         })?;
         self.health.push(probe.finish(&prepared.cell.id, &tally));
+        watch.stop(context.sink, context.observer)?;
         Ok(!context.stop.is_raised())
     }
 
@@ -256,6 +264,7 @@ impl EngineBackend {
     fn record(
         &self,
         prepared: &Prepared<'_>,
+        watch: Option<&metrics::Watch>,
         tally: &mut Tally,
         context: &mut Context<'_>,
         seen: &mut dyn FnMut(&RequestRow, &dyn Observer),
@@ -266,7 +275,8 @@ impl EngineBackend {
             let mut row = row::of(context.run_id, prepared.cell, request, outcome, tally);
             row.err = row.err.map(|err| self.redact(prepared.target, err));
             seen(&row, context.observer);
-            context.sink.row(Row::Request(row))
+            context.sink.row(Row::Request(row))?;
+            watch.map_or(Ok(()), |watch| watch.drain(context.sink))
         })
     }
 

@@ -80,7 +80,7 @@ impl EngineBackend {
     ) -> anyhow::Result<()> {
         let Search { slo, probes, tally, n_sent, .. } = search;
         let total = *n_sent + prepared.requests.len() as u64;
-        self.record(prepared, tally, context, &mut |row, observer| {
+        self.record(prepared, None, tally, context, &mut |row, observer| {
             if let Some(probe) = probes.last_mut() {
                 probe.n += 1;
                 probe.good += usize::from(slo.holds(row));

@@ -46,7 +46,7 @@ pub(super) const METHODS: [(&str, &str); 12] = [
 ];
 
 /// `(term, meaning)`.
-pub(super) const COLUMNS: [(&str, &str); 15] = [
+pub(super) const COLUMNS: [(&str, &str); 17] = [
     (
         "1.92 [1.88, 1.97]",
         "An estimate with its 95 % bootstrap interval. Empty: nobody could measure it.",
@@ -88,5 +88,10 @@ pub(super) const COLUMNS: [(&str, &str); 15] = [
         "Latency from when the request was due, so that waiting in the client counts.",
     ),
     ("tpot", "Time from the first to the last token over the tokens after the first."),
+    (
+        "kv_usage, running, waiting, preemptions, hits, accepted, offload",
+        "What the server says of itself. Levels are those of the readings, so a short peak between two is not seen; counts are differences over the cell. Nothing here is measured by kvbench.",
+    ),
+    ("-", "The server does not tell it; it is not 0."),
     ("goodput", "Good requests within every limit of the scenario's SLO, per second."),
 ];

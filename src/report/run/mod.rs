@@ -1,5 +1,6 @@
 //! The report of one run: what was judged becomes tables, figures, `report.md` and `report.html`. Computes no statistic.
 
+mod engine;
 mod glossary;
 pub mod judged;
 mod kernels;
@@ -81,6 +82,7 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     let mut out = kernels::plots(source.judgement, &looks);
     out.extend(served::plots(source, &looks));
     out.extend(saturation::plots(&source.judgement.searches, &looks));
+    out.extend(engine::plots(&source.judgement.engines, &looks));
     out.extend(telemetry::plots(source.telemetry));
     out
 }

@@ -24,6 +24,7 @@ pub fn headline(judgement: &Judgement) -> Vec<Table> {
         saturation::probes(&judgement.searches),
         served(&judgement.requests),
         comparisons(&judgement.comparisons),
+        super::engine::table(&judgement.engines),
     ];
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }

@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
     analyse::{
-        Comparison, Estimate, KernelPoint, ParallelPoint, RequestPoint, SummaryRow, Warning,
-        judgement::Better,
+        Comparison, Engines, Estimate, KernelPoint, ParallelPoint, RequestPoint, SummaryRow,
+        Warning, judgement::Better,
     },
     record::manifest::{Status, Verdict, example},
     report::{Format, render},
@@ -94,12 +94,13 @@ fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
         steady: vec![],
         texts: vec![],
         cells: vec![],
+        engines: Engines::default(),
         warnings,
         verdict,
     }
 }
 
-fn served() -> (Judgement, Vec<RequestFacts>) {
+pub(super) fn served() -> (Judgement, Vec<RequestFacts>) {
     let mut judgement = judgement(vec![], vec![]);
     let mut facts = Vec::new();
     for (slot, method) in METHODS.iter().enumerate() {
