@@ -4,7 +4,8 @@ use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
 use super::{
-    Engines, SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict, warning::Warning,
+    Engines, SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict,
+    warning::Warning,
 };
 pub use crate::{plan::search::Reason, record::manifest::Verdict};
 

@@ -266,6 +266,7 @@ impl fmt::Display for Warning {
                 f,
                 "{cell}: the server counts {differ} of {of} prompts otherwise than the tokenizer (by up to {worst:+} tokens), so \
                  it read something else: check `tokenizer`, `chat_template`, and whether the engine adds BOS"
+            ),
             Warning::EnginePrefixHits { point, hits, queries } => write!(
                 f,
                 "{point}: {hits} prompt tokens{} came from the engine's prefix cache, so its TTFT is not that of fresh \

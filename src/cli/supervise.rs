@@ -23,6 +23,7 @@ pub struct SuperviseArgs {
 /// # Errors
 /// The program cannot be started.
 pub fn run(args: &SuperviseArgs) -> anyhow::Result<ExitCode> {
-    let code = supervise(&args.words, args.signal, Duration::from_millis(args.grace_ms))?;
+    let grace = Duration::from_millis(args.grace_ms);
+    let code = supervise(&args.words, args.signal, grace, &mut std::io::stdout())?;
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read as _, Write as _},
+    io::{Read as _, Write},
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     sync::mpsc,
@@ -24,11 +24,16 @@ const LOOK: Duration = Duration::from_millis(100);
 const REST_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs `words` until they end or standard input closes, ends everything they started, and returns their exit code (128
-/// and the signal where one ended them). The first line on standard output is the process id.
+/// and the signal where one ended them). The first line on `out` is the process id.
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn supervise(words: &[String], signal: StopSignal, grace: Duration) -> anyhow::Result<i32> {
+pub fn supervise(
+    words: &[String],
+    signal: StopSignal,
+    grace: Duration,
+    out: &mut dyn Write,
+) -> anyhow::Result<i32> {
     let (program, arguments) = words.split_first().context("expected a command, got nothing")?;
     become_reaper();
     let mut command = Command::new(program);
@@ -43,7 +48,7 @@ pub fn supervise(words: &[String], signal: StopSignal, grace: Duration) -> anyho
     }
     let child = command.spawn().with_context(|| format!("{program}: cannot be started"))?;
     let pid = i32::try_from(child.id()).context("process id")?;
-    announce(pid)?;
+    writeln!(out, "{pid}").and_then(|()| out.flush()).context("standard output")?;
     let gone = parent_gone();
     let code = wait(pid, &gone, signal, grace);
     end_rest(REST_GRACE.min(grace));
@@ -57,11 +62,6 @@ fn become_reaper() {
         libc::setsid();
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     }
-}
-
-fn announce(pid: i32) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
-    writeln!(out, "{pid}").and_then(|()| out.flush()).context("standard output")
 }
 
 /// A channel that closes with standard input.

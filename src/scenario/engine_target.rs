@@ -8,7 +8,7 @@ use super::{
     method,
     target::{Resolve, known_method, model_name, unknown, url},
     value::Sp,
-    wire,
+    wire, wire_target,
 };
 
 type Checked<T> = Result<T, Fault>;
@@ -17,7 +17,7 @@ type Checked<T> = Result<T, Fault>;
 pub(super) fn resolve(
     resolve: &Resolve<'_>,
     name: &Sp<String>,
-    wire: &wire::EngineTarget,
+    wire: &wire_target::EngineTarget,
 ) -> Checked<EngineTarget> {
     let engine = wire.engine.as_ref().map(|name| find(resolve.engines, name)).transpose()?;
     let (place, mut methods) = match (&wire.url, &engine) {
@@ -71,7 +71,7 @@ pub(super) fn resolve(
 }
 
 /// A running server is asked for the model of that name; one that we start serves it under a name of ours.
-fn asked_name(wire: &wire::EngineTarget) -> Checked<Option<String>> {
+fn asked_name(wire: &wire_target::EngineTarget) -> Checked<Option<String>> {
     match &wire.url {
         Some(_) => wire.model.as_ref().map(model_name).transpose(),
         None => Ok(None),
@@ -87,7 +87,11 @@ fn find(engines: &[Engine], name: &Sp<String>) -> Checked<Engine> {
 }
 
 /// The method that a running server runs. What only a start needs would be read by nobody.
-fn running(resolve: &Resolve<'_>, at: &Sp<String>, wire: &wire::EngineTarget) -> Checked<String> {
+fn running(
+    resolve: &Resolve<'_>,
+    at: &Sp<String>,
+    wire: &wire_target::EngineTarget,
+) -> Checked<String> {
     let misplaced = [
         (wire.methods.is_some(), "methods"),
         (!wire.flags.is_empty(), "flags"),
@@ -113,7 +117,7 @@ fn running(resolve: &Resolve<'_>, at: &Sp<String>, wire: &wire::EngineTarget) ->
     Ok(method.value.clone())
 }
 
-fn start(name: &Sp<String>, engine: &Engine, wire: &wire::EngineTarget) -> Checked<Start> {
+fn start(name: &Sp<String>, engine: &Engine, wire: &wire_target::EngineTarget) -> Checked<Start> {
     let Some(model) = &wire.model else {
         let message = format!("expected `model`, what `{}` is to serve, got none", name.value);
         return Err(Fault::new(
@@ -160,7 +164,7 @@ fn start(name: &Sp<String>, engine: &Engine, wire: &wire::EngineTarget) -> Check
 }
 
 /// The scenario's text, the command and its environment are kept with the results.
-fn no_secrets(name: &Sp<String>, wire: &wire::EngineTarget) -> Checked<()> {
+fn no_secrets(name: &Sp<String>, wire: &wire_target::EngineTarget) -> Checked<()> {
     let secret = |word: &&String| {
         let word = word.to_ascii_uppercase().replace('-', "_");
         ["TOKEN", "API_KEY", "SECRET", "PASSWORD"].iter().any(|part| word.ends_with(part))
@@ -184,7 +188,7 @@ fn no_secrets(name: &Sp<String>, wire: &wire::EngineTarget) -> Checked<()> {
 }
 
 /// At least one: the plain one has no name.
-fn variants(wire: &wire::EngineTarget) -> BTreeMap<String, Vec<String>> {
+fn variants(wire: &wire_target::EngineTarget) -> BTreeMap<String, Vec<String>> {
     if wire.variants.is_empty() {
         BTreeMap::from([(String::new(), Vec::new())])
     } else {
@@ -196,7 +200,7 @@ fn variants(wire: &wire::EngineTarget) -> BTreeMap<String, Vec<String>> {
 fn started(
     resolve: &Resolve<'_>,
     name: &Sp<String>,
-    wire: &wire::EngineTarget,
+    wire: &wire_target::EngineTarget,
 ) -> Checked<Vec<String>> {
     if let Some(method) = &wire.method {
         let hint = "write `methods = [...]`; `method` names what a running server (`url`) runs";
@@ -221,7 +225,7 @@ fn started(
 
 fn check_engine(
     name: &Sp<String>,
-    wire: &wire::EngineTarget,
+    wire: &wire_target::EngineTarget,
     engine: Option<&Engine>,
 ) -> Checked<()> {
     let salts = engine.is_some_and(|engine| !engine.prefix_cache.salt_request.is_empty());

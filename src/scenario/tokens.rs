@@ -14,7 +14,8 @@ pub(super) fn of_dataset(wire: &wire::Dataset) -> Result<Option<TokenRules>, Fau
         template_date: wire.template_date.as_ref(),
     };
     if let Some(template) = wire.chat_template.as_ref().filter(|_| wire.turns.usize() > 1) {
-        let message = "expected no `chat_template` beside `turns`: it would be applied to first turns only";
+        let message =
+            "expected no `chat_template` beside `turns`: it would be applied to first turns only";
         return Err(Fault::new(template.at, message, "send conversations to the `chat` endpoint"));
     }
     keys.rules()

@@ -11,8 +11,8 @@
 
 mod cli;
 mod client;
-mod engine;
 mod conversations;
+mod engine;
 mod fake_gpu;
 mod resume;
 mod saturation;

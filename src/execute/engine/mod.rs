@@ -35,9 +35,9 @@ pub mod metrics;
 pub mod openai;
 mod proof;
 mod row;
+mod search;
 mod server;
 mod session;
-mod search;
 pub mod sse;
 
 pub use facts::EngineFacts;

@@ -286,7 +286,8 @@ fn spawn(
 }
 
 fn is_ready(around: &Around<'_>, health: &Url) -> bool {
-    let ask = around.client.get(health.clone()).timeout(ASK_TIMEOUT).send();
+    // Made inside the runtime: the request's time-out is one of its timers.
+    let ask = async { around.client.get(health.clone()).timeout(ASK_TIMEOUT).send().await };
     // Refused connections and 503 are what a starting server answers: only its log can tell more.
     around.runtime.block_on(ask).is_ok_and(|answer| answer.status().is_success())
 }
