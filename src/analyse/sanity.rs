@@ -8,7 +8,7 @@
 //! greedy decoding.
 //!
 //! SUSPECT takes both a large effect and more than chance: a median excess of [`EXCESS_BITS`] and a one-sided sign test at 5 %
-//! (five prompts that all agree). On six greedy stories each, the median excess was 2.6 bits for the garbage above, and -0.4 for
+//! (five prompts that all agree). On six greedy stories each, the median excess was 2.6 bits for the garbage above, and -0.1 for
 //! `fp8_e4m3` on the same engine (one of its six answers is a loop and costs 3.8 more: hence median and test), -0.1 for llama.cpp's
 //! `q8_0`, 0.6 for its `q4_0`, which misspells words; the limit is the geometric middle of 0.6 and 2.6. Empty answers and
 //! answers that end in a loop read cheaply, so they are counted apart: SUSPECT where a quarter of the prompts and more than

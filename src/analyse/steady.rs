@@ -318,4 +318,39 @@ mod tests {
         let unended = RequestRow { sent_ns: Some(0), ..RequestRow::default() };
         assert!(of(&[unended], None).is_err());
     }
+
+    /// Two at a time, each a second: the loop is full from the first to the last moment.
+    fn two_rounds(row: &mut RequestRow) {
+        let later = 1_000_000_000 * (row.request_id / 2);
+        row.sent_ns = row.sent_ns.map(|at| at + later);
+        row.done_ns = row.done_ns.map(|at| at + later);
+        row.first_token_ns = row.first_token_ns.map(|at| at + later);
+        row.last_token_ns = row.last_token_ns.map(|at| at + later);
+        row.chunk_ns.iter_mut().for_each(|at| *at += later);
+    }
+
+    #[test]
+    fn steady_numbers_stand_beside_those_of_the_whole_run() {
+        use crate::analyse::{judge, tests::served_run};
+        let cell = "example/srv/fp16/chat/closed-2/0";
+        let mut data = served_run(&[cell], 4, two_rounds);
+        let judgement = judge(&data).unwrap();
+        let value = |metric: &str| {
+            let row = judgement.summary.iter().find(|r| r.cell_id == cell && r.metric == metric);
+            row.map(|row| (row.mean, row.definition.clone().unwrap())).unwrap()
+        };
+        assert_eq!(value("steady_share"), (1.0, "steady.share_of_run".to_owned()));
+        assert_eq!(
+            value("steady_requests_per_s"),
+            (2.0, "throughput.requests_per_s.steady_state".to_owned())
+        );
+        assert_eq!(value("steady_output_tokens_per_s").0.round() as i64, 20);
+        assert_eq!(value("steady_ttft"), (10.0, "ttft.first_content.steady_state".to_owned()));
+        assert_eq!((judgement.steady[0].n_within, judgement.steady[0].n_steady), (4, 1));
+        data.manifest.cells[0].concurrency = Some(8);
+        let judgement = judge(&data).unwrap();
+        let why = judgement.steady[0].missing.clone().unwrap();
+        assert_eq!(why, "at most 2 of 8 requests were in flight together");
+        assert!(judgement.summary.iter().all(|row| !row.metric.starts_with("steady")));
+    }
 }

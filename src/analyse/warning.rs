@@ -216,16 +216,8 @@ impl fmt::Display for Warning {
                 "{cells} served cells were measured before kvbench was killed, so nothing tells whether the client kept \
                  up in them: measure them again to be sure"
             ),
-            Warning::Proof { cell, reasons, .. } => write!(
-                f,
-                "{cell}: the engine did not prove to be what the cell says ({}): look into its log and its flags",
-                reasons.join("; ")
-            ),
-            Warning::Garbled { point, reasons } => write!(
-                f,
-                "{point}: {}; read some of its answers in requests.parquet before its speed is believed",
-                reasons.join("; ")
-            ),
+            Warning::Proof { cell, reasons, .. } => f.write_str(&unproven(cell, reasons)),
+            Warning::Garbled { point, reasons } => f.write_str(&garbled(point, reasons)),
             Warning::FewSamples { points, smallest } => write!(
                 f,
                 "{points} points have no p99 (smallest sample {smallest}, 100 needed): add requests or samples"
@@ -295,6 +287,20 @@ fn starved(cell: &str, reasons: &[String]) -> String {
     format!(
         "{cell}: the client was part of what was measured ({}): give it more CPU, keep the server off its cores, or \
          lower the load; `kvbench doctor --client` tells what it can carry here",
+        reasons.join("; ")
+    )
+}
+
+fn unproven(cell: &str, reasons: &[String]) -> String {
+    format!(
+        "{cell}: the engine did not prove to be what the cell says ({}): look into its log and its flags",
+        reasons.join("; ")
+    )
+}
+
+fn garbled(point: &str, reasons: &[String]) -> String {
+    format!(
+        "{point}: {}; read some of its answers in requests.parquet before its speed is believed",
         reasons.join("; ")
     )
 }

@@ -43,7 +43,9 @@ pub struct ImportArgs {
 /// # Errors
 /// A file that is no result of a known tool, a run that cannot be judged, or a folder that cannot be written.
 pub fn run(args: &ImportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
-    let files = args.files.iter().map(|path| import::read(path)).collect::<Result<Vec<_>, _>>()?;
+    let mut files =
+        args.files.iter().map(|path| import::read(path)).collect::<Result<Vec<_>, _>>()?;
+    import::join(&mut files);
     for (path, file) in args.files.iter().zip(&files) {
         let version = file.version.as_deref().unwrap_or("version unknown");
         ui.note(&format!("{}: {} ({version})", path.display(), file.tool));

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::{
-    Imported, PeerCell, Reported,
+    Imported, PeerCell, Reported, UNKNOWN,
     json::{count, number, numbers, text},
     vllm::MAX_TOKENS_UNKNOWN,
 };
@@ -53,9 +53,7 @@ pub(super) fn summary(document: &Value) -> anyhow::Result<Imported> {
     let own = number(document, "/output_sequence_length/avg");
     let agrees = usage.zip(own).is_some_and(|(usage, own)| (usage - own).abs() < 0.5);
     let cell = PeerCell {
-        workload: text(document, "/input_config/models/items/0/name")
-            .unwrap_or("unknown")
-            .to_owned(),
+        workload: text(document, "/input_config/models/items/0/name").unwrap_or(UNKNOWN).to_owned(),
         load: load(concurrency),
         concurrency,
         reported: reported(document, agrees),
@@ -83,7 +81,7 @@ pub(super) fn summary(document: &Value) -> anyhow::Result<Imported> {
 }
 
 fn load(concurrency: Option<u32>) -> String {
-    concurrency.map_or_else(|| "unknown".to_owned(), |n| format!("closed-{n}"))
+    concurrency.map_or_else(|| UNKNOWN.to_owned(), |n| format!("closed-{n}"))
 }
 
 fn reported(document: &Value, agrees: bool) -> Vec<Reported> {
@@ -157,8 +155,8 @@ pub(super) fn records(text: &str) -> anyhow::Result<Imported> {
         .map(|(index, record)| row(record, (index, origin), by_usage))
         .collect();
     let cell = PeerCell {
-        workload: "unknown".to_owned(),
-        load: "unknown".to_owned(),
+        workload: UNKNOWN.to_owned(),
+        load: UNKNOWN.to_owned(),
         concurrency: None,
         due_known: records.iter().all(|record| time(record, "credit_issued_ns").is_some()),
         rows,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::{
-    Imported, PeerCell, Reported,
+    Imported, PeerCell, Reported, UNKNOWN,
     json::{count, number, text},
     vllm::MAX_TOKENS_UNKNOWN,
 };
@@ -58,14 +58,14 @@ pub(super) fn read(document: &Value) -> anyhow::Result<Imported> {
 }
 
 fn cell(benchmark: &Value) -> anyhow::Result<PeerCell> {
-    let strategy = text(benchmark, "/config/strategy/type_").unwrap_or("unknown");
+    let strategy = text(benchmark, "/config/strategy/type_").unwrap_or(UNKNOWN);
     let parameter = ["streams", "rate", "max_concurrency"]
         .iter()
         .find_map(|key| number(benchmark, &format!("/config/strategy/{key}")));
     let closed = ["concurrent", "synchronous"].contains(&strategy);
     let streams = count(benchmark, "/config/strategy/streams").unwrap_or(1);
     Ok(PeerCell {
-        workload: text(benchmark, "/config/backend/model").unwrap_or("unknown").to_owned(),
+        workload: text(benchmark, "/config/backend/model").unwrap_or(UNKNOWN).to_owned(),
         load: parameter.map_or(strategy.to_owned(), |value| format!("{strategy}-{value}")),
         concurrency: u32::try_from(streams).ok().filter(|_| closed),
         rows: rows(benchmark)?,
@@ -166,7 +166,7 @@ fn row(
 
 /// Traps that one benchmark shows.
 fn notes_of(benchmark: &Value) -> Vec<String> {
-    let load = text(benchmark, "/config/strategy/type_").unwrap_or("unknown");
+    let load = text(benchmark, "/config/strategy/type_").unwrap_or(UNKNOWN);
     let mut notes = Vec::new();
     if load == "poisson"
         && number(benchmark, "/config/strategy/worker_count").is_none_or(|n| n > 1.0)

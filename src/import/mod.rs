@@ -88,6 +88,29 @@ impl Reported {
     }
 }
 
+/// What a cell is called whose model or load its file does not tell.
+const UNKNOWN: &str = "unknown";
+
+/// aiperf writes single requests and what they were in two files of one folder: where each is there once, the requests learn
+/// their model and load from the other.
+pub fn join(files: &mut [Imported]) {
+    let of_aiperf = |file: &&Imported| file.tool == "aiperf";
+    let told: Vec<PeerCell> = files
+        .iter()
+        .filter(of_aiperf)
+        .flat_map(|file| &file.cells)
+        .filter(|cell| cell.rows.is_empty())
+        .cloned()
+        .collect();
+    let untold = files.iter_mut().filter(|file| file.tool == "aiperf").flat_map(|f| &mut f.cells);
+    let mut untold: Vec<&mut PeerCell> = untold.filter(|cell| !cell.rows.is_empty()).collect();
+    if let ([told], [untold]) = (told.as_slice(), untold.as_mut_slice()) {
+        untold.workload.clone_from(&told.workload);
+        untold.load.clone_from(&told.load);
+        untold.concurrency = told.concurrency;
+    }
+}
+
 /// Reads a result file; its format is told by what is in it.
 ///
 /// # Errors

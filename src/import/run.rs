@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use polars::prelude::DataFrame;
 
-use super::{Imported, PeerCell};
+use super::{Imported, PeerCell, UNKNOWN};
 use crate::{
     analyse::{RunData, SummaryRow, definitions, judge},
     record::{
@@ -248,7 +248,9 @@ fn needs_due(id: &str) -> bool {
 /// What we computed, under the id of what the tool's times make of it; `None` where they cannot yield it.
 fn of_rows(row: &SummaryRow, cell: &PeerCell) -> Option<PeerRow> {
     let id = row.definition.as_deref()?;
-    if needs_due(id) && !cell.due_known {
+    // Which part of a run is steady depends on its load.
+    let needs_load = id.starts_with("steady.") || id.ends_with(definitions::STEADY);
+    if needs_due(id) && !cell.due_known || needs_load && cell.load == UNKNOWN {
         return None;
     }
     let relabelled = cell.relabel.iter().find(|(ours, _)| *ours == id);

@@ -169,6 +169,22 @@ fn aiperf_statistics_say_whose_tokens_they_hold() {
 }
 
 #[test]
+fn aiperf_records_learn_their_load_from_the_statistics() {
+    let records = parse(&AIPERF_LINE.replace('\n', " ")).unwrap();
+    let (_, alone) = numbers(&AIPERF_LINE.replace('\n', " "));
+    assert!(lacks(&alone, "steady.share_of_run"), "of an unknown load nothing is steady");
+    let statistics = r#"{"aiperf_version": "0.13.0", "input_config": {"models": {"items": [{"name": "m"}]},
+        "phases": [{"concurrency": 4}]}, "request_throughput": {"avg": 1.0}}"#;
+    let mut files = [records, parse(statistics).unwrap()];
+    join(&mut files);
+    let cell = &files[0].cells[0];
+    assert_eq!(
+        (cell.load.as_str(), cell.workload.as_str(), cell.concurrency),
+        ("closed-4", "m", Some(4))
+    );
+}
+
+#[test]
 fn anything_else_is_refused_with_what_it_is() {
     let error = |text: &str| format!("{:#}", parse(text).unwrap_err());
     assert!(error(r#"{"a": 1, "b": 2}"#).contains("got an object with a, b"));

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::{
-    Imported, PeerCell, Reported,
+    Imported, PeerCell, Reported, UNKNOWN,
     json::{count, number, numbers, text},
 };
 use crate::{record::RequestRow, units::s_to_ns};
@@ -58,7 +58,7 @@ pub(super) fn read(document: &Value) -> anyhow::Result<Imported> {
     let rows = requests.as_ref().map(Requests::rows).transpose()?.unwrap_or_default();
     let concurrency = count(document, "/max_concurrency").and_then(|n| u32::try_from(n).ok());
     let cell = PeerCell {
-        workload: text(document, "/model_id").unwrap_or("unknown").to_owned(),
+        workload: text(document, "/model_id").unwrap_or(UNKNOWN).to_owned(),
         load: load(document, concurrency),
         concurrency: concurrency.filter(|_| rate(document).is_none()),
         due_known: requests.as_ref().is_some_and(|requests| requests.queues.is_some()),
@@ -197,6 +197,13 @@ impl Requests {
         (0..self.starts.len()).filter(|&i| self.errors[i].is_empty())
     }
 
+    /// Seconds from the first request sent to the last answer.
+    fn span(&self) -> Option<f64> {
+        let start = self.starts.iter().copied().reduce(f64::min)?;
+        let end = self.good().map(|i| self.starts[i] + self.latencies[i]).reduce(f64::max)?;
+        Some(end - start)
+    }
+
     fn due(&self, i: usize) -> f64 {
         self.starts[i] - self.queues.as_ref().map_or(0.0, |queues| queues[i])
     }
@@ -256,13 +263,19 @@ fn notes(document: &Value, requests: Option<&Requests>) -> Vec<String> {
                 .to_owned(),
         );
     }
-    let peak = number(document, "/max_concurrent_requests");
-    if let (Some(peak), Some(cap)) = (peak, number(document, "/max_concurrency")) {
-        if peak > cap {
-            notes.push(format!(
-                "max_concurrent_requests {peak} exceeds the cap of {cap}: it counts requests that touch a second"
-            ));
-        }
+    let of = |key: &str| number(document, key);
+    if let (Some(peak), Some(cap)) = (of("/max_concurrent_requests"), of("/max_concurrency"))
+        && peak > cap
+    {
+        notes.push(format!(
+            "max_concurrent_requests {peak} exceeds the cap of {cap}: it counts requests that touch a second"
+        ));
+    }
+    if let (Some(duration), Some(span)) = (of("/duration"), requests.and_then(Requests::span)) {
+        notes.push(format!(
+            "its rates divide by {duration:.2} s, which hold more than the {span:.2} s from the first request to the last \
+             answer"
+        ));
     }
     if document.get("steady_state").is_some_and(Value::is_object) {
         notes.push(

@@ -1,7 +1,7 @@
 //! What was judged beyond the numbers themselves, as tables: the steady parts, the answers, the verdict on each cell.
 
 use crate::{
-    analyse::{CellVerdict, Estimate, Judgement, SteadyPoint, TextPoint},
+    analyse::{CellVerdict, Estimate, Judgement, SteadyPoint, TextPoint, Verdict, doubtful},
     report::table::{Column, Table, Value},
 };
 
@@ -138,6 +138,17 @@ fn text_row(p: &TextPoint) -> Vec<Value> {
     ]
 }
 
+/// How many cells are not VALID and how bad the worst is; `None` where all are.
+pub(super) fn doubt(cells: &[CellVerdict]) -> Option<(Verdict, String)> {
+    let doubtful = doubtful(cells);
+    let worst = doubtful.first()?.verdict;
+    let (n, all) = (doubtful.len(), cells.len());
+    Some((
+        worst,
+        format!("{n} of {all} cells are not VALID by themselves: see the table Verdict per cell"),
+    ))
+}
+
 /// One row a cell: a reader who uses one number must see what speaks against that one.
 fn verdicts(cells: &[CellVerdict]) -> Table {
     let names = [("cell", ""), ("verdict", ""), ("reasons", "")];
@@ -155,7 +166,7 @@ fn verdicts(cells: &[CellVerdict]) -> Table {
 mod tests {
     use super::*;
     use crate::{
-        analyse::{Point, Verdict},
+        analyse::Point,
         report::{Format, render},
     };
 
@@ -235,6 +246,9 @@ mod tests {
             reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
         };
         let cells = vec![cell("a", Verdict::Valid, &[]), cell("b", Verdict::Suspect, &["x", "y"])];
+        let doubt = doubt(&cells).unwrap();
+        assert_eq!(doubt.0, Verdict::Suspect);
+        assert!(doubt.1.starts_with("1 of 2 cells"), "{}", doubt.1);
         let tables = tables(&judgement(vec![], vec![text.clone()], cells));
         let [texts, verdicts] = &tables[..] else { panic!("{tables:?}") };
         let row = "srv,chat,c-2,int8,6,2.5,6,0.015625,50.0,12.5,1 (0),0 (2),0 of 6,1.5,NO";

@@ -54,6 +54,11 @@ impl<'a> Page<'a> {
         };
         let mut warnings: Vec<_> =
             judgement.warnings.iter().map(|w| (w.severity(), reason(w))).collect();
+        warnings.extend(
+            judged::doubt(&judgement.cells).map(|(severity, text)| {
+                (severity, Reason { severity: severity.to_string(), text })
+            }),
+        );
         warnings.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
         let mut tables = tables::headline(judgement);
         tables.extend(judged::tables(judgement));
