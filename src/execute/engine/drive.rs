@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const OUTCOMES_WAITING: usize = 1024;
 
 /// Makes body and text of a turn from what was said before it.
-pub(super) type Follow = dyn Fn(&Request, &[Said<'_>]) -> (Bytes, String) + Sync;
+pub(super) type Follow<'a> = dyn Fn(&Request, &[Said<'_>]) -> (Bytes, String) + Sync + 'a;
 
 /// What to send.
 pub(super) struct Job<'a> {
@@ -48,7 +48,7 @@ pub(super) struct Job<'a> {
     pub(super) drain: Duration,
     pub(super) body: &'a (dyn Fn(&Request) -> Bytes + Sync),
     /// For turns that follow others.
-    pub(super) follow: &'a Follow,
+    pub(super) follow: &'a Follow<'a>,
 }
 
 /// What became of one request.
