@@ -36,6 +36,9 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Outcomes that may wait for the writer; beyond it answers wait in their tasks, after their slot was freed.
 const OUTCOMES_WAITING: usize = 1024;
 
+/// Makes body and text of a turn from what was said before it.
+pub(super) type Follow<'a> = dyn Fn(&Request, &[Said<'_>]) -> (Bytes, String) + Sync + 'a;
+
 /// What to send.
 pub(super) struct Job<'a> {
     pub(super) requests: &'a [Request],
@@ -44,8 +47,8 @@ pub(super) struct Job<'a> {
     /// Longest wait after the last request was sent, or after the stop flag was raised.
     pub(super) drain: Duration,
     pub(super) body: &'a (dyn Fn(&Request) -> Bytes + Sync),
-    /// Body and text of a turn that follows others.
-    pub(super) follow: &'a (dyn Fn(&Request, &[Said<'_>]) -> (Bytes, String) + Sync),
+    /// For turns that follow others.
+    pub(super) follow: &'a Follow<'a>,
 }
 
 /// What became of one request.
