@@ -14,7 +14,7 @@
 //! answers that end in a loop read cheaply, so they are counted apart: SUSPECT where a quarter of the prompts and more than
 //! chance have them and the baseline has not.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::{
     Estimate, Point, RunData, SummaryRow,
@@ -182,20 +182,23 @@ fn head(text: &str) -> &str {
 
 /// (method, baseline) bits a character of each prompt that both answered.
 fn costs(answers: &Answers<'_>, yardstick: &Answers<'_>) -> Vec<(f64, f64)> {
-    let learned = |texts: &[&str]| {
-        let mut counts = Counts::default();
-        texts.iter().for_each(|text| counts.learn(text));
-        counts
-    };
-    let everything: Vec<&str> = yardstick.values().flatten().copied().collect();
     // One prompt leaves nothing to learn from.
     if yardstick.len() < 2 {
         return Vec::new();
     }
-    let all = learned(&everything);
+    let mut times: BTreeMap<&str, usize> = BTreeMap::new();
+    yardstick.values().flatten().for_each(|text| *times.entry(text).or_default() += 1);
+    let learned = |texts: &mut dyn Iterator<Item = &str>| {
+        let mut counts = Counts::default();
+        texts.for_each(|text| (0..times[text]).for_each(|_| counts.learn(text)));
+        counts
+    };
+    let all = learned(&mut times.keys().copied());
     let one = |(prompt, theirs): (&(&str, i64, i64), &Vec<&str>)| {
         let own = answers.get(prompt)?;
-        let left_out = learned(theirs);
+        // The same prompt may be there under another name: an answer that was seen word for word is no yardstick.
+        let distinct: BTreeSet<&str> = theirs.iter().copied().collect();
+        let left_out = learned(&mut distinct.into_iter());
         let others = all.without(&left_out);
         let mean = |texts: &[&str]| {
             let bits: Vec<f64> =

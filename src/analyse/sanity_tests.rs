@@ -85,6 +85,17 @@ fn other_words_of_the_same_language_are_fine() {
     assert!((equal.p_value - 1.0).abs() < 1e-12 && equal.reasons.is_empty());
 }
 
+/// A workload that asks everything twice, under two names: the baseline's answers must not foretell themselves.
+#[test]
+fn prompts_that_come_twice_are_no_yardstick_for_each_other() {
+    let twice = |texts: &[&'static str]| [texts, texts].concat();
+    let (once, again) = (run(&STORIES, &RETOLD), run(&twice(&STORIES), &twice(&RETOLD)));
+    let (once, again) = (text(&once), text(&again));
+    assert!(again.reasons.is_empty(), "{again:?}");
+    let apart = (once.excess_bits.unwrap() - again.excess_bits.unwrap()).abs();
+    assert!(apart < 0.1, "{once:?} {again:?}");
+}
+
 /// Four prompts cannot show more than chance, however bad their answers are.
 #[test]
 fn too_few_prompts_are_not_judged() {
