@@ -22,7 +22,7 @@ baseline = "fp16"
 [slo]
 {slo}
 [target.a.engine]
-url = "{}"
+url = "http://{}"
 endpoint = "completions"
 model = "known"
 method = "fp16"
