@@ -302,7 +302,7 @@ mod tests {
         let text = r#"{"schema_version": 99, "new_key": true}"#;
         std::fs::write(dir.path().join(MANIFEST_FILE), text).unwrap();
         let err = Manifest::read(dir.path()).unwrap_err().to_string();
-        assert!(err.contains("expected schema version 3, got 99"), "{err}");
+        assert!(err.contains("expected schema version 4, got 99"), "{err}");
     }
 
     #[test]
