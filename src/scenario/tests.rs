@@ -174,10 +174,12 @@ fn references_must_resolve() {
 
 #[test]
 fn names_of_metrics_are_checked() {
-    let (usage, names) = ("\"vllm:kv_cache_usage_perc\", ", "[target.alpha.engine.metrics.names]");
-    broken("kv_usage = [", "kv_usge = [", &["unknown name `kv_usge`", "did you mean `kv_usage`?"]);
-    broken(usage, "\"9\", ", &["expected a name of letters", "got string \"9\""]);
-    broken(usage, "\"vllm:gpu_cache_usage_perc\", ", &["every value once"]);
+    let names = "[target.alpha.engine.metrics.names]";
+    let usage = r#"kv_usage = ["vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"]"#;
+    let slip = ["unknown name `kv_usge`", "did you mean `kv_usage`?"];
+    broken(usage, "kv_usge = [\"a\"]", &slip);
+    broken(usage, "kv_usage = [\"9\"]", &["expected a name of letters", "got string \"9\""]);
+    broken(usage, "kv_usage = [\"a\", \"a\"]", &["every value once"]);
     broken(
         names,
         &format!("[target.alpha.engine.metrics]\npath = \"metrics\"\n{names}"),
