@@ -172,7 +172,7 @@ fn the_first_and_the_last_half_stay() {
     let pieces = plain(tiny::sentence_piece);
     let cut = pieces.cut_middle(text.trim_start(), 10).unwrap().unwrap();
     assert!(
-        cut.text.starts_with("girl the the the") && cut.text.ends_with("the the the time"),
+        cut.text.starts_with("girl the the") && cut.text.ends_with("the the time"),
         "{}",
         cut.text
     );
