@@ -280,6 +280,56 @@ pub const DEFINITIONS: &[Definition] = &[
         "Character by character; only greedy decoding makes them equal.",
     ),
     of(
+        "engine.kv_usage.peak",
+        "1",
+        "largest reading",
+        "Part of the KV cache in use, as the engine tells it; peaks between two readings are not seen.",
+    ),
+    of(
+        "engine.kv_usage.mean",
+        "1",
+        "mean over time",
+        "The same, weighted by the time between readings.",
+    ),
+    of("engine.running.peak", "requests", "largest reading", "Requests being computed."),
+    of(
+        "engine.waiting.peak",
+        "requests",
+        "largest reading",
+        "Requests that wait inside the engine.",
+    ),
+    of(
+        "engine.preemptions",
+        "requests",
+        "last count - first count",
+        "Requests thrown out of the batch because the KV cache was full.",
+    ),
+    of(
+        "engine.prefix_hit_tokens",
+        "tokens",
+        "last count - first count",
+        "Prompt tokens found in the engine's prefix cache.",
+    ),
+    of(
+        "engine.prefix_hit_rate",
+        "1",
+        "hits / queries over the cell",
+        "Of the prompt tokens looked up.",
+    ),
+    of(
+        "engine.spec_accept_rate",
+        "1",
+        "accepted / proposed tokens over the cell",
+        "Of speculative decoding.",
+    ),
+    of(
+        "engine.offload_read_bytes",
+        "bytes",
+        "last count - first count",
+        "KV cache loaded back from host memory or disk.",
+    ),
+    of("engine.offload_write_bytes", "bytes", "last count - first count", "KV cache moved out."),
+    of(
         "kernel.launch_duration",
         "ms",
         "time of one launch",
@@ -294,7 +344,7 @@ pub const DEFINITIONS: &[Definition] = &[
 ];
 
 /// Our own metrics and their ids.
-const OWN: [(&str, &str); 23] = [
+const OWN: [(&str, &str); 33] = [
     ("ttft", "ttft.first_content"),
     ("ttft_due", "ttft.first_content.from_due"),
     ("e2e", "e2e.last_content"),
@@ -318,6 +368,16 @@ const OWN: [(&str, &str); 23] = [
     ("text_excess_bits", "text.excess_bits_per_character"),
     ("text_first_difference", "text.first_difference"),
     ("text_identical_share", "text.identical_share"),
+    ("kv_usage_peak", "engine.kv_usage.peak"),
+    ("kv_usage_mean", "engine.kv_usage.mean"),
+    ("running_peak", "engine.running.peak"),
+    ("waiting_peak", "engine.waiting.peak"),
+    ("preemptions", "engine.preemptions"),
+    ("prefix_hit_tokens", "engine.prefix_hit_tokens"),
+    ("prefix_hit_rate", "engine.prefix_hit_rate"),
+    ("spec_accept_rate", "engine.spec_accept_rate"),
+    ("offload_read_bytes", "engine.offload_read_bytes"),
+    ("offload_write_bytes", "engine.offload_write_bytes"),
 ];
 
 /// The definition with an id.

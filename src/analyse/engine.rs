@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use polars::prelude::{DataFrame, IntoLazy as _, col, len, lit};
 
-use super::{Point, RunData, SummaryRow};
+use super::{Point, RunData, SummaryRow, definitions};
 use crate::{
     record::{EngineMetricRow, manifest::CellFacts},
     scenario::{MetricKind, MetricName},
@@ -349,6 +349,8 @@ fn summary_rows(view: &EngineView) -> Vec<SummaryRow> {
         Some(SummaryRow {
             cell_id: view.cell_id.clone(),
             metric: metric.to_owned(),
+            definition: definitions::of_metric(metric).map(str::to_owned),
+            verdict: None,
             unit: unit.to_owned(),
             n: view.n_readings as u64,
             mean: value?,

@@ -131,6 +131,7 @@ mod tests {
             requests: RequestRow::frame(rows).unwrap(),
             kernels: KernelRow::frame(&[]).unwrap(),
             telemetry: Table::Telemetry.empty().unwrap(),
+            engine_metrics: Table::EngineMetrics.empty().unwrap(),
             finished: BTreeSet::from([CELL.to_owned()]),
         }
     }

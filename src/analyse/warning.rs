@@ -249,16 +249,9 @@ impl fmt::Display for Warning {
                 "{requests} of {of} good requests have no token count from the server, so no token rate holds them: \
                  use a server that sends `usage`"
             ),
-            Warning::AnswersMiscounted { cell, far, of, ratio } => write!(
-                f,
-                "{cell}: in {far} of {of} answers the server's token count is far from the tokenizer's ({ratio:.2}x over all), \
-                 so one of them is wrong: check that `tokenizer` is the model's, and whether the server hides reasoning"
-            ),
-            Warning::PromptsMiscounted { cell, differ, of, worst } => write!(
-                f,
-                "{cell}: the server counts {differ} of {of} prompts otherwise than the tokenizer (by up to {worst:+} tokens), so \
-                 it read something else: check `tokenizer`, `chat_template`, and whether the engine adds BOS"
-            ),
+            Warning::AnswersMiscounted { .. } | Warning::PromptsMiscounted { .. } => {
+                f.write_str(&miscounted(self))
+            }
             Warning::EnginePrefixHits { point, hits, queries } => write!(
                 f,
                 "{point}: {hits} prompt tokens{} came from the engine's prefix cache, so its TTFT is not that of fresh \
@@ -303,4 +296,19 @@ fn garbled(point: &str, reasons: &[String]) -> String {
         "{point}: {}; read some of its answers in requests.parquet before its speed is believed",
         reasons.join("; ")
     )
+}
+
+/// Where the server's token counts and the tokenizer's part; empty for other warnings.
+fn miscounted(warning: &Warning) -> String {
+    match warning {
+        Warning::AnswersMiscounted { cell, far, of, ratio } => format!(
+            "{cell}: in {far} of {of} answers the server's token count is far from the tokenizer's ({ratio:.2}x over all), \
+             so one of them is wrong: check that `tokenizer` is the model's, and whether the server hides reasoning"
+        ),
+        Warning::PromptsMiscounted { cell, differ, of, worst } => format!(
+            "{cell}: the server counts {differ} of {of} prompts otherwise than the tokenizer (by up to {worst:+} tokens), so \
+             it read something else: check `tokenizer`, `chat_template`, and whether the engine adds BOS"
+        ),
+        _ => String::new(),
+    }
 }

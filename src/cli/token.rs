@@ -196,7 +196,7 @@ pub(super) fn noting(notes: Notes) -> BuildWorkload {
 fn rules(workload: &Workload) -> Option<&TokenRules> {
     match workload {
         Workload::Dataset { tokens, .. } | Workload::Synthetic { tokens, .. } => tokens.as_ref(),
-        Workload::Shapes { .. } => None,
+        Workload::Shapes { .. } | Workload::Trace(_) => None,
     }
 }
 

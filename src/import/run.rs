@@ -108,6 +108,7 @@ pub fn run_data(files: &[Imported], manifest: Manifest) -> anyhow::Result<RunDat
         requests: RequestRow::frame(&rows)?,
         kernels: empty(Table::Kernels)?,
         telemetry: empty(Table::Telemetry)?,
+        engine_metrics: empty(Table::EngineMetrics)?,
         manifest,
     })
 }
@@ -169,6 +170,8 @@ pub fn manifest(
         engines: BTreeMap::new(),
         telemetry: None,
         proofs: Vec::new(),
+        schedules: BTreeMap::new(),
+        token_checks: Vec::new(),
         n_failed: 0,
         notices,
     })
@@ -198,6 +201,7 @@ fn scenario() -> ScenarioFacts {
         baseline: RECOMPUTED.to_owned(),
         aa_control: false,
         slo: None,
+        searches: BTreeMap::new(),
         links: BTreeMap::new(),
         device: None,
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::kernel::allreduce::Link;
 
 pub(super) const FULL: &str = r#"
 name = "full"

@@ -103,7 +103,11 @@ impl<'a> Fitter<'a> {
         let (n_before, mut left) = (units.len(), missing);
         while left > FEW {
             let unit = format!(" {}", word());
-            left = left.saturating_sub(self.cost(&unit)?);
+            let cost = self.cost(&unit)?;
+            if cost > left {
+                break;
+            }
+            left -= cost;
             units.push(unit);
         }
         if units.len() == n_before {

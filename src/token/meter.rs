@@ -88,12 +88,19 @@ impl Meter {
 
     fn joined(&self, prompt: &str, ids: &[u32], half: usize) -> anyhow::Result<String> {
         let (head, tail) = (&ids[..half], &ids[ids.len() - half..]);
-        let (head, tail) = (self.tokenizer.decode(head)?, self.tokenizer.decode(tail)?);
-        // A decoder writes U+FFFD for bytes that are no whole character.
-        if prompt.contains(char::REPLACEMENT_CHARACTER) {
-            return Ok(head + &tail);
-        }
-        Ok(head.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned()
-            + tail.trim_start_matches(char::REPLACEMENT_CHARACTER))
+        // A decoder writes U+FFFD for bytes that are no whole character, some for all bytes beside them as well; the parts
+        // of one character are at most three tokens.
+        let broken = |text: &str| text.contains(char::REPLACEMENT_CHARACTER);
+        let whole = |parts: [&[u32]; 4]| -> anyhow::Result<String> {
+            for part in parts {
+                let text = self.tokenizer.decode(part)?;
+                if !broken(&text) || broken(prompt) {
+                    return Ok(text);
+                }
+            }
+            Ok(self.tokenizer.decode(parts[0])?.replace(char::REPLACEMENT_CHARACTER, ""))
+        };
+        let head = whole([0, 1, 2, 3].map(|n| &head[..half.saturating_sub(n)]))?;
+        Ok(head + &whole([0, 1, 2, 3].map(|n| &tail[n.min(half)..]))?)
     }
 }

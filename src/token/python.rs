@@ -78,7 +78,7 @@ fn quoted(text: &str) -> String {
 /// How `json.dumps` writes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Dumps {
-    /// Whether anything beyond ASCII becomes `\uXXXX`.
+    /// Whether anything beyond ASCII becomes an escape by its UTF-16 units.
     pub(super) ensure_ascii: bool,
     /// Blanks a level; `None` = one line.
     pub(super) indent: Option<usize>,

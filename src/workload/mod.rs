@@ -175,8 +175,7 @@ fn drawn(
     report: &DatasetReport,
     n_requests: Option<usize>,
     seed: u64,
-    mut counter: Option<&mut count::Counter>,
-) -> anyhow::Result<Vec<Request>> {
+) -> anyhow::Result<Vec<Sample>> {
     let n = n_requests.unwrap_or(samples.len());
     if n > samples.len() {
         bail!(

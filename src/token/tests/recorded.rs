@@ -10,7 +10,7 @@ use super::*;
 fn shared() -> Option<PathBuf> {
     let found = std::env::var_os("KVBENCH_SHARED").map(PathBuf::from);
     if found.is_none() {
-        eprintln!("skipped: KVBENCH_SHARED is not set");
+        say_skipped();
     }
     found
 }

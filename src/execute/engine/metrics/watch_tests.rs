@@ -187,20 +187,21 @@ fn the_key_goes_to_the_targets_own_port_only() {
         crate::scenario::Endpoint::Completions,
     );
     let key = ApiKey::new("s3cret").unwrap();
-    let watch = |target: &EngineTarget| {
-        let watch = Watch::start(target, Some(&key), Clock::start(), ("run", "cell")).unwrap();
+    let watch = |target: &EngineTarget, base: &str| {
+        let (base, clock) = (Url::parse(base).unwrap(), Clock::start());
+        let watch = Watch::start(target, &base, Some(&key), clock, ("run", "cell")).unwrap();
         watch.stop(&mut Memory::default(), &Silent).unwrap();
         let first = server.asked.try_recv();
         while server.asked.try_recv().is_ok() {}
         first
     };
-    assert!(watch(&target).is_err(), "without a spec nothing is asked");
+    let own = server.url.as_str();
+    assert!(watch(&target, own).is_err(), "without a spec nothing is asked");
     target.metrics = Some(spec(NAMES));
-    assert_eq!(watch(&target), Ok(Some("Bearer s3cret".to_owned())));
+    assert_eq!(watch(&target, own), Ok(Some("Bearer s3cret".to_owned())));
     let port = server.url.port().unwrap();
     target.metrics = Some(MetricsSpec { path: format!(":{port}/metrics"), ..spec(NAMES) });
-    target.url = "http://127.0.0.1:1/prefix".to_owned();
-    assert_eq!(watch(&target), Ok(None));
+    assert_eq!(watch(&target, "http://127.0.0.1:1/prefix"), Ok(None));
 }
 
 /// TensorRT-LLM's queue: each question takes what is in it.
