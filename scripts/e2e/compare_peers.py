@@ -272,7 +272,8 @@ def main():
     text = json.dumps({"settings": settings, "small": small, "rows": rows}, indent=1)
     (args.out / "compare.json").write_text(text + "\n")
     print_table(rows, small)
-    failed = any(row["failed"] or row["exit"] for row in rows)
+    # The peer loses some requests to llama-server, which closes idle connections: that is a finding, not a fault of this script.
+    failed = any(row["exit"] or (row["failed"] and row["tool"] == "kvbench") for row in rows)
     if not args.kvbench_only:
         print_ratios(rows)
         failed |= print_import(args, rows[-2], rows[-1]) != 0
