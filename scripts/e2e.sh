@@ -30,6 +30,7 @@ expect 0 "$kvbench" report "$run" --format json >"$work/report.json"
 
 echo "-- every scenario plans, bad input exits 2"
 for scenario in scenarios/*.toml scenarios/paper/*.toml; do
+  [ "$scenario" = scenarios/engines.toml ] && continue
   expect 0 "$kvbench" plan "$scenario" --format json >/dev/null
 done
 printf 'name = "x"\nservic = 1\n' >"$work/bad.toml"

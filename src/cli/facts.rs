@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::{
+    execute::engine::{self, CellProof, ClientHealth},
     kernel::allreduce::Link,
     plan::{self, Arrival, Cell, Task},
-    record::manifest::{CellFacts, LinkFacts, ScenarioFacts},
+    record::manifest::{CellFacts, ClientFacts, LinkFacts, ProofFacts, ScenarioFacts, Verdict},
     scenario::{Device, KernelTarget, Scenario, Target, TargetKind},
 };
 
@@ -67,4 +68,31 @@ fn link_facts(target: &Target) -> Option<(String, LinkFacts)> {
     };
     let Link { bandwidth_gb_s, latency_us } = *link;
     Some((target.name.clone(), LinkFacts { bandwidth_gb_s, latency_us }))
+}
+
+/// Whether a cell's server was what the scenario says, as the manifest keeps it.
+pub(super) fn proof_facts(proof: &CellProof) -> ProofFacts {
+    ProofFacts {
+        cell_id: proof.cell_id.clone(),
+        verdict: verdict(proof.verdict),
+        reasons: proof.reasons.clone(),
+    }
+}
+
+fn verdict(verdict: engine::Verdict) -> Verdict {
+    match verdict {
+        engine::Verdict::Valid => Verdict::Valid,
+        engine::Verdict::Suspect => Verdict::Suspect,
+        engine::Verdict::Invalid => Verdict::Invalid,
+    }
+}
+
+/// How the client fared in a cell, as the manifest keeps it.
+pub(super) fn client_facts(health: &ClientHealth) -> anyhow::Result<ClientFacts> {
+    Ok(ClientFacts {
+        cell_id: health.cell_id.clone(),
+        verdict: verdict(health.verdict),
+        reasons: health.reasons.clone(),
+        measured: serde_json::to_value(health)?,
+    })
 }

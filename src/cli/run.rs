@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 
 use super::{
-    facts::{cell_facts, device_from_name, facts},
+    facts::{cell_facts, client_facts, device_from_name, facts, proof_facts},
     progress::Progress,
     report, signals, token,
     ui::Ui,
@@ -21,7 +21,7 @@ use crate::{
     execute::{
         Observer, StopFlag,
         clock::Clock,
-        engine::{self, ApiKey, CellProof, ClientHealth, EngineBackend, Keys, Starter},
+        engine::{ApiKey, EngineBackend, Keys, Starter},
         kernel::{KernelBackend, Labs},
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
@@ -30,7 +30,7 @@ use crate::{
     record::{
         Manifest, Recorder, Row, RunDir, SCHEMA_VERSION, Sink, TelemetryRow,
         env::{self, Machine},
-        manifest::{ClientFacts, Input, ProofFacts, Status, Verdict},
+        manifest::{Input, Status, Verdict},
         parquet::write_rows,
     },
     scenario::{Device, Scenario, TargetKind},
@@ -317,31 +317,6 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
 fn starter(dir: &Path) -> anyhow::Result<Starter> {
     let supervisor = std::env::current_exe().context("own program: cannot be found")?;
     Ok(Starter { supervisor, folder: dir.join("engines") })
-}
-
-fn proof_facts(proof: &CellProof) -> ProofFacts {
-    ProofFacts {
-        cell_id: proof.cell_id.clone(),
-        verdict: verdict(proof.verdict),
-        reasons: proof.reasons.clone(),
-    }
-}
-
-fn verdict(verdict: engine::Verdict) -> Verdict {
-    match verdict {
-        engine::Verdict::Valid => Verdict::Valid,
-        engine::Verdict::Suspect => Verdict::Suspect,
-        engine::Verdict::Invalid => Verdict::Invalid,
-    }
-}
-
-fn client_facts(health: &ClientHealth) -> anyhow::Result<ClientFacts> {
-    Ok(ClientFacts {
-        cell_id: health.cell_id.clone(),
-        verdict: verdict(health.verdict),
-        reasons: health.reasons.clone(),
-        measured: serde_json::to_value(health)?,
-    })
 }
 
 fn record_telemetry(rows: Vec<TelemetryRow>, sink: &mut dyn Sink) -> anyhow::Result<()> {

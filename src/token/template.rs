@@ -64,15 +64,17 @@ impl ChatTemplate {
         messages: &[Value],
         add_generation_prompt: bool,
     ) -> anyhow::Result<String> {
-        let given = context! {
-            messages => messages,
-            tools => Value::from(()),
-            documents => Value::from(()),
-            add_generation_prompt => add_generation_prompt,
-        };
-        let special: Value = self.special.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let special =
+            self.special.iter().map(|(name, token)| (name.as_str(), Value::from(token.as_str())));
+        let mut given: BTreeMap<&str, Value> = special.collect();
+        given.extend([
+            ("messages", Value::from(messages.to_vec())),
+            ("tools", Value::from(())),
+            ("documents", Value::from(())),
+            ("add_generation_prompt", Value::from(add_generation_prompt)),
+        ]);
         let template = self.environment.get_template(NAME).map_err(|error| readable(&error))?;
-        template.render(context! { ..given, ..special }).map_err(|error| readable(&error))
+        template.render(given).map_err(|error| readable(&error))
     }
 
     /// How this template spells BOS.

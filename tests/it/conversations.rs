@@ -32,6 +32,7 @@ fn backend(n: u64, open: bool) -> EngineBackend {
         },
         prompt: format!("prompt {id}"),
         prompt_tokens_est: 2,
+        counted: None,
         answer_tokens_est: None,
         max_tokens: 3,
     };
