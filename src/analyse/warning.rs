@@ -222,20 +222,9 @@ impl fmt::Display for Warning {
                 f,
                 "{points} points have no p99 (smallest sample {smallest}, 100 needed): add requests or samples"
             ),
-            Warning::Drift { ratio } => write!(
-                f,
-                "read bandwidth moved {ratio:.1}x within the run: other guests share this machine. Compare only within a \
-                 block (speed-ups are paired), or run again when it is quiet"
-            ),
-            Warning::NoProbe => f.write_str(
-                "no read-bandwidth probe was recorded, so GB/s cannot be judged: run with the current kvbench",
-            ),
-            Warning::AaOutside { points, of, worst } => write!(
-                f,
-                "the A/A control differs from its own baseline at {points} of {of} points (by up to {:.1} %): differences \
-                 below the noise floor mean nothing; add samples or repeats, or quieten the machine",
-                worst * 100.0
-            ),
+            Warning::Drift { .. } | Warning::NoProbe | Warning::AaOutside { .. } => {
+                f.write_str(&machine_moved(self))
+            }
             Warning::OneRepeat => f.write_str(
                 "each point was measured once, so intervals do not hold the spread between runs: set `repeats = 3` or more",
             ),
@@ -252,21 +241,9 @@ impl fmt::Display for Warning {
             Warning::AnswersMiscounted { .. } | Warning::PromptsMiscounted { .. } => {
                 f.write_str(&miscounted(self))
             }
-            Warning::EnginePrefixHits { point, hits, queries } => write!(
-                f,
-                "{point}: {hits} prompt tokens{} came from the engine's prefix cache, so its TTFT is not that of fresh \
-                 prompts: switch prefix caching off on the server",
-                queries.map(|queries| format!(" of {queries}")).unwrap_or_default()
-            ),
-            Warning::Preempted { point, preemptions } => write!(
-                f,
-                "{point}: {preemptions} requests were preempted because the KV cache was full, and computed again: \
-                 latencies there hold that work"
-            ),
-            Warning::EngineUnread { point, failed, of } => write!(
-                f,
-                "{point}: {failed} of {of} readings of the engine's metrics failed, so its peaks may be higher than shown"
-            ),
+            Warning::EnginePrefixHits { .. }
+            | Warning::Preempted { .. }
+            | Warning::EngineUnread { .. } => f.write_str(&engine_told(self)),
             Warning::PrefixCache { cached, of } => write!(
                 f,
                 "{cached} of {of} prompt tokens came from a prefix cache, so TTFT is not that of a fresh prompt: switch \
@@ -296,6 +273,42 @@ fn garbled(point: &str, reasons: &[String]) -> String {
         "{point}: {}; read some of its answers in requests.parquet before its speed is believed",
         reasons.join("; ")
     )
+}
+
+/// How far the machine itself can be trusted; empty for other warnings.
+fn machine_moved(warning: &Warning) -> String {
+    match warning {
+        Warning::Drift { ratio } => format!(
+            "read bandwidth moved {ratio:.1}x within the run: other guests share this machine. Compare only within a \
+             block (speed-ups are paired), or run again when it is quiet"
+        ),
+        Warning::NoProbe => "no read-bandwidth probe was recorded, so GB/s cannot be judged: run with the current kvbench".to_owned(),
+        Warning::AaOutside { points, of, worst } => format!(
+            "the A/A control differs from its own baseline at {points} of {of} points (by up to {:.1} %): differences \
+             below the noise floor mean nothing; add samples or repeats, or quieten the machine",
+            worst * 100.0
+        ),
+        _ => String::new(),
+    }
+}
+
+/// What engines told of themselves that speaks against a number; empty for other warnings.
+fn engine_told(warning: &Warning) -> String {
+    match warning {
+        Warning::EnginePrefixHits { point, hits, queries } => format!(
+            "{point}: {hits} prompt tokens{} came from the engine's prefix cache, so its TTFT is not that of fresh \
+             prompts: switch prefix caching off on the server",
+            queries.map(|queries| format!(" of {queries}")).unwrap_or_default()
+        ),
+        Warning::Preempted { point, preemptions } => format!(
+            "{point}: {preemptions} requests were preempted because the KV cache was full, and computed again: \
+             latencies there hold that work"
+        ),
+        Warning::EngineUnread { point, failed, of } => format!(
+            "{point}: {failed} of {of} readings of the engine's metrics failed, so its peaks may be higher than shown"
+        ),
+        _ => String::new(),
+    }
 }
 
 /// Where the server's token counts and the tokenizer's part; empty for other warnings.

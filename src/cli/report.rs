@@ -51,7 +51,7 @@ pub enum Part {
     Table,
 }
 
-/// Writes the report and prints its tables. Exits with 1 where the verdict is INVALID; `--strict` as in [`trips`].
+/// Writes the report and prints its tables. Exits with 1 where the verdict is INVALID; `--strict` counts SUSPECT cells as well.
 ///
 /// # Errors
 /// No run folder, a damaged one, or a folder that cannot be written.

@@ -30,7 +30,7 @@ use crate::{
     record::{
         Manifest, Recorder, Row, RunDir, SCHEMA_VERSION, Sink, TelemetryRow,
         env::{self, Machine},
-        manifest::{Input, Status, Verdict},
+        manifest::{Input, Status},
         parquet::write_rows,
     },
     scenario::{Device, Scenario, TargetKind},

@@ -160,7 +160,7 @@ pub(super) enum Target {
     /// Our own kernels: one attention layer at a model's head shape.
     Kernel(KernelTarget),
     /// An OpenAI-compatible server, running or to be started.
-    Engine(EngineTarget),
+    Engine(Box<EngineTarget>),
 }
 
 /// Our own kernels.
