@@ -88,8 +88,10 @@ pub(super) async fn ask(client: &Client, base: &Url) -> Result<EngineFacts, Stri
     })
 }
 
-fn ids(models: &Value) -> Vec<String> {
-    let list = models["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+/// Ids of the list, or of the one model that TGI answers with.
+pub(super) fn ids(models: &Value) -> Vec<String> {
+    let one = std::slice::from_ref(models);
+    let list = models["data"].as_array().map_or(one, Vec::as_slice);
     list.iter().filter_map(|model| model["id"].as_str()).map(str::to_owned).collect()
 }
 

@@ -312,6 +312,8 @@ fn seconds(s: f64) -> Duration {
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
+mod contract_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::scenario::Endpoint;

@@ -180,7 +180,9 @@ impl Chunk {
         }
         self.text.push_str(choice.text.as_deref().unwrap_or_default());
         self.has_output |= !self.text.is_empty();
-        self.finish_reason = choice.finish_reason.or(self.finish_reason.take());
+        // TGI says "" until the end.
+        let reason = choice.finish_reason.filter(|reason| !reason.is_empty());
+        self.finish_reason = reason.or(self.finish_reason.take());
         self.token_ids = choice.token_ids.map(|ids| ids.len() as i64);
     }
 }
