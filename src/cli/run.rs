@@ -289,8 +289,9 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     let manifest = &mut prepared.manifest;
     manifest.telemetry = Some(serde_json::to_value(overhead)?);
     for (name, (facts, proof)) in engine.servers() {
-        let said = serde_json::json!({ "facts": facts, "proof": proof });
-        manifest.engines.insert(name.clone(), said);
+        let said = serde_json::json!({ "facts": facts, "proof": proof }).to_string();
+        let shown = serde_json::from_str(&engine.keys().redact(&said))?;
+        manifest.engines.insert(name.clone(), shown);
     }
     for proof in engine.proofs() {
         manifest.proofs.retain(|known| known.cell_id != proof.cell_id);

@@ -193,6 +193,7 @@ fn check_timing(timing: &wire::Timing) -> Checked<Timing> {
 /// Every target needs something it can run, every workload and load a target that runs it.
 fn combinations(scenario: &Scenario, file: &wire::File) -> Checked<()> {
     nothing_empty(scenario)?;
+    unique_configurations(scenario, file)?;
     for ((name, _), target) in file.target.0.iter().zip(&scenario.targets) {
         match target.kind {
             TargetKind::Kernel(_) => kernel_has_work(name, scenario)?,
@@ -224,6 +225,29 @@ fn combinations(scenario: &Scenario, file: &wire::File) -> Checked<()> {
                 ),
                 "kernel targets replay `dataset`, `synthetic` and `trace` workloads under `closed` loads; shapes need no load",
             ));
+        }
+    }
+    Ok(())
+}
+
+/// A target and its variant share a name in cell ids, which another target may have.
+fn unique_configurations(scenario: &Scenario, file: &wire::File) -> Checked<()> {
+    let mut seen = std::collections::BTreeSet::new();
+    for ((at, _), target) in file.target.0.iter().zip(&scenario.targets) {
+        let variants: Vec<&str> = match &target.kind {
+            TargetKind::Engine(engine) => engine
+                .start()
+                .map_or(vec![""], |start| start.variants.keys().map(String::as_str).collect()),
+            TargetKind::Kernel(_) => vec![""],
+        };
+        for variant in variants {
+            let dash = if variant.is_empty() { "" } else { "-" };
+            let name = format!("{}{dash}{variant}", target.name);
+            if !seen.insert(name.clone()) {
+                let message =
+                    format!("expected one target of the name `{name}`, variants included, got two");
+                return Err(Fault::new(at.at, message, "rename the target or the variant"));
+            }
         }
     }
     Ok(())

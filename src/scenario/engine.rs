@@ -207,6 +207,12 @@ fn check_launch(wire: &wire::Engine) -> Result<(), Fault> {
             return Err(Fault::new(wire.launch.at, message, hint));
         }
     }
+    // Below the run folder and nowhere else.
+    let plain = |name: &&String| !name.is_empty() && !name.contains('/') && !name.starts_with('.');
+    if let Some(name) = wire.files.keys().find(|name| !plain(name)) {
+        let message = format!("expected the names of `files` to be file names, got `{name}`");
+        return Err(Fault::new(wire.launch.at, message, "they are written into the run folder"));
+    }
     match wire.launch.value.first() {
         Some(program) if !program.is_empty() && !program.contains('{') => Ok(()),
         _ => Err(Fault::new(

@@ -258,6 +258,12 @@ fn what_does_not_fit_is_refused_with_its_place() {
     refused("version = \"1\"", fp16, &["no `version`"]);
     refused("env = { HF_TOKEN = \"x\" }", fp16, &["HF_TOKEN", "kvbench's own environment"]);
     refused("flags = [\"--api-key\", \"x\"]", fp16, &["--api-key"]);
+    let files = "[method.base.fp16]\n[engine.vllm]\ntitle = \"v\"\nendpoints = [\"completions\"]\n\
+                 launch = [\"v\", \"{model}\", \"{host}:{port}\"]\nhealth = { path = \"/\", timeout_s = 5 }\n\
+                 files = { \"../x\" = \"\" }\n[engine.vllm.kv]\nfp16 = {}";
+    refused("", files, &["names of `files`", "../x"]);
+    let twice = "variants = { b = [] }\n[target.x-b.engine]\nengine = \"vllm\"\nmodel = \"m\"\nendpoint = \"chat\"";
+    refused(twice, fp16, &["one target of the name `x-b`"]);
     let error = scenario("vllmm", "", fp16).expect_err("unknown").to_string();
     assert!(error.contains("did you mean `vllm`?"), "{error}");
     let error =

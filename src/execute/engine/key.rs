@@ -24,6 +24,14 @@ impl Keys {
     }
 }
 
+impl Keys {
+    /// A text in which every key is replaced by stars.
+    pub fn redact(&self, text: &str) -> String {
+        let all = self.everywhere.iter().chain(self.by_file.values());
+        all.fold(text.to_owned(), |text, key| key.redact(&text))
+    }
+}
+
 impl From<Option<ApiKey>> for Keys {
     fn from(everywhere: Option<ApiKey>) -> Self {
         Self { everywhere, by_file: BTreeMap::new() }
@@ -84,5 +92,9 @@ mod tests {
         let error = ApiKey::new("s3cret\u{7}x").unwrap().header().unwrap_err();
         assert!(!format!("{error:?}").contains("s3cret"));
         assert_eq!(ApiKey::new("\n "), None);
+        assert_eq!(
+            Keys::from(ApiKey::new("s3cret")).redact("{\"version\": \"s3cret\"}"),
+            "{\"version\": \"***\"}"
+        );
     }
 }

@@ -119,6 +119,11 @@ impl EngineBackend {
         &self.servers.known
     }
 
+    /// The keys it sends, for whoever writes down what servers said: one may repeat its key.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
     /// Whether each measured cell's server was what the scenario says. For the manifest.
     pub fn proofs(&self) -> &[CellProof] {
         &self.servers.cells
@@ -287,6 +292,8 @@ impl EngineBackend {
         }
         let complete = match self.prepare(cell, cell, context)? {
             Ok(prepared) => self.measure(&prepared, context)?,
+            // An engine that was not waited for says nothing about the cell: it is run again by `--resume`.
+            Err(_) if context.stop.is_raised() => false,
             Err(text) => {
                 let row = row::without_request(context.run_id, cell, context.clock.now_ns(), text);
                 context.sink.row(Row::Request(row))?;

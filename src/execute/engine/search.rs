@@ -55,6 +55,7 @@ impl EngineBackend {
         let cell = probe_cell(search.cell, rate, n);
         let mut prepared = match self.prepare(&cell, &batch(&cell, n_before), context)? {
             Ok(prepared) => prepared,
+            Err(_) if context.stop.is_raised() => return Ok(false),
             Err(text) => {
                 let row = row::without_request(context.run_id, &cell, context.clock.now_ns(), text);
                 context.sink.row(Row::Request(row))?;
