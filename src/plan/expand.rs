@@ -97,13 +97,7 @@ fn configurations(scenario: &Scenario) -> Vec<Configuration<'_>> {
     let mut all = Vec::new();
     for target in &scenario.targets {
         let TargetKind::Engine(engine) = &target.kind else { continue };
-        let plain = || vec![""];
-        let variants: Vec<&str> = engine
-            .start()
-            .map_or_else(plain, |start| start.variants.keys().map(String::as_str).collect());
-        for variant in variants {
-            let dash = if variant.is_empty() { "" } else { "-" };
-            let name = format!("{}{dash}{variant}", target.name);
+        for (name, variant) in engine.variants(&target.name) {
             let one =
                 |method| Configuration { name: name.clone(), target: engine, variant, method };
             all.extend(engine.methods.iter().filter_map(|name| named(scenario, name)).map(one));

@@ -234,15 +234,11 @@ fn combinations(scenario: &Scenario, file: &wire::File) -> Checked<()> {
 fn unique_configurations(scenario: &Scenario, file: &wire::File) -> Checked<()> {
     let mut seen = std::collections::BTreeSet::new();
     for ((at, _), target) in file.target.0.iter().zip(&scenario.targets) {
-        let variants: Vec<&str> = match &target.kind {
-            TargetKind::Engine(engine) => engine
-                .start()
-                .map_or(vec![""], |start| start.variants.keys().map(String::as_str).collect()),
-            TargetKind::Kernel(_) => vec![""],
+        let names = match &target.kind {
+            TargetKind::Engine(engine) => engine.variants(&target.name),
+            TargetKind::Kernel(_) => vec![(target.name.clone(), "")],
         };
-        for variant in variants {
-            let dash = if variant.is_empty() { "" } else { "-" };
-            let name = format!("{}{dash}{variant}", target.name);
+        for (name, _) in names {
             if !seen.insert(name.clone()) {
                 let message =
                     format!("expected one target of the name `{name}`, variants included, got two");

@@ -145,6 +145,17 @@ impl EngineTarget {
         }
     }
 
+    /// Its sets of flags: the target's name with each set's, as cell ids have it, and the set's own name, which is empty where
+    /// there is only one.
+    pub fn variants(&self, target: &str) -> Vec<(String, &str)> {
+        let named = |variant: &str| match variant {
+            "" => target.to_owned(),
+            variant => format!("{target}-{variant}"),
+        };
+        let Some(start) = self.start() else { return vec![(named(""), "")] };
+        start.variants.keys().map(|variant| (named(variant), variant.as_str())).collect()
+    }
+
     /// How it is started; `None` for a running server.
     pub fn start(&self) -> Option<&Start> {
         match &self.place {

@@ -110,11 +110,16 @@ impl Session {
             Ok(port) => port,
             Err(text) => return Ok(Err(text)),
         };
-        let setting = order.target.settings.get(&order.key.method).cloned().unwrap_or_default();
+        let Some(setting) = order.target.settings.get(&order.key.method) else {
+            return Ok(Err(format!(
+                "expected to know how {} is selected, got nothing",
+                order.key.method
+            )));
+        };
         let dir_text = dir.display().to_string();
         let spot = crate::scenario::Spot { port, dir: &dir_text };
         let cache = order.target.prefix_cache;
-        let words = order.start.command(order.engine, &setting, order.variant, cache, spot);
+        let words = order.start.command(order.engine, setting, order.variant, cache, spot);
         write_files(&dir, &words)?;
         let began = clock::now();
         let mut session = match spawn(&order, around.starter, words, &log, port)? {

@@ -1,8 +1,9 @@
 //! What was judged beyond the numbers themselves, as tables: the steady parts, the answers, the verdict on each cell.
 
+use super::tables::{columns, count, estimate, text};
 use crate::{
-    analyse::{CellVerdict, Estimate, Judgement, SteadyPoint, TextPoint, Verdict, doubtful},
-    report::table::{Column, Table, Value},
+    analyse::{CellVerdict, Judgement, SteadyPoint, TextPoint, Verdict, doubtful},
+    report::table::{Table, Value},
 };
 
 /// Steady state, answers against the baseline's, verdict per cell: each only if there is something to say.
@@ -17,23 +18,6 @@ pub(super) fn tables(judgement: &Judgement) -> Vec<Table> {
 pub fn beside_headline(judgement: &Judgement) -> Vec<Table> {
     let tables = [steady(judgement), texts(&judgement.texts)];
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
-}
-
-fn columns(names: &[(&str, &str)]) -> Vec<Column> {
-    names.iter().map(|(name, unit)| Column::new(name, unit)).collect()
-}
-
-fn text(text: &str) -> Value {
-    Value::Text(text.to_owned())
-}
-
-fn estimate(estimate: Option<Estimate>) -> Value {
-    let interval = estimate.and_then(|e| e.interval);
-    Value::estimate(estimate.map(|e| e.value), interval.map(|i| i.0), interval.map(|i| i.1))
-}
-
-fn count(n: usize) -> Value {
-    i64::try_from(n).map_or(Value::Missing, Value::Int)
 }
 
 /// Numbers of the steady part beside those of the whole run.

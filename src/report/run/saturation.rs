@@ -1,17 +1,13 @@
 //! What saturation searches found: a table of answers, a table of probes, and a figure of the part on time by rate.
 
-use super::{Looks, Plot, slug};
+use super::{Looks, Plot, slug, tables::columns};
 use crate::{
     analyse::{Rate, Reason, Saturation},
     report::{
         figure::{Axis, Figure, Kind, Panel, Point, Reference, Scale, Series},
-        table::{Column, Table, Value},
+        table::{Table, Value},
     },
 };
-
-fn columns(names: &[(&str, &str)]) -> Vec<Column> {
-    names.iter().map(|(name, unit)| Column::new(name, unit)).collect()
-}
 
 fn place(search: &Saturation) -> Vec<Value> {
     let p = &search.point;

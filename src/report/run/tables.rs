@@ -29,20 +29,20 @@ pub fn headline(judgement: &Judgement) -> Vec<Table> {
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
 
-fn columns(names: &[(&str, &str)]) -> Vec<Column> {
+pub(super) fn columns(names: &[(&str, &str)]) -> Vec<Column> {
     names.iter().map(|(name, unit)| Column::new(name, unit)).collect()
 }
 
-fn text(text: &str) -> Value {
+pub(super) fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
-fn estimate(estimate: Option<Estimate>) -> Value {
+pub(super) fn estimate(estimate: Option<Estimate>) -> Value {
     let interval = estimate.and_then(|e| e.interval);
     Value::estimate(estimate.map(|e| e.value), interval.map(|i| i.0), interval.map(|i| i.1))
 }
 
-fn count(n: usize) -> Value {
+pub(super) fn count(n: usize) -> Value {
     i64::try_from(n).map_or(Value::Missing, Value::Int)
 }
 
