@@ -13,8 +13,10 @@ use super::Point;
 pub struct RunData {
     /// What was run.
     pub manifest: Manifest,
-    /// `requests.parquet`, or the parts of it.
+    /// `requests.parquet`, or the parts of it: the measured ones.
     pub requests: DataFrame,
+    /// The rest of it: requests sent before measuring began.
+    pub warm_up: DataFrame,
     /// `kernels.parquet`, or the parts of it.
     pub kernels: DataFrame,
     /// `telemetry.parquet`, or the parts of it.
@@ -32,9 +34,13 @@ impl RunData {
     /// No manifest, another schema version, or I/O.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let dir = RunDir::open(path)?;
+        let manifest = Manifest::read(path)?;
+        let requests = dir.read_table(Table::Requests)?;
+        let warmup = requests.column("warmup")?.bool()?.clone();
         let data = Self {
-            manifest: Manifest::read(path)?,
-            requests: dir.read_table(Table::Requests)?,
+            manifest,
+            requests: requests.filter(&!&warmup)?,
+            warm_up: requests.filter(&warmup)?,
             kernels: dir.read_table(Table::Kernels)?,
             telemetry: dir.read_table(Table::Telemetry)?,
             engine_metrics: dir.read_table(Table::EngineMetrics)?,

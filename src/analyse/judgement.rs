@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Engines, SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict,
-    warning::Warning,
+    warm_up::WarmUp, warning::Warning,
 };
 pub use crate::{plan::search::Reason, record::manifest::Verdict};
 
@@ -312,6 +312,8 @@ pub struct Judgement {
     pub cells: Vec<CellVerdict>,
     /// What servers told of themselves.
     pub engines: Engines,
+    /// Warm-ups, in plan order: shown, never counted.
+    pub warm_ups: Vec<WarmUp>,
     /// What the reader must know.
     pub warnings: Vec<Warning>,
     /// Worst of the warnings and the cells.

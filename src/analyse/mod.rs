@@ -28,6 +28,7 @@ mod tensor_parallel;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod warm_up;
 pub mod warning;
 
 pub use data::RunData;
@@ -41,6 +42,7 @@ pub use sanity::TextPoint;
 pub use steady::SteadyPoint;
 pub use suspicion::cells_with_errors;
 pub use verdict::{CellVerdict, doubtful};
+pub use warm_up::WarmUp;
 pub use warning::Warning;
 
 /// Judges a run: everything a report says is in here.
@@ -80,6 +82,7 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         .unwrap_or(Verdict::Valid);
     let parallel = tensor_parallel::points(data, &kernels);
     let searches = saturation::searches(data, &served);
+    let warm_ups = warm_up::cells(data)?;
     Ok(Judgement {
         summary,
         kernels,
@@ -91,6 +94,7 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         texts,
         cells,
         engines,
+        warm_ups,
         warnings,
         verdict,
     })

@@ -129,6 +129,7 @@ mod tests {
         RunData {
             manifest,
             requests: RequestRow::frame(rows).unwrap(),
+            warm_up: Table::Requests.empty().unwrap(),
             kernels: KernelRow::frame(&[]).unwrap(),
             telemetry: Table::Telemetry.empty().unwrap(),
             engine_metrics: Table::EngineMetrics.empty().unwrap(),

@@ -15,6 +15,7 @@ pub(super) fn data(cells: &[&str], kernels: &[KernelRow], requests: &[RequestRow
     RunData {
         manifest: manifest::example("r", cells),
         requests: RequestRow::frame(requests).unwrap(),
+        warm_up: Table::Requests.empty().unwrap(),
         kernels: KernelRow::frame(kernels).unwrap(),
         telemetry: Table::Telemetry.empty().unwrap(),
         engine_metrics: Table::EngineMetrics.empty().unwrap(),

@@ -17,7 +17,7 @@ use crate::{
     execute::{
         Backend, Context, Silent, StopFlag,
         clock::Clock,
-        engine::{ClientHealth, EngineBackend, Verdict},
+        engine::{ClientHealth, EngineBackend, Verdict, files},
     },
     method::Method,
     plan::{Arrival, Cell, Task},
@@ -28,6 +28,9 @@ use crate::{
     units::{NS_PER_MS, NS_PER_S},
     workload::{Due, Request},
 };
+
+mod idle;
+mod rate;
 
 const ITL_MS: u64 = 50;
 const TTFT_MS: u64 = 50;
@@ -47,6 +50,15 @@ pub struct ClientArgs {
     /// How the server releases tokens; both if not given.
     #[arg(long, requires = "client")]
     pub mode: Option<Mode>,
+    /// Instead: short requests at this rate (1/s), open loop, and how late each was sent.
+    #[arg(long, requires = "client", conflicts_with_all = ["idle", "mode"])]
+    pub rate: Option<u32>,
+    /// Instead: memory of this many streams that are open and silent.
+    #[arg(long, requires = "client", conflicts_with = "mode")]
+    pub idle: Option<usize>,
+    /// Blocks the client's receiving threads on purpose, for this many milliseconds again and again: it must be INVALID then.
+    #[arg(long, requires = "client", conflicts_with = "idle")]
+    pub starve_ms: Option<u64>,
 }
 
 /// What the second process is told.
@@ -90,14 +102,22 @@ pub fn serve_known(args: &ServeArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
 pub fn run(args: &ClientArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(args.seconds > 0, "--seconds: expected at least 1, got 0");
     anyhow::ensure!(!args.streams.contains(&0), "--streams: expected at least 1 each, got 0");
+    // Before the server is started, which inherits the limit.
+    let room = files::streams_max();
+    if let Some(rate) = args.rate {
+        return rate::run(rate, args, ui);
+    }
+    if let Some(streams) = args.idle {
+        return idle::run(streams, room, ui);
+    }
     let modes = args.mode.map_or(vec![Mode::Independent, Mode::Tick], |mode| vec![mode]);
     let mut table = empty_table();
     let mut starved = Vec::new();
     for mode in modes {
-        let server = Server::start(mode)?;
+        let server = Server::start(mode, TTFT_MS, ITL_MS)?;
         for &streams in &args.streams {
             ui.note(&format!("{streams} streams, {} ...", name(mode)));
-            let trial = try_one(&server, streams, args.seconds)?;
+            let trial = try_one(&server, streams, args)?;
             if trial.health.verdict != Verdict::Valid || trial.n_failed > 0 {
                 starved.push(trial.complaint(mode, streams));
             }
@@ -116,11 +136,11 @@ struct Server {
 }
 
 impl Server {
-    fn start(mode: Mode) -> anyhow::Result<Self> {
+    fn start(mode: Mode, ttft_ms: u64, itl_ms: u64) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("own program: cannot be found")?;
         let mut command = Command::new(program);
         command.arg("serve-known").args(["--mode", name(mode)]);
-        command.args(["--ttft-ms", &TTFT_MS.to_string(), "--itl-ms", &ITL_MS.to_string()]);
+        command.args(["--ttft-ms", &ttft_ms.to_string(), "--itl-ms", &itl_ms.to_string()]);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let child = child.context("server of known timing: cannot be started")?;
         let mut server = Self { child, url: String::new() };
@@ -143,6 +163,11 @@ impl Drop for Server {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// A verdict as tables show it.
+fn word(verdict: Verdict) -> String {
+    format!("{verdict:?}").to_uppercase()
 }
 
 /// The value of `--mode`.
@@ -179,35 +204,61 @@ struct Trial {
     health: ClientHealth,
 }
 
-fn try_one(server: &Server, streams: usize, seconds: u32) -> anyhow::Result<Trial> {
+fn try_one(server: &Server, streams: usize, args: &ClientArgs) -> anyhow::Result<Trial> {
     let max_tokens =
-        u32::try_from(u64::from(seconds) * 1000 / ITL_MS).context("--seconds: too long")?;
-    let request = move |i: usize| Request {
+        u32::try_from(u64::from(args.seconds) * 1000 / ITL_MS).context("--seconds: too long")?;
+    let rate = streams as f64 / START_OVER_S;
+    let patience_s = f64::from(args.seconds) * 10.0 + 60.0;
+    let cell = cell(&server.url, streams, rate, patience_s);
+    let starve = args.starve_ms.map(Duration::from_millis);
+    let driven = drive(&cell, requests(streams, rate, max_tokens), starve, StopFlag::default())?;
+    Ok(judge(&driven.rows, driven.offset_ns, driven.health))
+}
+
+/// `n` requests at equal gaps.
+fn requests(n: usize, rate: f64, max_tokens: u32) -> Vec<Request> {
+    let request = |i: usize| Request {
         id: i as u64,
         sample_id: String::new(),
         turn: 0,
-        due: Due::AtNs((i as f64 / streams as f64 * START_OVER_S * NS_PER_S) as u64),
+        due: Due::AtNs((i as f64 / rate * NS_PER_S) as u64),
         prompt: "known".to_owned(),
         prompt_tokens_est: 1,
         counted: None,
         answer_tokens_est: None,
         max_tokens,
     };
-    let build = move |_: &Workload, _: &Arrival, _| Ok((0..streams).map(request).collect());
+    (0..n).map(request).collect()
+}
+
+/// What the client made of a cell.
+struct Driven {
+    rows: Vec<RequestRow>,
+    health: ClientHealth,
+    /// See [`offset_ns`].
+    offset_ns: i64,
+}
+
+fn drive(
+    cell: &Cell,
+    requests: Vec<Request>,
+    starve: Option<Duration>,
+    stop: StopFlag,
+) -> anyhow::Result<Driven> {
+    let build = move |_: &Workload, _: &Arrival, _| Ok(requests.clone());
     let mut backend = EngineBackend::new(0, None, Box::new(build))?;
+    backend.starve = starve;
     let clock = Clock::start();
     let offset_ns = offset_ns(&clock);
     let mut sink = Rows::default();
-    let cell = cell(&server.url, streams, seconds);
-    let stop = StopFlag::default();
     let mut context = Context { run_id: "doctor", sink: &mut sink, observer: &Silent, stop, clock };
-    backend.run(&[&cell], &mut context)?;
+    backend.run(&[cell], &mut context)?;
     let first = sink.0.first().and_then(|row| row.err.clone()).unwrap_or_default();
     let health = backend
         .health()
         .first()
         .with_context(|| format!("client check: nothing was measured: {first}"))?;
-    Ok(judge(&sink.0, offset_ns, health.clone()))
+    Ok(Driven { health: health.clone(), rows: sink.0, offset_ns })
 }
 
 /// CLOCK_MONOTONIC minus the run's clock. Both tick alike (std's `Instant` is CLOCK_MONOTONIC); of several pairs of
@@ -222,12 +273,12 @@ fn offset_ns(clock: &Clock) -> i64 {
     (0..32).map(pair).min().map_or(0, |(_, offset)| offset)
 }
 
-fn cell(url: &str, streams: usize, seconds: u32) -> Cell {
+fn cell(url: &str, streams: usize, rate: f64, patience_s: f64) -> Cell {
     let target = EngineTarget {
-        idle_timeout_s: 30.0,
-        request_timeout_s: f64::from(seconds) * 10.0 + 60.0,
+        idle_timeout_s: patience_s,
+        request_timeout_s: patience_s,
         warmup_requests: 0,
-        drain_s: f64::from(seconds) * 10.0 + 60.0,
+        drain_s: 0.0,
         ..EngineTarget::running(url, Endpoint::Completions, "fp16")
     };
     let one = LengthDist::Fixed(1);
@@ -248,7 +299,7 @@ fn cell(url: &str, streams: usize, seconds: u32) -> Cell {
                 output_tokens: one,
                 tokens: None,
             },
-            arrival: Arrival::Constant { rate: streams as f64 / START_OVER_S },
+            arrival: Arrival::Constant { rate },
         },
     }
 }
@@ -295,7 +346,9 @@ fn empty_table() -> Table {
         ("lag_p50", "ms"),
         ("lag_p99", "ms"),
         ("lag_max", "ms"),
-        ("events_per_wakeup", ""),
+        ("events_per_read", ""),
+        ("connect_p99", "ms"),
+        ("busiest_thread", ""),
         ("verdict", ""),
     ];
     let columns = columns.iter().map(|(name, unit)| Column::new(name, unit)).collect();
@@ -318,8 +371,10 @@ impl Trial {
             known(lag.map(|lag| lag.p50_ms)),
             known(lag.map(|lag| lag.p99_ms)),
             known(lag.map(|lag| lag.max_ms)),
-            known(self.health.events_per_wakeup),
-            Value::Text(format!("{:?}", self.health.verdict).to_uppercase()),
+            known(self.health.events_per_read),
+            known(self.health.connect_time.map(|time| time.p99_ms)),
+            Value::Float(self.health.thread_share_max),
+            Value::Text(word(self.health.verdict)),
         ]
     }
 
@@ -347,12 +402,17 @@ mod tests {
             verdict: Verdict::Suspect,
             reasons: vec!["late".to_owned()],
             watchdog_lag: None,
+            load_lag: None,
             schedule_lag: None,
+            n_connects: 0,
+            connect_time: None,
+            ttft_p50_ms: None,
             n_events: 0,
-            events_per_wakeup: None,
+            events_per_read: None,
             cpu_s: 0.0,
             cpu_us_per_event: None,
             cpu_share: 0.0,
+            thread_share_max: 0.0,
             chunk_gap_mean_ms: None,
             n_over_cap: 0,
         }

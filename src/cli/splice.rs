@@ -89,6 +89,7 @@ mod tests {
             texts: Vec::new(),
             cells: Vec::new(),
             engines: crate::analyse::Engines::default(),
+            warm_ups: vec![],
             warnings: Vec::new(),
             verdict: Verdict::Valid,
         }

@@ -106,6 +106,7 @@ pub fn run_data(files: &[Imported], manifest: Manifest) -> anyhow::Result<RunDat
     Ok(RunData {
         finished: manifest.cells.iter().map(|cell| cell.id.clone()).collect(),
         requests: RequestRow::frame(&rows)?,
+        warm_up: Table::Requests.empty()?,
         kernels: empty(Table::Kernels)?,
         telemetry: empty(Table::Telemetry)?,
         engine_metrics: empty(Table::EngineMetrics)?,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Files, write_aside};
 
 /// Version of the row tables and of the manifest. A reader refuses a run with another one.
-pub const SCHEMA_VERSION: u32 = 4;
+pub const SCHEMA_VERSION: u32 = 5;
 
 /// Name of the manifest inside a run folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -395,7 +395,8 @@ mod tests {
         let text = r#"{"schema_version": 99, "new_key": true}"#;
         std::fs::write(dir.path().join(MANIFEST_FILE), text).unwrap();
         let err = Manifest::read(dir.path()).unwrap_err().to_string();
-        assert!(err.contains("expected schema version 4, got 99"), "{err}");
+        let expected = format!("expected schema version {SCHEMA_VERSION}, got 99");
+        assert!(err.contains(&expected), "{err}");
     }
 
     #[test]

@@ -253,13 +253,23 @@ fn order(frame: &DataFrame, table: Table, plan: &[CellFacts]) -> anyhow::Result<
             numbers("t_ns")?.into_iter().map(|t_ns| (0, false, String::new(), t_ns, 0)).collect()
         }
         Table::EngineMetrics => metric_keys(frame, plan, &numbers("t_ns")?)?,
-        Table::Requests => keys(frame, plan, &numbers("request_id")?, &numbers("attempt")?)?,
+        Table::Requests => {
+            keys(frame, plan, &in_order(frame, numbers("request_id")?)?, &numbers("attempt")?)?
+        }
         Table::Kernels => keys(frame, plan, &numbers("sample")?, &numbers("t_ns")?)?,
     };
     let mut order: Vec<u32> =
         (0..u32::try_from(frame.height()).context("more than 2^32 rows")?).collect();
     order.sort_by_key(|row| &keys[*row as usize]);
     Ok(order)
+}
+
+/// Warm-ups were sent first; each kind has its numbers from 0.
+fn in_order(frame: &DataFrame, request_ids: Vec<i64>) -> anyhow::Result<Vec<i64>> {
+    let warmups = frame.column("warmup")?.bool()?;
+    let place =
+        |(id, warmup): (i64, Option<bool>)| if warmup == Some(true) { id - (1 << 40) } else { id };
+    Ok(request_ids.into_iter().zip(warmups.iter()).map(place).collect())
 }
 
 /// By cell and time; rows of one reading keep the order in which they came (the sort is stable).

@@ -24,10 +24,14 @@ pub struct RequestRow {
     pub sample_id: String,
     /// Turn of the conversation, from 0.
     pub turn: i64,
+    /// Whether it was sent before measuring began: such a row is shown and never counted.
+    pub warmup: bool,
     /// When it was due; closed loops: when its slot came free.
     pub due_ns: i64,
     /// When the request was first handed to the HTTP client, before any connect; `None` if it never was.
     pub sent_ns: Option<i64>,
+    /// How long its connection took to open (name, TCP, TLS), which is part of TTFT; `None` if one was at hand.
+    pub connect_ns: Option<i64>,
     /// Arrival of the first chunk that carried output.
     pub first_token_ns: Option<i64>,
     /// Arrival of the last chunk that carried output.

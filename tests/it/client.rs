@@ -295,8 +295,10 @@ fn both_endpoints_both_modes_and_facts() {
             run(&mut backend, &cell(target, closed), &mut sink, StopFlag::default());
         result.unwrap();
         assert!(notices.is_empty(), "{notices:?}");
-        assert_eq!(sink.rows.len(), 12, "warm-up requests are no rows");
-        for row in &sink.rows {
+        assert_eq!(sink.rows.len(), 14, "warm-up requests are rows too");
+        let (warm, measured) = sink.rows.split_at(2);
+        assert!(warm.iter().all(|row| row.warmup) && !measured.iter().any(|row| row.warmup));
+        for row in measured {
             assert_eq!((row.err.as_deref(), row.output_tokens), (None, Some(3)));
             assert_eq!(
                 (row.chunk_tokens.as_slice(), row.finish_reason.as_deref()),

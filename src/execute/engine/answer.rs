@@ -21,6 +21,8 @@ pub struct Capture {
     /// First hand-over to the HTTP client, on the run's clock; a second attempt does not move it. A connection that has to
     /// be opened is opened after this moment and so is part of the time to the first token, as for any user.
     pub sent_ns: Option<i64>,
+    /// How long the connection took to open (name, TCP, TLS); `None` if one was at hand. Of the last attempt that did.
+    pub connect_ns: Option<i64>,
     /// End of the stream, or when it was given up.
     pub done_ns: Option<i64>,
     /// Attempts made.
@@ -33,8 +35,6 @@ pub struct Capture {
     pub bytes: Vec<u8>,
     /// Reads, in order.
     pub reads: Vec<Read>,
-    /// How often the stream was waited for; several reads in one wake-up had been lying in a buffer.
-    pub wakeups: u64,
     /// Why it ended, `None` for a clean end.
     pub failure: Option<String>,
 }

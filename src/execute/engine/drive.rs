@@ -1,7 +1,7 @@
 //! The one load loop: wait until due, take a slot, send, receive, hand over.
 //!
 //! One thread decides when to send. It sleeps in the kernel (about 0.06 ms late at rest) and not on a tokio timer (1 ms),
-//! and it sleeps apart from the receiving workers, so that a burst of answers does not delay the next request. A closed
+//! and it sleeps apart from the receiving threads, so that a burst of answers does not delay the next request. A closed
 //! loop differs from an open one only in that a slot's release is the due time. A turn of a conversation is due after the
 //! answer before it (`follow`): the loop hears of it while it waits for something else. Nothing is skipped: what is not sent
 //! is an outcome that says why.
@@ -14,21 +14,18 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{AbortHandle, Abortable};
-use tokio::runtime::Handle;
 
 use super::{
     answer::{self, Capture},
     follow::{Ended, Followers, Said, Then},
+    histogram::Histogram,
     http::{Http, exchange},
+    shards::{Place, Shards},
 };
 use crate::{
     execute::StopFlag,
     workload::{Due, Request},
 };
-
-/// Most requests in flight of an open loop. Beyond it a request becomes a row with `err` and the cell is INVALID: the
-/// server is so far behind that more sockets would only measure this machine.
-pub const IN_FLIGHT_MAX: usize = 10_000;
 
 /// How long the loop sleeps at most before it looks at the stop flag.
 const LOOK: Duration = Duration::from_millis(50);
@@ -44,6 +41,8 @@ pub(super) struct Job<'a> {
     pub(super) requests: &'a [Request],
     /// Slots for requests that are due `WhenFree`.
     pub(super) concurrency: usize,
+    /// Most requests in flight of an open loop; beyond it a request becomes a row with `err` and the cell is INVALID.
+    pub(super) in_flight_max: usize,
     /// Longest wait after the last request was sent, or after the stop flag was raised.
     pub(super) drain: Duration,
     pub(super) body: &'a (dyn Fn(&Request) -> Bytes + Sync),
@@ -63,23 +62,23 @@ pub(super) struct Outcome {
 }
 
 /// Sends everything and hands each outcome to `take`, on this thread. An error of `take` ends the job and is returned.
+/// Else how late the load thread woke, each time that it had slept.
 pub(super) fn run(
     job: &Job<'_>,
     http: &Arc<Http>,
-    runtime: &Handle,
+    shards: &Shards,
     stop: &StopFlag,
     take: &mut dyn FnMut(Outcome) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Histogram> {
     let (out, mut outcomes) = tokio::sync::mpsc::channel(OUTCOMES_WAITING);
     let halt = StopFlag::default();
     let mut n_taken = 0;
     let mut failure = None;
+    let mut wakes = Histogram::default();
     std::thread::scope(|scope| {
-        let sender = Sender::new(job, http, runtime, [stop, &halt], out);
+        let sender = Sender::new(job, http, shards, [stop, &halt], out);
         let sending = std::thread::Builder::new().name("kvbench-load".to_owned());
-        if let Err(error) = sending.spawn_scoped(scope, move || sender.send_all()) {
-            failure = Some(anyhow::anyhow!("load thread: {error}"));
-        }
+        let sending = sending.spawn_scoped(scope, move || sender.send_all());
         while let Some(outcome) = outcomes.blocking_recv() {
             n_taken += 1;
             if failure.is_none()
@@ -89,20 +88,25 @@ pub(super) fn run(
                 halt.raise();
             }
         }
+        match sending.map(std::thread::ScopedJoinHandle::join) {
+            Ok(Ok(late)) => wakes = late,
+            Ok(Err(panic)) => std::panic::resume_unwind(panic),
+            Err(error) => failure = Some(anyhow::anyhow!("load thread: {error}")),
+        }
     });
     match failure {
         Some(error) => Err(error),
         None if n_taken < job.requests.len() => {
             anyhow::bail!("load loop: expected {} outcomes, got {n_taken}", job.requests.len())
         }
-        None => Ok(()),
+        None => Ok(wakes),
     }
 }
 
 struct Sender<'a> {
     job: &'a Job<'a>,
     http: &'a Arc<Http>,
-    runtime: &'a Handle,
+    shards: &'a Shards,
     /// The user's stop flag, and the one for a writer that failed.
     stops: [&'a StopFlag; 2],
     out: tokio::sync::mpsc::Sender<Outcome>,
@@ -113,6 +117,8 @@ struct Sender<'a> {
     slots: VecDeque<i64>,
     in_flight: usize,
     start_ns: i64,
+    /// How late this thread woke.
+    wakes: Histogram,
     aborts: Vec<AbortHandle>,
     /// Why running requests were given up; set before they are.
     reason: Arc<OnceLock<String>>,
@@ -122,7 +128,7 @@ impl<'a> Sender<'a> {
     fn new(
         job: &'a Job<'a>,
         http: &'a Arc<Http>,
-        runtime: &'a Handle,
+        shards: &'a Shards,
         stops: [&'a StopFlag; 2],
         out: tokio::sync::mpsc::Sender<Outcome>,
     ) -> Self {
@@ -133,7 +139,7 @@ impl<'a> Sender<'a> {
         Self {
             job,
             http,
-            runtime,
+            shards,
             stops,
             out,
             freed_tx,
@@ -142,12 +148,13 @@ impl<'a> Sender<'a> {
             slots,
             in_flight: 0,
             start_ns,
+            wakes: Histogram::default(),
             aborts,
             reason,
         }
     }
 
-    fn send_all(mut self) {
+    fn send_all(mut self) -> Histogram {
         let is_first = |(_, request): &(usize, &Request)| !matches!(request.due, Due::After { .. });
         for (index, request) in self.job.requests.iter().enumerate().filter(is_first) {
             // Before the wait, so that writing a long prompt as JSON does not make the request late.
@@ -163,13 +170,14 @@ impl<'a> Sender<'a> {
         for index in self.followers.give_up_all() {
             self.refuse(index, self.http.clock.now_ns(), "not sent: interrupted".to_owned());
         }
+        self.wakes
     }
 
     fn dispatch(&mut self, index: usize, due_ns: i64, body: Bytes, transcript: Option<String>) {
-        if self.in_flight < IN_FLIGHT_MAX {
+        if self.in_flight < self.job.in_flight_max {
             return self.spawn(index, due_ns, body, transcript);
         }
-        let why = format!("not sent: {IN_FLIGHT_MAX} requests are in flight already");
+        let why = format!("not sent: {} requests are in flight already", self.in_flight);
         self.refuse(index, due_ns, why);
         if self.followers.is_followed(index) {
             self.broken(Ended { index, at_ns: due_ns, answer: None });
@@ -216,7 +224,10 @@ impl<'a> Sender<'a> {
         let left = left.map_or(most, |ns| most.min(Duration::from_nanos(ns.max(0).unsigned_abs())));
         let ended = self.freed.recv_timeout(left).ok();
         let heard = ended.is_some();
-        ended.into_iter().for_each(|ended| self.free(ended));
+        if let Some(ended) = ended {
+            self.wakes.add(self.http.clock.now_ns() - ended.at_ns);
+            self.free(ended);
+        }
         self.send_followers();
         heard
     }
@@ -254,9 +265,15 @@ impl<'a> Sender<'a> {
             if self.followers.any() {
                 self.listen(left);
             } else {
-                std::thread::sleep(left);
+                self.sleep(left);
             }
         }
+    }
+
+    fn sleep(&mut self, time: Duration) {
+        let before_ns = self.http.clock.now_ns();
+        std::thread::sleep(time);
+        self.wakes.add(self.http.clock.now_ns() - before_ns - time.as_nanos() as i64);
     }
 
     fn wait_for_slot(&mut self) -> Option<i64> {
@@ -310,11 +327,17 @@ impl<'a> Sender<'a> {
         self.in_flight += 1;
         let (http, out, reason) = (self.http.clone(), self.out.clone(), self.reason.clone());
         let followed = self.followers.is_followed(index);
-        let mut freed =
-            Freed { http: http.clone(), freed: self.freed_tx.clone(), index, answer: None };
-        self.runtime.spawn(async move {
+        let (shard, place) = self.shards.place();
+        let mut freed = Freed {
+            http: http.clone(),
+            freed: self.freed_tx.clone(),
+            index,
+            answer: None,
+            _place: place,
+        };
+        self.shards.spawn(shard, async move {
             let mut capture = Capture::default();
-            let sending = Abortable::new(exchange(&http, body, &mut capture), registration);
+            let sending = Abortable::new(exchange(&http, shard, body, &mut capture), registration);
             if sending.await.is_err() {
                 capture.failure = reason.get().cloned();
                 capture.done_ns = Some(http.clock.now_ns());
@@ -376,6 +399,7 @@ struct Freed {
     freed: mpsc::Sender<Ended>,
     index: usize,
     answer: Option<(i64, Result<String, String>)>,
+    _place: Place,
 }
 
 impl Drop for Freed {

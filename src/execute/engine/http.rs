@@ -1,24 +1,25 @@
 //! One request over HTTP: read the clock, keep the bytes. Nothing is decoded here.
 
 use std::{
-    error::Error as _,
-    future::Future,
-    pin::Pin,
-    sync::Once,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::{Mutex, Once, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt};
 use reqwest::{
-    Client, Response, Url,
-    header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue},
+    Client, Url,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue},
 };
 use tokio::time::Sleep;
 
 use super::{
     answer::{Capture, Read},
+    conn::{Conn, Origin},
+    http1::Reader,
     key::ApiKey,
 };
 use crate::execute::clock::{self, Clock};
@@ -32,8 +33,10 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// Where and how one cell's requests go.
 pub(super) struct Http {
-    pub(super) client: Client,
-    pub(super) url: Url,
+    origin: Origin,
+    /// Request line and headers, but for the length of the body. Holds the key.
+    head: Vec<u8>,
+    pools: Vec<Pool>,
     pub(super) clock: Clock,
     /// Longest silence.
     pub(super) idle: Duration,
@@ -41,8 +44,85 @@ pub(super) struct Http {
     pub(super) total: Duration,
 }
 
-/// A client that takes no proxy from the environment, follows no redirect (a redirected POST becomes a GET) and speaks
-/// HTTP/1.1: one connection a stream, so that one stream's stall is not another's.
+/// Free connections of one receiving thread, with when they came free: a connection stays on the thread that opened it.
+type Pool = Mutex<Vec<(Instant, Conn)>>;
+
+impl Http {
+    /// Requests to `url` on `n_shards` receiving threads, with the client's idea of what user and password in a URL mean.
+    pub(super) fn new(
+        client: &Client,
+        url: &Url,
+        key: Option<&ApiKey>,
+        n_shards: usize,
+        clock: Clock,
+    ) -> anyhow::Result<Self> {
+        let request = client.post(url.clone()).build()?;
+        let mut headers = request.headers().clone();
+        headers.insert(HOST, HeaderValue::from_str(&host(url))?);
+        headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(key) = key
+            && !headers.contains_key(AUTHORIZATION)
+        {
+            headers.insert(AUTHORIZATION, key.header()?);
+        }
+        Ok(Self {
+            origin: Origin::new(url)?,
+            head: head(url, &headers),
+            pools: (0..n_shards).map(|_| Pool::default()).collect(),
+            clock,
+            idle: Duration::MAX,
+            total: Duration::MAX,
+        })
+    }
+
+    /// Head and body in one piece, so that a short request is one packet.
+    fn request(&self, body: &[u8]) -> Vec<u8> {
+        let length = format!("content-length: {}\r\n\r\n", body.len());
+        [&self.head, length.as_bytes(), body].concat()
+    }
+
+    /// A free connection of a shard, if it has one that is still good.
+    fn take(&self, shard: usize) -> Option<Conn> {
+        let now = clock::now();
+        let mut pool = self.pools[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        pool.retain(|(since, _)| now.saturating_duration_since(*since) < POOL_IDLE);
+        while let Some((_, mut conn)) = pool.pop() {
+            if conn.is_quiet() {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    fn put(&self, shard: usize, conn: Conn) {
+        let mut pool = self.pools[shard].lock().unwrap_or_else(PoisonError::into_inner);
+        pool.push((clock::now(), conn));
+    }
+}
+
+/// Request line and headers. Header values are bytes; a URL's path and query are ASCII.
+fn head(url: &Url, headers: &HeaderMap) -> Vec<u8> {
+    let query = url.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut head = format!("POST {}{query} HTTP/1.1\r\n", url.path()).into_bytes();
+    for (name, value) in headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    head
+}
+
+/// The value of the `host` header: the port is named where it is not the scheme's own.
+fn host(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
+/// A client for questions outside the measurement. It takes no proxy from the environment, follows no redirect (a redirected
+/// POST becomes a GET) and speaks HTTP/1.1, as the measured requests do: one connection a stream, so that one stream's
+/// stall is not another's.
 pub(super) fn client(key: Option<&ApiKey>) -> anyhow::Result<Client> {
     install_tls();
     let mut headers = HeaderMap::new();
@@ -54,8 +134,6 @@ pub(super) fn client(key: Option<&ApiKey>) -> anyhow::Result<Client> {
         .tcp_nodelay(true)
         .http1_only()
         .redirect(reqwest::redirect::Policy::none())
-        .pool_max_idle_per_host(usize::MAX)
-        .pool_idle_timeout(POOL_IDLE)
         .connect_timeout(Duration::from_secs(10))
         .default_headers(headers);
     builder.build().map_err(|error| anyhow::anyhow!("http client: {}", describe(error)))
@@ -72,7 +150,7 @@ fn install_tls() {
 pub(super) fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
-    let mut cause = error.source();
+    let mut cause = std::error::Error::source(&error);
     while let Some(inner) = cause {
         let said = inner.to_string();
         if !text.contains(&said) {
@@ -83,102 +161,181 @@ pub(super) fn describe(error: reqwest::Error) -> String {
     text
 }
 
-/// Sends and receives, filling `capture` as it goes, so that whoever drops this future keeps what came so far.
+/// Sends and receives on the receiving thread `shard`, filling `capture` as it goes, so that whoever drops this future
+/// keeps what came so far.
 ///
-/// A second attempt is made once, and only if the first ended before an answer began: no connection, or one that the
-/// server closed or reset before a complete response head (the keep-alive race).
-pub(super) async fn exchange(http: &Http, body: Bytes, capture: &mut Capture) {
+/// A second attempt is made once, on a new connection, and only if the first ended before an answer began: no
+/// connection, or one that the server closed or reset before a complete response head (the keep-alive race).
+pub(super) async fn exchange(http: &Http, shard: usize, body: Bytes, capture: &mut Capture) {
     let first = clock::now();
     capture.sent_ns = Some(http.clock.at_ns(first));
     let mut watch = Watch::new(http, first);
-    let outcome = send_twice(http, body, capture, &mut watch).await;
-    let outcome = match outcome {
-        Ok(response) => receive(http, response, capture, &mut watch).await,
+    let outcome = match send_twice(http, shard, body, capture, &mut watch).await {
+        Ok(answering) => receive(http, shard, answering, capture, &mut watch).await,
         Err(failure) => Err(failure),
     };
     capture.failure = outcome.err();
     capture.done_ns = Some(http.clock.now_ns());
 }
 
+/// A connection on which an answer has begun.
+struct Answering {
+    conn: Conn,
+    reader: Reader,
+}
+
+/// Takes the body, so that nothing holds it once the answer has begun.
 async fn send_twice(
     http: &Http,
+    shard: usize,
     body: Bytes,
     capture: &mut Capture,
     watch: &mut Watch,
-) -> Result<Response, String> {
+) -> Result<Answering, String> {
     loop {
         capture.attempt += 1;
-        let request = http
-            .client
-            .post(http.url.clone())
-            .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
-            .body(body.clone());
-        match watch.wait(Box::pin(request.send())).await.0? {
-            Ok(response) => return Ok(response),
-            Err(error) if capture.attempt < 2 && may_retry(&error) => watch.last = clock::now(),
-            Err(error) => return Err(describe(error)),
+        match send(http, shard, &body, capture, watch).await {
+            Err(Refused::MayRetry(_)) if capture.attempt < 2 => watch.last = clock::now(),
+            Err(Refused::MayRetry(text) | Refused::Final(text)) => return Err(text),
+            Ok(answering) => return Ok(answering),
         }
     }
+}
+
+/// Why there is no answer.
+enum Refused {
+    MayRetry(String),
+    Final(String),
+}
+
+/// Sends, and reads until the head of the answer is complete.
+async fn send(
+    http: &Http,
+    shard: usize,
+    body: &[u8],
+    capture: &mut Capture,
+    watch: &mut Watch,
+) -> Result<Answering, Refused> {
+    let free = if capture.attempt < 2 { http.take(shard) } else { None };
+    let mut conn = match free {
+        Some(conn) => conn,
+        None => open(http, capture, watch).await?,
+    };
+    let sent = {
+        let request = http.request(body);
+        let mut sending = pin!(conn.send(&request));
+        watch.wait(|cx| sending.as_mut().poll(cx)).await.map_err(Refused::Final)?
+    };
+    let mut answering = Answering { conn, reader: Reader::default() };
+    while answering.reader.head().is_none() {
+        let read = read(http, &mut answering, capture, watch).await.map_err(Refused::Final)?;
+        // A server may refuse a request and close before it has read it all: what it said counts, if it said anything.
+        let failure = match (read, &sent) {
+            (Ok(true), _) => continue,
+            (Err(Broken::Protocol(text)), _) => Refused::Final(text),
+            (Ok(false) | Err(Broken::Io(_)), Err(error)) => lost(error),
+            (Err(Broken::Io(error)), Ok(())) => lost(&error),
+            (Ok(false), Ok(())) => {
+                Refused::MayRetry("connection closed before an answer began".to_owned())
+            }
+        };
+        return Err(failure);
+    }
+    Ok(answering)
+}
+
+fn lost(error: &io::Error) -> Refused {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    let text = format!("connection lost before an answer began: {error}");
+    match error.kind() {
+        BrokenPipe | ConnectionAborted | ConnectionReset => Refused::MayRetry(text),
+        _ => Refused::Final(text),
+    }
+}
+
+/// Opens a connection and notes how long that took.
+async fn open(http: &Http, capture: &mut Capture, watch: &mut Watch) -> Result<Conn, Refused> {
+    let start = clock::now();
+    // On the heap: few requests open a connection, and all would carry the room for it.
+    let mut opening = Box::pin(Conn::open(&http.origin));
+    let opened = watch.wait(|cx| opening.as_mut().poll(cx)).await.map_err(Refused::Final)?;
+    let conn = opened.map_err(Refused::MayRetry)?;
+    capture.connect_ns = Some(http.clock.now_ns() - http.clock.at_ns(start));
+    Ok(conn)
+}
+
+/// Why an answer cannot be read on.
+enum Broken {
+    Io(io::Error),
+    Protocol(String),
+}
+
+/// Waits for bytes and stores what they hold; false at the end of the connection. The outer `Err` is a time-out.
+async fn read(
+    http: &Http,
+    answering: &mut Answering,
+    capture: &mut Capture,
+    watch: &mut Watch,
+) -> Result<Result<bool, Broken>, String> {
+    let Answering { conn, reader } = answering;
+    let (taken, at) = watch
+        .wait(|cx| {
+            conn.poll_read(cx, |bytes| {
+                let at = clock::now();
+                let fed = reader.feed(bytes, &mut capture.bytes);
+                (fed.map(|()| !bytes.is_empty()), at)
+            })
+            .map(|read| match read {
+                Ok((fed, at)) => (fed.map_err(Broken::Protocol), at),
+                Err(error) => (Err(Broken::Io(error)), clock::now()),
+            })
+        })
+        .await?;
+    watch.last = at;
+    if capture.bytes.len() > capture.reads.last().map_or(0, |read| read.end) {
+        capture.reads.push(Read { end: capture.bytes.len(), t_ns: http.clock.at_ns(at) });
+    }
+    Ok(taken)
 }
 
 async fn receive(
     http: &Http,
-    response: Response,
+    shard: usize,
+    mut answering: Answering,
     capture: &mut Capture,
     watch: &mut Watch,
 ) -> Result<(), String> {
-    capture.http_status = Some(i64::from(response.status().as_u16()));
-    capture.content_type = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .map(str::to_owned);
-    watch.last = clock::now();
-    let mut stream = Box::pin(response.bytes_stream());
-    loop {
-        let (item, waited) = watch.wait(stream.next()).await;
-        capture.wakeups += u64::from(waited);
-        let Some(item) = item? else { return Ok(()) };
-        let bytes = item.map_err(|error| {
-            format!(
-                "connection lost after {} bytes of body: {}",
-                capture.bytes.len(),
-                describe(error)
-            )
-        })?;
-        watch.last = clock::now();
-        capture.bytes.extend_from_slice(&bytes);
-        capture.reads.push(Read { end: capture.bytes.len(), t_ns: http.clock.at_ns(watch.last) });
+    if let Some(head) = answering.reader.head() {
+        capture.http_status = Some(i64::from(head.status));
+        capture.content_type.clone_from(&head.content_type);
+    }
+    while !answering.reader.is_done() {
+        let lost =
+            |text: &str, n: usize| format!("connection lost after {n} bytes of body: {text}");
+        match read(http, &mut answering, capture, watch).await? {
+            Ok(true) => {}
+            Ok(false) => {
+                answering.reader.close().map_err(|text| lost(&text, capture.bytes.len()))?;
+            }
+            Err(Broken::Io(error)) => return Err(lost(&error.to_string(), capture.bytes.len())),
+            Err(Broken::Protocol(text)) => return Err(text),
+        }
         if capture.bytes.len() > BODY_LIMIT_BYTES {
             return Err(format!("expected a body of at most {BODY_LIMIT_BYTES} bytes, got more"));
         }
     }
-}
-
-/// Whether a send failed before an answer began. hyper's own error type is not within reach, so its one text for a
-/// connection closed too early is looked for; `tests/it/client.rs` fails if a new hyper words it otherwise.
-fn may_retry(error: &reqwest::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    if error.is_connect() {
-        return true;
+    if answering.reader.leaves_open() {
+        http.put(shard, answering.conn);
     }
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let io = inner.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        if matches!(io, Some(BrokenPipe | ConnectionAborted | ConnectionReset))
-            || inner.to_string().contains("connection closed before message completed")
-        {
-            return true;
-        }
-        cause = inner.source();
-    }
-    false
+    Ok(())
 }
 
 /// Both time-outs in one timer that is moved only when it fires: resetting a timer for each chunk would cost more than
 /// reading the chunk.
 struct Watch {
     sleep: Pin<Box<Sleep>>,
+    /// Whether the timer knows this task already, so that it need not be told at each chunk.
+    armed: bool,
     last: Instant,
     idle: Duration,
     total: Duration,
@@ -190,6 +347,7 @@ impl Watch {
         let first = start + http.idle.min(http.total);
         Self {
             sleep: Box::pin(tokio::time::sleep_until(first.into())),
+            armed: false,
             last: start,
             idle: http.idle,
             total: http.total,
@@ -197,21 +355,17 @@ impl Watch {
         }
     }
 
-    /// Waits for `future` or a time-out; and whether it had to be waited for at all.
-    async fn wait<F: Future + Unpin>(
+    /// Waits for `poll` or a time-out.
+    async fn wait<T>(
         &mut self,
-        mut future: F,
-    ) -> (Result<F::Output, String>, bool) {
-        let mut waited = false;
-        let output = std::future::poll_fn(|cx| {
-            if let Poll::Ready(output) = future.poll_unpin(cx) {
-                return Poll::Ready(Ok(output));
-            }
-            waited = true;
-            self.poll_expired(cx).map(Err)
-        });
-        let output = output.await;
-        (output, waited)
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Result<T, String> {
+        poll_fn(|cx| match poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending if self.armed && !self.sleep.is_elapsed() => Poll::Pending,
+            Poll::Pending => self.poll_expired(cx).map(Err),
+        })
+        .await
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<String> {
@@ -232,6 +386,7 @@ impl Watch {
             let next = self.end.min(self.last + self.idle);
             self.sleep.as_mut().reset(next.into());
         }
+        self.armed = true;
         Poll::Pending
     }
 }

@@ -13,8 +13,10 @@ use self::{
     drive::{Job, Outcome},
     follow::Said,
     health::{Probe, Tally},
+    histogram::Histogram,
     http::Http,
     server::Servers,
+    shards::Shards,
 };
 use super::{Backend, Context, Observer, StopFlag};
 use crate::{
@@ -25,11 +27,15 @@ use crate::{
 };
 
 pub mod answer;
+mod conn;
 pub mod drive;
 mod facts;
+pub mod files;
 mod follow;
 pub mod health;
+mod histogram;
 mod http;
+mod http1;
 mod key;
 pub mod metrics;
 pub mod openai;
@@ -38,6 +44,7 @@ mod row;
 mod search;
 mod server;
 mod session;
+mod shards;
 pub mod sse;
 
 pub use facts::EngineFacts;
@@ -52,17 +59,20 @@ pub use session::Starter;
 pub type BuildWorkload =
     Box<dyn Fn(&Workload, &Arrival, u64) -> anyhow::Result<Vec<Request>> + Send>;
 
-/// Threads that receive. Two share a burst; more would take cores from a server on the same machine.
-const WORKERS: usize = 2;
-
 /// The backend for `Task::Serve`.
 pub struct EngineBackend {
+    /// For questions outside the measurement.
     runtime: Runtime,
+    shards: Shards,
+    /// Streams that can be open at a time, as far as the system tells.
+    room: Option<usize>,
     keys: Keys,
     seed: u64,
     build: BuildWorkload,
     /// Fields that not every server accepts.
     pub extras: Extras,
+    /// Blocks each receiving thread again and again for this long, to show what a starved client looks like.
+    pub starve: Option<Duration>,
     health: Vec<ClientHealth>,
     servers: Servers,
     schedules: BTreeMap<String, String>,
@@ -78,6 +88,7 @@ struct Prepared<'a> {
     /// Fields that every request of the cell carries.
     fields: serde_json::Map<String, serde_json::Value>,
     base: Url,
+    in_flight_max: usize,
     http: Arc<Http>,
 }
 
@@ -86,16 +97,19 @@ impl EngineBackend {
     /// [`plan::cell_seed`], that of the workload.
     pub fn new(seed: u64, keys: impl Into<Keys>, build: BuildWorkload) -> anyhow::Result<Self> {
         let runtime = Builder::new_multi_thread()
-            .worker_threads(WORKERS)
-            .thread_name("kvbench-recv")
+            .worker_threads(1)
+            .thread_name("kvbench-ask")
             .enable_all()
             .build()?;
         Ok(Self {
             runtime,
+            shards: Shards::start()?,
+            room: files::streams_max(),
             keys: keys.into(),
             seed,
             build,
             extras: Extras::default(),
+            starve: None,
             health: Vec::new(),
             servers: Servers::default(),
             schedules: BTreeMap::new(),
@@ -151,13 +165,15 @@ impl EngineBackend {
             Ok(server) => server,
             Err(text) => return Ok(Err(self.redact(target, text))),
         };
-        let http = Http {
-            client,
-            url: facts::below(&server.base, openai::path(target.endpoint)),
-            clock: context.clock,
-            idle: seconds(target.idle_timeout_s),
-            total: seconds(target.request_timeout_s),
+        let in_flight_max = match files::in_flight_max(arrival, self.room) {
+            Ok(most) => most,
+            Err(text) => return Ok(Err(text)),
         };
+        let url = facts::below(&server.base, openai::path(target.endpoint));
+        let key = self.keys.of(target);
+        let mut http = Http::new(&client, &url, key, self.shards.len(), context.clock)?;
+        (http.idle, http.total) =
+            (seconds(target.idle_timeout_s), seconds(target.request_timeout_s));
         // As for kernels: every method gets the same prompts at the same times, a repeat or another load other ones, so
         // that a prefix cache that one cell has warmed is no help to the next.
         let requests = match (self.build)(workload, arrival, plan::cell_seed(self.seed, drawn)) {
@@ -170,7 +186,17 @@ impl EngineBackend {
         let (http, model) = (Arc::new(http), server.model);
         let fields = server::fields(target, context.run_id, &cell.id);
         let (arrival, base) = (*arrival, server.base);
-        Ok(Ok(Prepared { cell, target, arrival, requests, model, fields, base, http }))
+        Ok(Ok(Prepared {
+            cell,
+            target,
+            arrival,
+            requests,
+            model,
+            fields,
+            base,
+            in_flight_max,
+            http,
+        }))
     }
 
     /// Notes what is to be sent; an error if another method was sent something else (its file changed meanwhile).
@@ -194,7 +220,7 @@ impl EngineBackend {
         requests: &[Request],
         stop: &StopFlag,
         take: &mut dyn FnMut(Outcome) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Histogram> {
         let (seed, extras) = (self.seed, self.extras);
         let told = |request: &Request, before: &[Said<'_>]| {
             let model = &prepared.model;
@@ -214,31 +240,37 @@ impl EngineBackend {
             _ => 1,
         };
         let drain = seconds(prepared.target.drain_s);
-        let job = Job { requests, concurrency, drain, body: &body, follow: &follow };
-        drive::run(&job, &prepared.http, self.runtime.handle(), stop, take)
+        let in_flight_max = prepared.in_flight_max;
+        let job = Job { requests, concurrency, in_flight_max, drain, body: &body, follow: &follow };
+        drive::run(&job, &prepared.http, &self.shards, stop, take)
     }
 
-    /// Requests that are not recorded. Each begins differently from every measured prompt, so that they leave nothing in
+    /// Requests that are not measured. Each begins differently from every measured prompt, so that they leave nothing in
     /// the prefix cache that a measured one could use.
-    fn warm_up(&self, prepared: &Prepared<'_>, context: &Context<'_>) -> anyhow::Result<()> {
+    fn warm_up(&self, prepared: &Prepared<'_>, context: &mut Context<'_>) -> anyhow::Result<()> {
         let n = prepared.target.warmup_requests;
         let warm = |(i, request): (usize, &Request)| Request {
             due: Due::WhenFree,
             prompt: format!("warm-up {i}. {}", request.prompt),
             counted: None,
+            id: i as u64,
             ..request.clone()
         };
         let requests: Vec<Request> =
             prepared.requests.iter().cycle().take(n).enumerate().map(warm).collect();
-        let mut failure = None;
-        self.send(prepared, &requests, &context.stop, &mut |outcome| {
-            let err = outcome.result.map_or_else(Some, |capture| answer::read(&capture).err);
-            failure = err.or(failure.take());
-            Ok(())
+        let (mut failure, mut uncounted) = (None, Tally::default());
+        let stop = context.stop.clone();
+        self.send(prepared, &requests, &stop, &mut |outcome| {
+            let request = &requests[outcome.index];
+            let mut row = row::of(context.run_id, prepared.cell, request, outcome, &mut uncounted);
+            row.warmup = true;
+            row.err = row.err.map(|err| self.redact(prepared.target, err));
+            failure = row.err.clone().or(failure.take());
+            context.sink.row(Row::Request(row))
         })?;
         if let Some(failure) = failure {
             let text = format!("{}: a warm-up request failed: {failure}", prepared.cell.id);
-            context.observer.notice(&self.redact(prepared.target, text));
+            context.observer.notice(&text);
         }
         Ok(())
     }
@@ -253,14 +285,16 @@ impl EngineBackend {
         let (target, ids) = (prepared.target, (context.run_id, prepared.cell.id.as_str()));
         let key = self.keys.of(target);
         let watch = metrics::Watch::start(target, &prepared.base, key, context.clock, ids)?;
-        let probe = Probe::start(self.runtime.handle())?;
+        let starving = self.starve.map(|block| self.shards.starve(block));
+        let probe = Probe::start(&self.shards)?;
         let (mut tally, mut n_done) = (Tally::default(), 0);
         let total = prepared.requests.len() as u64;
         self.record(prepared, Some(&watch), &mut tally, context, &mut |_, observer| {
             n_done += 1;
             observer.progress(n_done, total);
         })?;
-        self.health.push(probe.finish(&prepared.cell.id, &tally));
+        self.health.push(probe.finish(&prepared.cell.id, &self.shards, &tally));
+        drop(starving);
         watch.stop(context.sink, context.observer)?;
         Ok(!context.stop.is_raised())
     }
@@ -275,14 +309,16 @@ impl EngineBackend {
         seen: &mut dyn FnMut(&RequestRow, &dyn Observer),
     ) -> anyhow::Result<()> {
         let stop = context.stop.clone();
-        self.send(prepared, &prepared.requests, &stop, &mut |outcome| {
+        let load = self.send(prepared, &prepared.requests, &stop, &mut |outcome| {
             let request = &prepared.requests[outcome.index];
             let mut row = row::of(context.run_id, prepared.cell, request, outcome, tally);
             row.err = row.err.map(|err| self.redact(prepared.target, err));
             seen(&row, context.observer);
             context.sink.row(Row::Request(row))?;
             watch.map_or(Ok(()), |watch| watch.drain(context.sink))
-        })
+        })?;
+        tally.load.merge(&load);
+        Ok(())
     }
 
     fn run_cell(&mut self, cell: &Cell, context: &mut Context<'_>) -> anyhow::Result<()> {

@@ -32,6 +32,7 @@ pub(super) fn of(
         sample_id: request.sample_id.clone(),
         turn: i64::from(request.turn),
         due_ns: outcome.due_ns,
+        connect_ns: outcome.result.as_ref().ok().and_then(|capture| capture.connect_ns),
         max_tokens: i64::from(request.max_tokens),
         prompt_tokens_local: request.tokens_sent(endpoint).map(i64::from),
         prompt_sha256: hex(&Sha256::digest(
@@ -42,7 +43,7 @@ pub(super) fn of(
     match outcome.result {
         Ok(capture) => {
             let answer = answer::read(&capture);
-            count(tally, outcome.due_ns, &capture, &answer);
+            tally.add(outcome.due_ns, &capture, &answer);
             sent(base, capture, answer)
         }
         Err(err) => {
@@ -88,18 +89,6 @@ fn sent(base: RequestRow, capture: Capture, answer: Answer) -> RequestRow {
         attempt: capture.attempt,
         output_text: answer.text,
         ..base
-    }
-}
-
-fn count(tally: &mut Tally, due_ns: i64, capture: &Capture, answer: &Answer) {
-    tally.n_events += answer.n_events;
-    tally.wakeups += capture.wakeups;
-    if let Some(sent_ns) = capture.sent_ns {
-        tally.schedule.add(sent_ns - due_ns);
-    }
-    if let [first, .., last] = answer.chunk_ns.as_slice() {
-        tally.gap_sum_ns += last - first;
-        tally.n_gaps += answer.chunk_ns.len() as i64 - 1;
     }
 }
 

@@ -30,7 +30,7 @@ impl EngineBackend {
         (rule, slo): (&SearchRule, SloFacts),
         context: &mut Context<'_>,
     ) -> anyhow::Result<bool> {
-        let watch = Watch::start(self.runtime.handle())?;
+        let watch = Watch::start(&self.shards)?;
         let (probes, tally) = (Vec::new(), Tally::default());
         let mut search = Search { cell, slo, probes, tally, n_sent: 0 };
         while let Step::Send { rate, n } = next(rule, &search.probes) {
@@ -38,7 +38,7 @@ impl EngineBackend {
                 break;
             }
         }
-        self.health.push(watch.finish(&cell.id, &search.tally));
+        self.health.push(watch.finish(&cell.id, &self.shards, &search.tally));
         Ok(!context.stop.is_raised())
     }
 

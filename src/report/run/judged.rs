@@ -180,6 +180,7 @@ mod tests {
             steady,
             texts,
             cells,
+            warm_ups: vec![],
             warnings: vec![],
             verdict: Verdict::Valid,
         }

@@ -2,7 +2,7 @@
 
 use super::saturation;
 use crate::{
-    analyse::{Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, RequestPoint},
+    analyse::{Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, RequestPoint, WarmUp},
     report::table::{Column, Table, Value},
 };
 
@@ -25,8 +25,41 @@ pub fn headline(judgement: &Judgement) -> Vec<Table> {
         served(&judgement.requests),
         comparisons(&judgement.comparisons),
         super::engine::table(&judgement.engines),
+        warm_ups(&judgement.warm_ups),
     ];
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
+}
+
+fn warm_ups(cells: &[WarmUp]) -> Table {
+    let names = [
+        ("target", ""),
+        ("workload", ""),
+        ("load", ""),
+        ("method", ""),
+        ("repeat", ""),
+        ("requests", ""),
+        ("failed", ""),
+        ("first_ttft", "ms"),
+        ("last_ttft", "ms"),
+        ("took", "s"),
+    ];
+    let mut table = Table::new("Warm-up, sent before measuring and not counted", columns(&names));
+    table.rows.extend(cells.iter().map(|cell| {
+        let p = &cell.point;
+        vec![
+            text(&p.target),
+            text(&p.workload),
+            text(&p.load),
+            text(&p.method),
+            text(&format!("r{}", cell.repeat)),
+            Value::Int(cell.n),
+            Value::Int(cell.n_failed),
+            Value::maybe(cell.first_ttft_ms),
+            Value::maybe(cell.last_ttft_ms),
+            Value::maybe(cell.took_s),
+        ]
+    }));
+    table
 }
 
 pub(super) fn columns(names: &[(&str, &str)]) -> Vec<Column> {

@@ -95,6 +95,7 @@ fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
         texts: vec![],
         cells: vec![],
         engines: Engines::default(),
+        warm_ups: vec![],
         warnings,
         verdict,
     }
