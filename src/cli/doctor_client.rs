@@ -53,6 +53,12 @@ pub struct ClientArgs {
     /// Instead: short requests at this rate (1/s), open loop, and how late each was sent.
     #[arg(long, requires = "client", conflicts_with_all = ["idle", "mode"])]
     pub rate: Option<u32>,
+    /// With `--rate`: Poisson arrivals in place of equal gaps; `dispersion` is 1 if they were sent as such.
+    #[arg(long, requires = "rate")]
+    pub poisson: bool,
+    /// Receiving threads, all used alike, in place of as many as the load needs.
+    #[arg(long, requires = "client", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub threads: Option<u16>,
     /// Instead: memory of this many streams that are open and silent.
     #[arg(long, requires = "client", conflicts_with = "mode")]
     pub idle: Option<usize>,
@@ -108,7 +114,7 @@ pub fn run(args: &ClientArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         return rate::run(rate, args, ui);
     }
     if let Some(streams) = args.idle {
-        return idle::run(streams, room, ui);
+        return idle::run(streams, room, args, ui);
     }
     let modes = args.mode.map_or(vec![Mode::Independent, Mode::Tick], |mode| vec![mode]);
     let mut table = empty_table();
@@ -210,8 +216,7 @@ fn try_one(server: &Server, streams: usize, args: &ClientArgs) -> anyhow::Result
     let rate = streams as f64 / START_OVER_S;
     let patience_s = f64::from(args.seconds) * 10.0 + 60.0;
     let cell = cell(&server.url, streams, rate, patience_s);
-    let starve = args.starve_ms.map(Duration::from_millis);
-    let driven = drive(&cell, requests(streams, rate, max_tokens), starve, StopFlag::default())?;
+    let driven = drive(&cell, requests(streams, rate, max_tokens), args, StopFlag::default())?;
     Ok(judge(&driven.rows, driven.offset_ns, driven.health))
 }
 
@@ -242,12 +247,15 @@ struct Driven {
 fn drive(
     cell: &Cell,
     requests: Vec<Request>,
-    starve: Option<Duration>,
+    args: &ClientArgs,
     stop: StopFlag,
 ) -> anyhow::Result<Driven> {
     let build = move |_: &Workload, _: &Arrival, _| Ok(requests.clone());
     let mut backend = EngineBackend::new(0, None, Box::new(build))?;
-    backend.starve = starve;
+    if let Some(n) = args.threads {
+        backend = backend.receiving_on(usize::from(n))?;
+    }
+    backend.starve = args.starve_ms.map(Duration::from_millis);
     let clock = Clock::start();
     let offset_ns = offset_ns(&clock);
     let mut sink = Rows::default();

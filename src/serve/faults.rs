@@ -1,7 +1,11 @@
 //! A server that misbehaves in one way, written byte by byte on a raw socket. It answers the questions of the version
 //! gate properly, so that the fault meets a measured request.
 
-use std::net::SocketAddr;
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -45,6 +49,36 @@ pub enum Fault {
     EndsEarly,
     /// Answers once on each connection and closes it when asked again.
     CloseSecond,
+    /// [`Fault::Reset`] for the first and each tenth request after it, [`Fault::None`] for the others.
+    ResetTenth,
+    /// [`Fault::Stall`] for the first and each second request after it, [`Fault::None`] for the others.
+    StallHalf,
+}
+
+/// Requests so far, for faults that meet only some of them. A request that is tried again meets the same fate.
+#[derive(Default)]
+struct Seen {
+    n: usize,
+    unlucky: HashSet<Vec<u8>>,
+}
+
+impl Seen {
+    fn fate(&mut self, fault: Fault, body: Vec<u8>) -> Fault {
+        let (every, meets) = match fault {
+            Fault::ResetTenth => (10, Fault::Reset),
+            Fault::StallHalf => (2, Fault::Stall),
+            _ => return fault,
+        };
+        if self.unlucky.contains(&body) {
+            return meets;
+        }
+        self.n += 1;
+        if self.n % every != 1 {
+            return Fault::None;
+        }
+        self.unlucky.insert(body);
+        meets
+    }
 }
 
 const EVENTS: [&str; 6] = [
@@ -66,18 +100,24 @@ const HEAD: &str =
 pub async fn start(fault: Fault) -> std::io::Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let address = listener.local_addr()?;
+    let seen = Arc::<Mutex<Seen>>::default();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
+            let seen = seen.clone();
             // An error here is a client that went away, which is what some faults are about.
-            tokio::spawn(async move { connection(socket, fault).await });
+            tokio::spawn(async move { connection(socket, fault, &seen).await });
         }
     });
     Ok(address)
 }
 
-async fn connection(mut socket: TcpStream, fault: Fault) -> std::io::Result<()> {
+async fn connection(
+    mut socket: TcpStream,
+    fault: Fault,
+    seen: &Mutex<Seen>,
+) -> std::io::Result<()> {
     let mut n_posts = 0;
-    while let Some(is_post) = read_request(&mut socket).await? {
+    while let Some((is_post, body)) = read_request(&mut socket).await? {
         if !is_post {
             let body = r#"{"version":"fault","data":[{"id":"fault"}]}"#;
             plain(&mut socket, 200, "application/json", body).await?;
@@ -87,15 +127,16 @@ async fn connection(mut socket: TcpStream, fault: Fault) -> std::io::Result<()> 
         if fault == Fault::CloseSecond && n_posts == 2 {
             return Ok(());
         }
-        if !misbehave(&mut socket, fault).await? {
+        let fate = seen.lock().unwrap_or_else(PoisonError::into_inner).fate(fault, body);
+        if !misbehave(&mut socket, fate).await? {
             return Ok(());
         }
     }
     Ok(())
 }
 
-/// Reads one request; whether it was a POST, `None` at the end of the connection.
-async fn read_request(socket: &mut TcpStream) -> std::io::Result<Option<bool>> {
+/// Reads one request; whether it was a POST, and its body. `None` at the end of the connection.
+async fn read_request(socket: &mut TcpStream) -> std::io::Result<Option<(bool, Vec<u8>)>> {
     let mut bytes = Vec::new();
     let head = loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -108,15 +149,13 @@ async fn read_request(socket: &mut TcpStream) -> std::io::Result<Option<bool>> {
     let text = String::from_utf8_lossy(&bytes[..head]).to_lowercase();
     let length =
         text.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse().ok());
-    let mut left = (head + length.unwrap_or(0_usize)).saturating_sub(bytes.len());
-    while left > 0 {
-        let mut part = vec![0; left];
-        match socket.read(&mut part).await? {
-            0 => return Ok(None),
-            n => left -= n,
+    let end = head + length.unwrap_or(0_usize);
+    while bytes.len() < end {
+        if socket.read_buf(&mut bytes).await? == 0 {
+            return Ok(None);
         }
     }
-    Ok(Some(text.starts_with("post")))
+    Ok(Some((text.starts_with("post"), bytes.split_off(head))))
 }
 
 /// Answers a POST; whether the connection stays open.

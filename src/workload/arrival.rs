@@ -30,6 +30,31 @@ pub(super) fn due_times(
     Ok(due)
 }
 
+/// Times of a Poisson process in nanoseconds from the start; the same for the same seed on every machine.
+pub fn poisson_ns(rate: f64, n: usize, seed: u64) -> Vec<u64> {
+    let ns = |due| match due {
+        Due::AtNs(ns) => Some(ns),
+        Due::WhenFree | Due::After { .. } => None,
+    };
+    computed(&Arrival::Poisson { rate }, n, seed).into_iter().filter_map(ns).collect()
+}
+
+/// Index of dispersion: variance over mean of the counts in windows of `window_s`, of sorted times; 1 for a Poisson
+/// process. `None` for less than two windows.
+pub fn dispersion(times_s: &[f64], window_s: f64) -> Option<f64> {
+    let n_windows = (times_s.last()? / window_s).floor() as usize;
+    if n_windows < 2 {
+        return None;
+    }
+    let mut counts = vec![0.0; n_windows];
+    for window in times_s.iter().map(|t| (t / window_s) as usize).filter(|w| *w < n_windows) {
+        counts[window] += 1.0;
+    }
+    let mean = counts.iter().sum::<f64>() / n_windows as f64;
+    let squares: f64 = counts.iter().map(|count| (count - mean).powi(2)).sum();
+    Some(squares / (n_windows - 1) as f64 / mean)
+}
+
 fn computed(arrival: &Arrival, n: usize, seed: u64) -> Vec<Due> {
     let mut rng = stream(seed, Stream::Arrival);
     let changing = |times_s: Vec<f64>| times_s.into_iter().map(at).collect();
@@ -89,18 +114,6 @@ mod tests {
         std::iter::once(&0.0).chain(times).zip(times).map(|(a, b)| b - a).collect()
     }
 
-    /// Variance over mean of the counts in windows of `window_s`; 1 for a Poisson process.
-    fn dispersion(times: &[f64], window_s: f64) -> f64 {
-        let n_windows = (times[times.len() - 1] / window_s).floor() as usize;
-        let mut counts = vec![0.0; n_windows];
-        for window in times.iter().map(|t| (t / window_s) as usize).filter(|w| *w < n_windows) {
-            counts[window] += 1.0;
-        }
-        let mean = counts.iter().sum::<f64>() / n_windows as f64;
-        let squares: f64 = counts.iter().map(|count| (count - mean).powi(2)).sum();
-        squares / (n_windows - 1) as f64 / mean
-    }
-
     /// Largest distance between the sample's distribution and the exponential with this rate.
     fn ks_exponential(mut gaps: Vec<f64>, rate: f64) -> f64 {
         gaps.sort_by(f64::total_cmp);
@@ -127,7 +140,7 @@ mod tests {
             distinct.dedup();
             prop_assert!(distinct.len() > n * 99 / 100, "{} distinct gaps", distinct.len());
             let windows = 400.0;
-            let spread = dispersion(&times, n as f64 / rate / windows);
+            let spread = dispersion(&times, n as f64 / rate / windows).unwrap();
             prop_assert!((spread - 1.0).abs() < 5.0 * (2.0_f64 / windows).sqrt(), "dispersion {spread}");
             let mean_rate = n as f64 / times[n - 1];
             prop_assert!((mean_rate / rate - 1.0).abs() < 5.0 / (n as f64).sqrt(), "rate {mean_rate}");
@@ -148,7 +161,7 @@ mod tests {
                 let mut sent = workers.concat();
                 sent.sort_by(f64::total_cmp);
                 // 5000 windows of 20 arrivals: a standard deviation of 0.02.
-                let spread = dispersion(&sent, 20.0 / rate);
+                let spread = dispersion(&sent, 20.0 / rate).unwrap();
                 prop_assert!((spread - 1.0).abs() < 0.1, "{n_workers} workers: {spread}");
             }
         }

@@ -7,7 +7,7 @@ use crate::{
     scenario::{DatasetFormat, Endpoint, Workload},
 };
 
-mod arrival;
+pub mod arrival;
 mod conversation;
 mod count;
 pub mod dataset;

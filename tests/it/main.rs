@@ -14,6 +14,7 @@ mod client;
 mod conversations;
 mod engine;
 mod fake_gpu;
+mod faulty;
 mod resume;
 mod saturation;
 mod serve;

@@ -6,7 +6,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 
-use super::{Server, cell, drive, requests};
+use super::{ClientArgs, Server, cell, drive, requests};
 use crate::{
     cli::ui::Ui,
     execute::StopFlag,
@@ -27,7 +27,12 @@ const SETTLE: Duration = Duration::from_secs(3);
 const PATIENCE_S: f64 = 3600.0;
 
 /// Exit code 1 if a stream was not open when memory was read.
-pub(super) fn run(streams: usize, room: Option<usize>, ui: &Ui) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    streams: usize,
+    room: Option<usize>,
+    args: &ClientArgs,
+    ui: &Ui,
+) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(streams > FEW, "--idle: expected more than {FEW}, got {streams}");
     if let Some(room) = room.filter(|room| *room < streams) {
         anyhow::bail!(
@@ -39,7 +44,7 @@ pub(super) fn run(streams: usize, room: Option<usize>, ui: &Ui) -> anyhow::Resul
     let mut points = Vec::new();
     for n in [FEW, streams] {
         ui.note(&format!("{n} silent streams ..."));
-        points.push(Point::measure(&server, n)?);
+        points.push(Point::measure(&server, n, args)?);
     }
     ui.out(&render(&table(&points), ui.format, ui.color))?;
     let all_open = points.iter().all(|point| point.n_open == point.n);
@@ -57,7 +62,7 @@ struct Point {
 }
 
 impl Point {
-    fn measure(server: &Server, n: usize) -> anyhow::Result<Self> {
+    fn measure(server: &Server, n: usize, args: &ClientArgs) -> anyhow::Result<Self> {
         let cell = cell(&server.url, n, RATE, PATIENCE_S);
         let stop = StopFlag::default();
         let stopping = stop.clone();
@@ -68,7 +73,7 @@ impl Point {
             rss
         });
         // Given up at the stop: one token came of each, the second never would.
-        let driven = drive(&cell, requests(n, RATE, 2), None, stop)?;
+        let driven = drive(&cell, requests(n, RATE, 2), args, stop)?;
         let rss_kb = sampler.join().map_err(|_| anyhow::anyhow!("memory: reading it failed"))??;
         let n_open = driven.rows.iter().filter(|row| row.first_token_ns.is_some()).count();
         Ok(Self { n, n_open, rss_kb })

@@ -1,6 +1,6 @@
 //! `kvbench doctor --client --rate R`: how late an open loop sends, short answers.
 
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 
@@ -14,10 +14,13 @@ use crate::{
     record::RequestRow,
     report::{Column, Table, Value, render},
     serve::known::Mode,
-    units::NS_PER_MS,
+    units::{NS_PER_MS, NS_PER_S},
+    workload::{Due, arrival},
 };
 
 const ANSWER_TOKENS: u32 = 2;
+/// Of the Poisson times.
+const SEED: u64 = 1;
 const PATIENCE_S: f64 = 60.0;
 
 /// Exit code 1 if a request failed or the client was not VALID.
@@ -27,9 +30,12 @@ pub(super) fn run(rate: u32, args: &ClientArgs, ui: &Ui) -> anyhow::Result<ExitC
     let n = rate.checked_mul(args.seconds).context("--rate: too many requests")? as usize;
     ui.note(&format!("{n} requests at {rate}/s ..."));
     let cell = cell(&server.url, n, f64::from(rate), PATIENCE_S);
-    let starve = args.starve_ms.map(Duration::from_millis);
-    let requests = requests(n, f64::from(rate), ANSWER_TOKENS);
-    let driven = drive(&cell, requests, starve, StopFlag::default())?;
+    let mut requests = requests(n, f64::from(rate), ANSWER_TOKENS);
+    if args.poisson {
+        let due = arrival::poisson_ns(f64::from(rate), n, SEED);
+        requests.iter_mut().zip(due).for_each(|(request, ns)| request.due = Due::AtNs(ns));
+    }
+    let driven = drive(&cell, requests, args, StopFlag::default())?;
     let n_failed = driven.rows.iter().filter(|row| row.err.is_some()).count();
     ui.out(&render(&table(rate, &driven.rows, n_failed, &driven.health), ui.format, ui.color))?;
     driven.health.reasons.iter().for_each(|reason| ui.note(reason));
@@ -48,6 +54,15 @@ fn start_lags_ms(rows: &[RequestRow]) -> Vec<f64> {
     lags
 }
 
+/// Index of dispersion of the times at which requests were sent, in windows of 20 on average; `None` for too few.
+fn sent_dispersion(rate: u32, rows: &[RequestRow]) -> Option<f64> {
+    let mut sent_ns: Vec<i64> = rows.iter().filter_map(|row| row.sent_ns).collect();
+    sent_ns.sort_unstable();
+    let first = *sent_ns.first()?;
+    let times: Vec<f64> = sent_ns.iter().map(|ns| (ns - first) as f64 / NS_PER_S).collect();
+    arrival::dispersion(&times, 20.0 / f64::from(rate))
+}
+
 fn table(rate: u32, rows: &[RequestRow], n_failed: usize, health: &ClientHealth) -> Table {
     let columns = [
         ("rate", "1/s"),
@@ -56,6 +71,7 @@ fn table(rate: u32, rows: &[RequestRow], n_failed: usize, health: &ClientHealth)
         ("start_lag_p50", "ms"),
         ("start_lag_p99", "ms"),
         ("start_lag_max", "ms"),
+        ("dispersion", ""),
         ("cpu_per_request", "us"),
         ("connects", ""),
         ("connect_p99", "ms"),
@@ -71,6 +87,7 @@ fn table(rate: u32, rows: &[RequestRow], n_failed: usize, health: &ClientHealth)
         quantile(&lags, 0.5),
         quantile(&lags, 0.99),
         quantile(&lags, 1.0),
+        Value::maybe(sent_dispersion(rate, rows)),
         Value::Float(health.cpu_s * 1e6 / rows.len().max(1) as f64),
         Value::Int(i64::try_from(health.n_connects).unwrap_or(i64::MAX)),
         health.connect_time.map_or(Value::Missing, |time| Value::Float(time.p99_ms)),

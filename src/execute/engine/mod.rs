@@ -103,7 +103,7 @@ impl EngineBackend {
             .build()?;
         Ok(Self {
             runtime,
-            shards: Shards::start()?,
+            shards: Shards::start(None)?,
             room: files::streams_max(),
             keys: keys.into(),
             seed,
@@ -114,6 +114,15 @@ impl EngineBackend {
             servers: Servers::default(),
             schedules: BTreeMap::new(),
         })
+    }
+
+    /// Receives on `n` threads, all used alike, in place of as many as the load needs.
+    ///
+    /// # Errors
+    /// The threads cannot be started.
+    pub fn receiving_on(mut self, n: usize) -> anyhow::Result<Self> {
+        self.shards = Shards::start(Some(n))?;
+        Ok(self)
     }
 
     /// Lets it start engines; without this only running servers can be measured.

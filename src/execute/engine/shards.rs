@@ -27,7 +27,11 @@ const STREAMS_PER_SHARD: usize = 1024;
 const SHARDS_MAX: usize = 4;
 
 /// The threads; they end when dropped.
-pub(super) struct Shards(Vec<Shard>);
+pub(super) struct Shards {
+    shards: Vec<Shard>,
+    /// Streams of a thread before the next one is used.
+    fill: usize,
+}
 
 struct Shard {
     handle: Handle,
@@ -52,30 +56,32 @@ pub(super) struct Starving {
 }
 
 impl Shards {
-    /// A thread for each core, at most [`SHARDS_MAX`].
-    pub(super) fn start() -> anyhow::Result<Self> {
+    /// A thread for each core, at most [`SHARDS_MAX`], or as many as asked for: then all are used alike.
+    pub(super) fn start(asked: Option<usize>) -> anyhow::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        (0..cores.min(SHARDS_MAX)).map(|_| Shard::start()).collect::<Result<_, _>>().map(Self)
+        let shards = (0..asked.unwrap_or(cores.min(SHARDS_MAX))).map(|_| Shard::start());
+        let fill = if asked.is_some() { 0 } else { STREAMS_PER_SHARD };
+        Ok(Self { shards: shards.collect::<Result<_, _>>()?, fill })
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.shards.len()
     }
 
     /// The thread for another stream, and its place there.
     pub(super) fn place(&self) -> (usize, Place) {
         let count = |shard: &Shard| shard.streams.load(Ordering::Relaxed);
-        let room = self.0.iter().position(|shard| count(shard) < STREAMS_PER_SHARD);
-        let least = || (0..self.0.len()).min_by_key(|i| count(&self.0[*i]));
+        let room = self.shards.iter().position(|shard| count(shard) < self.fill);
+        let least = || (0..self.shards.len()).min_by_key(|i| count(&self.shards[*i]));
         let index = room.or_else(least).unwrap_or(0);
-        let streams = self.0[index].streams.clone();
+        let streams = self.shards[index].streams.clone();
         streams.fetch_add(1, Ordering::Relaxed);
         (index, Place(streams))
     }
 
     /// Runs a task on a thread.
     pub(super) fn spawn(&self, index: usize, task: impl Future<Output = ()> + Send + 'static) {
-        self.0[index].handle.spawn(task);
+        self.shards[index].handle.spawn(task);
     }
 
     /// Blocks every thread for `block`, again and again, until the answer is dropped.
@@ -95,7 +101,7 @@ impl Shards {
 
     /// CPU time of each thread so far, in seconds.
     pub(super) fn cpu_s(&self) -> Vec<f64> {
-        self.0.iter().map(|shard| clock_s(shard.cpu_clock)).collect()
+        self.shards.iter().map(|shard| clock_s(shard.cpu_clock)).collect()
     }
 }
 
@@ -158,7 +164,8 @@ mod tests {
 
     #[test]
     fn a_thread_is_filled_before_the_next_is_used() {
-        let shards = Shards((0..2).map(|_| Shard::start().unwrap()).collect());
+        let shards = (0..2).map(|_| Shard::start().unwrap()).collect();
+        let shards = Shards { shards, fill: STREAMS_PER_SHARD };
         let places: Vec<_> = (0..2 * STREAMS_PER_SHARD).map(|_| shards.place()).collect();
         assert!(places[..STREAMS_PER_SHARD].iter().all(|(index, _)| *index == 0));
         assert!(places[STREAMS_PER_SHARD..].iter().all(|(index, _)| *index == 1));
@@ -169,8 +176,17 @@ mod tests {
     }
 
     #[test]
+    fn threads_that_were_asked_for_are_used_alike() {
+        let shards = Shards::start(Some(3)).unwrap();
+        let places: Vec<_> = (0..6).map(|_| shards.place()).collect();
+        for index in 0..3 {
+            assert_eq!(places.iter().filter(|(place, _)| *place == index).count(), 2);
+        }
+    }
+
+    #[test]
     fn tasks_run_and_threads_end() {
-        let shards = Shards::start().unwrap();
+        let shards = Shards::start(None).unwrap();
         let (tx, rx) = mpsc::channel();
         for index in 0..shards.len() {
             let tx = tx.clone();
