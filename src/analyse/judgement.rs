@@ -4,7 +4,7 @@ use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
 use super::{
-    Engines, SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict,
+    ClientView, Engines, SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict,
     warm_up::WarmUp, warning::Warning,
 };
 pub use crate::{plan::search::Reason, record::manifest::Verdict};
@@ -314,6 +314,8 @@ pub struct Judgement {
     pub engines: Engines,
     /// Warm-ups, in plan order: shown, never counted.
     pub warm_ups: Vec<WarmUp>,
+    /// How the load client fared, in plan order.
+    pub clients: Vec<ClientView>,
     /// What the reader must know.
     pub warnings: Vec<Warning>,
     /// Worst of the warnings and the cells.

@@ -10,6 +10,7 @@
 //! - Failed requests are counted and are in no latency and no rate.
 //! - Intervals are 95 % percentile bootstraps over repeats, then requests or launches: see [`crate::stats`].
 
+mod client;
 mod compare;
 mod data;
 pub mod definitions;
@@ -31,6 +32,7 @@ mod verdict;
 mod warm_up;
 pub mod warning;
 
+pub use client::ClientView;
 pub use data::RunData;
 pub use engine::{EngineView, Engines, Level, Line};
 pub use judgement::{
@@ -95,6 +97,7 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         cells,
         engines,
         warm_ups,
+        clients: client::views(data),
         warnings,
         verdict,
     })

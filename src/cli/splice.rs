@@ -90,6 +90,7 @@ mod tests {
             cells: Vec::new(),
             engines: crate::analyse::Engines::default(),
             warm_ups: vec![],
+            clients: vec![],
             warnings: Vec::new(),
             verdict: Verdict::Valid,
         }

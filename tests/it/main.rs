@@ -19,3 +19,4 @@ mod resume;
 mod saturation;
 mod serve;
 mod tidy;
+mod tls;

@@ -46,7 +46,7 @@ pub(super) const METHODS: [(&str, &str); 12] = [
 ];
 
 /// `(term, meaning)`.
-pub(super) const COLUMNS: [(&str, &str); 17] = [
+pub(super) const COLUMNS: [(&str, &str); 19] = [
     (
         "1.92 [1.88, 1.97]",
         "An estimate with its 95 % bootstrap interval. Empty: nobody could measure it.",
@@ -91,6 +91,14 @@ pub(super) const COLUMNS: [(&str, &str); 17] = [
     (
         "kv_usage, running, waiting, preemptions, hits, accepted, offload",
         "What the server says of itself. Levels are those of the readings, so a short peak between two is not seen; counts are differences over the cell. Nothing here is measured by kvbench.",
+    ),
+    (
+        "lag, load_lag, sent_late",
+        "How long an arrival would have waited for its time stamp on the worst receiving thread; how late the load thread woke; how late requests were sent. All are this client's, not the server's.",
+    ),
+    (
+        "connects, connect",
+        "Connections that measured requests had to open, and how long that took; it is part of their TTFT.",
     ),
     ("-", "The server does not tell it; it is not 0."),
     ("goodput", "Good requests within every limit of the scenario's SLO, per second."),

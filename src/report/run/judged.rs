@@ -181,6 +181,7 @@ mod tests {
             texts,
             cells,
             warm_ups: vec![],
+            clients: vec![],
             warnings: vec![],
             verdict: Verdict::Valid,
         }

@@ -2,7 +2,10 @@
 
 use super::saturation;
 use crate::{
-    analyse::{Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, RequestPoint, WarmUp},
+    analyse::{
+        ClientView, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, RequestPoint,
+        WarmUp,
+    },
     report::table::{Column, Table, Value},
 };
 
@@ -26,6 +29,7 @@ pub fn headline(judgement: &Judgement) -> Vec<Table> {
         comparisons(&judgement.comparisons),
         super::engine::table(&judgement.engines),
         warm_ups(&judgement.warm_ups),
+        clients(&judgement.clients),
     ];
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
@@ -57,6 +61,48 @@ fn warm_ups(cells: &[WarmUp]) -> Table {
             Value::maybe(cell.first_ttft_ms),
             Value::maybe(cell.last_ttft_ms),
             Value::maybe(cell.took_s),
+        ]
+    }));
+    table
+}
+
+fn clients(cells: &[ClientView]) -> Table {
+    let names = [
+        ("target", ""),
+        ("workload", ""),
+        ("load", ""),
+        ("method", ""),
+        ("repeat", ""),
+        ("client", ""),
+        ("lag_p99", "ms"),
+        ("load_lag_p99", "ms"),
+        ("sent_late_p99", "ms"),
+        ("connects", ""),
+        ("connect_p99", "ms"),
+        ("busiest_thread", "%"),
+        ("all_cores", "%"),
+        ("cpu_per_event", "us"),
+        ("chunks_per_read", ""),
+    ];
+    let mut table = Table::new("How the load client fared", columns(&names));
+    table.rows.extend(cells.iter().map(|cell| {
+        let p = &cell.point;
+        vec![
+            text(&p.target),
+            text(&p.workload),
+            text(&p.load),
+            text(&p.method),
+            text(&format!("r{}", cell.repeat)),
+            text(&format!("{:?}", cell.verdict).to_uppercase()),
+            Value::maybe(cell.lag_p99_ms),
+            Value::maybe(cell.load_lag_p99_ms),
+            Value::maybe(cell.schedule_lag_p99_ms),
+            cell.n_connects.map_or(Value::Missing, Value::Int),
+            Value::maybe(cell.connect_p99_ms),
+            percent(cell.thread_share_max),
+            percent(cell.cpu_share),
+            Value::maybe(cell.cpu_us_per_event),
+            Value::maybe(cell.events_per_read),
         ]
     }));
     table

@@ -96,6 +96,7 @@ fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
         cells: vec![],
         engines: Engines::default(),
         warm_ups: vec![],
+        clients: vec![],
         warnings,
         verdict,
     }
