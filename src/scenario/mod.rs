@@ -12,10 +12,12 @@ mod check;
 pub mod engine;
 mod engine_target;
 mod error;
+mod host;
 mod limit;
 mod load;
 mod method;
 mod metrics;
+mod places;
 mod preset;
 mod start;
 mod target;
@@ -39,6 +41,7 @@ mod tests;
 
 pub use engine::{Engine, KvSetting, StopSignal};
 pub use error::ScenarioError;
+pub use host::Host;
 pub use load::{Load, NamedLoad};
 pub use metrics::{
     MetricKind, MetricName, MetricsFormat, MetricsSpec, Scale, SourceError, SourceName,

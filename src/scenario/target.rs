@@ -236,7 +236,22 @@ pub(super) fn url(url: &Sp<String>) -> Result<String, Fault> {
             "quote it as the server prints it",
         );
     }
-    if rest.split('/').next().is_some_and(|host| host.contains('@')) {
+    let host = rest.split('/').next().unwrap_or(rest);
+    if !host.starts_with('[') && host.matches(':').count() > 1 && !host.contains('@') {
+        return fault(
+            "to have an IPv6 address in brackets",
+            "for example `url = \"http://[::1]:8000\"`",
+        );
+    }
+    if let Some((address, _)) = host.strip_prefix('[').map(|rest| rest.split_once(']').unwrap_or((rest, "")))
+        && address.parse::<std::net::Ipv6Addr>().is_err()
+    {
+        return fault(
+            "to have an IPv6 address between `[` and `]`",
+            "for example `url = \"http://[::1]:8000\"`",
+        );
+    }
+    if host.contains('@') {
         return fault(
             "without a user and password: they would be stored with the results",
             "put the key into the environment's KVBENCH_API_KEY or into `api_key_file`",

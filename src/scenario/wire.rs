@@ -249,7 +249,7 @@ pub(super) struct EngineMethod {
     pub(super) kv: Sp<String>,
     /// Words added to the command.
     #[serde(default)]
-    pub(super) flags: Vec<String>,
+    pub(super) flags: Vec<Sp<String>>,
 }
 
 /// A method without parameters.

@@ -28,6 +28,7 @@ pub mod answer;
 pub mod drive;
 mod facts;
 mod follow;
+mod gguf;
 pub mod health;
 mod http;
 mod key;

@@ -11,6 +11,7 @@ use crate::{
     plan::{Cell, Task},
     record::RequestRow,
     scenario::Endpoint,
+    units::hex,
     workload::Request,
 };
 
@@ -103,6 +104,3 @@ fn count(tally: &mut Tally, due_ns: i64, capture: &Capture, answer: &Answer) {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
