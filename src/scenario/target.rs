@@ -224,7 +224,10 @@ pub(super) fn url(url: &Sp<String>) -> Result<String, Fault> {
     };
     let text = url.value.trim_end_matches('/');
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let Some(rest) = rest.filter(|rest| !rest.is_empty() && !rest.starts_with(['/', ':'])) else {
+    let named = |rest: &&str| {
+        !rest.is_empty() && !rest.starts_with('/') && (!rest.starts_with(':') || rest.starts_with("::"))
+    };
+    let Some(rest) = rest.filter(named) else {
         return fault(
             "to start with `http://` or `https://` and a host",
             "for example `url = \"http://127.0.0.1:8000\"`",
