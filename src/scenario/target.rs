@@ -246,9 +246,10 @@ pub(super) fn url(url: &Sp<String>) -> Result<String, Fault> {
             "for example `url = \"http://[::1]:8000\"`",
         );
     }
-    if let Some((address, _)) = host.strip_prefix('[').map(|rest| rest.split_once(']').unwrap_or((rest, "")))
-        && address.parse::<std::net::Ipv6Addr>().is_err()
-    {
+    let good = |rest: &str| {
+        rest.split_once(']').is_some_and(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok())
+    };
+    if host.strip_prefix('[').is_some_and(|rest| !good(rest)) {
         return fault(
             "to have an IPv6 address between `[` and `]`",
             "for example `url = \"http://[::1]:8000\"`",
