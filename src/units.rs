@@ -55,9 +55,7 @@ pub fn hex(bytes: &[u8]) -> String {
 /// stands beside them, are spelled as `\u{1b}`. Line ends and tabs stay.
 pub fn harmless(text: &str) -> String {
     let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
-    let reorders = |c: char| {
-        matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
+    let reorders = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if obeyed(c) || reorders(c) {

@@ -50,8 +50,8 @@ const OWN_TOKENIZER: &[(&str, Option<&str>)] = &[
 
 /// Statistics of a run.
 pub(super) fn summary(document: &Value) -> anyhow::Result<Imported> {
-    let concurrency = count(document, "/input_config/phases/0/concurrency")?
-        .and_then(|n| u32::try_from(n).ok());
+    let concurrency =
+        count(document, "/input_config/phases/0/concurrency")?.and_then(|n| u32::try_from(n).ok());
     let usage = amount(document, "/usage_completion_tokens/avg")?;
     let own = amount(document, "/output_sequence_length/avg")?;
     let agrees = usage.zip(own).is_some_and(|(usage, own)| (usage - own).abs() < 0.5);

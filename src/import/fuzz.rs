@@ -34,14 +34,26 @@ fn numeric_places(value: &Value, at: &str, out: &mut Vec<String>) {
 
 /// Any number that JSON can hold, the hostile ones often.
 fn any_number() -> impl Strategy<Value = Value> {
-    let real = any::<f64>().prop_filter_map("JSON has no NaN", |x| Some(Value::Number(Number::from_f64(x)?)));
+    let real = any::<f64>()
+        .prop_filter_map("JSON has no NaN", |x| Some(Value::Number(Number::from_f64(x)?)));
     prop_oneof![
         real,
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
         prop::sample::select(vec![
-            json!(0), json!(-1), json!(-0.0), json!(1e-300), json!(1e300), json!(-1e300), json!(1e18), json!(1e9),
-            json!(i64::MAX), json!(i64::MIN), json!(u64::MAX), json!(4_294_967_296_u64), json!(f64::MAX),
+            json!(0),
+            json!(-1),
+            json!(-0.0),
+            json!(1e-300),
+            json!(1e300),
+            json!(-1e300),
+            json!(1e18),
+            json!(1e9),
+            json!(i64::MAX),
+            json!(i64::MIN),
+            json!(u64::MAX),
+            json!(4_294_967_296_u64),
+            json!(f64::MAX),
         ]),
     ]
 }
@@ -88,17 +100,57 @@ fn hostile_numbers_are_refused_with_entry_and_remedy() {
         (VLLM, "[100.0, 100.1,", "[100.0, 1e300,", "start_times[1]"),
         (VLLM, "[100.0, 100.1,", "[100.0, 1e9,", "start_times[1]: expected a time within"),
         (VLLM, "[[0.01, 0.01]", "[[0.01, 1e300]", "itls[0][1]"),
-        (VLLM, "\"latencies\": [0.07", "\"latencies\": [0.01", "latencies[0]: expected latencies after ttfts"),
+        (
+            VLLM,
+            "\"latencies\": [0.07",
+            "\"latencies\": [0.01",
+            "latencies[0]: expected latencies after ttfts",
+        ),
         (VLLM, "\"output_lens\": [3,", "\"output_lens\": [1e300,", "output_lens[0]"),
-        (VLLM, "[0.0, 0.03, 0.0]", "[0.0, \"x\", 0.0]", "queue_times[1]: expected a number, got `x`"),
+        (
+            VLLM,
+            "[0.0, 0.03, 0.0]",
+            "[0.0, \"x\", 0.0]",
+            "queue_times[1]: expected a number, got `x`",
+        ),
         (VLLM, "\"completed\": 2", "\"completed\": -2", "completed: expected a number from 0"),
         (VLLM, "\"mean_ttft_ms\": 50.0", "\"mean_ttft_ms\": -50.0", "mean_ttft_ms"),
-        (GUIDELLM, "1000.155", "1e300", "benchmarks[0]: requests.successful[0]: info.timings.request_end"),
-        (GUIDELLM, "1000.145", "1000.001", "expected last_token_iteration after first_token_iteration"),
-        (GUIDELLM, "\"output_tokens\": 10", "\"output_tokens\": -10", "requests.successful[0]: output_tokens"),
-        (GUIDELLM, "\"count\": 9", "\"count\": 1e300", "metrics.inter_token_latency_ms.successful.count"),
-        (AIPERF_LINE, "1795463015306998603", "-9223372036854775808", "line 1: metadata.request_end_ns"),
-        (AIPERF_LINE, "1795463015306998603", "9223372036854775807", "line 1: metadata.request_end_ns"),
+        (
+            GUIDELLM,
+            "1000.155",
+            "1e300",
+            "benchmarks[0]: requests.successful[0]: info.timings.request_end",
+        ),
+        (
+            GUIDELLM,
+            "1000.145",
+            "1000.001",
+            "expected last_token_iteration after first_token_iteration",
+        ),
+        (
+            GUIDELLM,
+            "\"output_tokens\": 10",
+            "\"output_tokens\": -10",
+            "requests.successful[0]: output_tokens",
+        ),
+        (
+            GUIDELLM,
+            "\"count\": 9",
+            "\"count\": 1e300",
+            "metrics.inter_token_latency_ms.successful.count",
+        ),
+        (
+            AIPERF_LINE,
+            "1795463015306998603",
+            "-9223372036854775808",
+            "line 1: metadata.request_end_ns",
+        ),
+        (
+            AIPERF_LINE,
+            "1795463015306998603",
+            "9223372036854775807",
+            "line 1: metadata.request_end_ns",
+        ),
         (AIPERF_LINE, "\"value\": 50.0", "\"value\": 1e300", "metrics.time_to_first_token.value"),
         (AIPERF_LINE, "[15.0, 25.0]", "[15.0, -25.0]", "metrics.inter_chunk_latency.value[1]"),
         (AIPERF_STATISTICS, "\"avg\": 3.0", "\"avg\": -3.0", "inter_token_latency.avg"),

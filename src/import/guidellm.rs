@@ -128,9 +128,8 @@ fn asked<'a>(
     place: String,
     failed: Option<&'static str>,
 ) -> anyhow::Result<Asked<'a>> {
-    let at = |key: &str| {
-        moment_s(json, &format!("/info/timings/{key}")).with_context(|| place.clone())
-    };
+    let at =
+        |key: &str| moment_s(json, &format!("/info/timings/{key}")).with_context(|| place.clone());
     let start_s = at("request_start")?;
     let due_s = at("targeted_start")?.or(start_s).with_context(|| {
         format!("{place}: expected info.timings.targeted_start or request_start, got neither\n  hint: save the result again")
@@ -151,9 +150,7 @@ fn rows(benchmark: &Value) -> anyhow::Result<Vec<RequestRow>> {
             found.push(asked(json, format!("requests.{list}[{index}]"), failed)?);
         }
     }
-    found.sort_by(|a, b| {
-        a.start_s.unwrap_or(f64::MAX).total_cmp(&b.start_s.unwrap_or(f64::MAX))
-    });
+    found.sort_by(|a, b| a.start_s.unwrap_or(f64::MAX).total_cmp(&b.start_s.unwrap_or(f64::MAX)));
     let Some(origin) = found.iter().map(|request| request.due_s).reduce(f64::min) else {
         return Ok(Vec::new());
     };

@@ -15,8 +15,7 @@ const MOMENT_S_MAX: f64 = 1e10;
 const COUNT_MAX: f64 = 1e12;
 
 /// The remedy for every number that cannot be.
-const DAMAGED: &str =
-    "\n  hint: the file is damaged, or times are in another unit: save the result again, or take the entry out";
+const DAMAGED: &str = "\n  hint: the file is damaged, or times are in another unit: save the result again, or take the entry out";
 
 /// Text below `pointer`.
 pub(super) fn text<'a>(document: &'a Value, pointer: &str) -> Option<&'a str> {

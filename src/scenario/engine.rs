@@ -235,17 +235,36 @@ fn check_launch(wire: &wire::Engine) -> Result<(), Fault> {
 fn check_places(wire: &wire::Engine) -> Result<(), Fault> {
     let names = || wire.set.iter().chain(wire.kv.values().flat_map(|kv| &kv.set));
     if let Some((name, value)) = names().find(|(name, _)| !places::is_name(name)) {
-        let message = format!("expected a name of `set` to be of `a-z`, `0-9`, `_` and `-`, got `{name}`");
-        return Err(Fault::new(value.at, message, "it is written as `{name}` where it is filled in"));
+        let message =
+            format!("expected a name of `set` to be of `a-z`, `0-9`, `_` and `-`, got `{name}`");
+        return Err(Fault::new(
+            value.at,
+            message,
+            "it is written as `{name}` where it is filled in",
+        ));
     }
-    if let Some((name, value)) = wire.set.iter().find(|(name, _)| places::BUILT_IN.contains(&name.as_str())) {
+    if let Some((name, value)) =
+        wire.set.iter().find(|(name, _)| places::BUILT_IN.contains(&name.as_str()))
+    {
         let message = format!("expected `set` to have names of its own, got `{name}`");
-        return Err(Fault::new(value.at, message, "kvbench fills that place itself: choose another name"));
+        return Err(Fault::new(
+            value.at,
+            message,
+            "kvbench fills that place itself: choose another name",
+        ));
     }
     for (kv, setting) in &wire.kv {
-        if let Some((name, value)) = setting.set.iter().find(|(name, _)| !wire.set.contains_key(*name)) {
-            let message = format!("expected the `set` of `{kv}` to change a place of the engine's `set`, got `{name}`");
-            return Err(Fault::new(value.at, message, "give it a value there, for the methods that leave it alone"));
+        if let Some((name, value)) =
+            setting.set.iter().find(|(name, _)| !wire.set.contains_key(*name))
+        {
+            let message = format!(
+                "expected the `set` of `{kv}` to change a place of the engine's `set`, got `{name}`"
+            );
+            return Err(Fault::new(
+                value.at,
+                message,
+                "give it a value there, for the methods that leave it alone",
+            ));
         }
     }
     let known = || places::BUILT_IN.into_iter().chain(wire.set.keys().map(String::as_str));

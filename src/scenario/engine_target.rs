@@ -179,7 +179,8 @@ fn check_places(engine: &Engine, wire: &wire_target::EngineTarget) -> Checked<()
     let words = wire.wrapper.iter().filter(|word| !whole(word));
     for word in words.clone() {
         if let Some(name) = environment.iter().find(|name| places::has(&word.value, name)) {
-            let message = format!("expected `{{{name}}}` to be a word of its own, got `{}`", word.value);
+            let message =
+                format!("expected `{{{name}}}` to be a word of its own, got `{}`", word.value);
             let hint = "it becomes several words; `env NAME=value` puts them in front of a command";
             return Err(Fault::new(word.at, message, hint));
         }

@@ -270,8 +270,7 @@ wrapper = ["box", "-p", "{port}:{port}", "-v", "{dir}:{dir}", "{docker-env}", "{
     let target = engine_of(&scenario);
     let (start, engine) = (target.start().unwrap(), target.engine.as_ref().unwrap());
     let spot = Spot { port: 4000, dir: "/run" };
-    let command =
-        start.command(engine, &target.settings["base"], "", target.prefix_cache, spot);
+    let command = start.command(engine, &target.settings["base"], "", target.prefix_cache, spot);
     assert_eq!(command.method_flags, ["--half", "{port}"], "as they stand in the command");
     assert_eq!(command.env["MODEL"], "models/m-7b");
     assert_eq!(command.files["mine.yaml"], "port: 4000\nmodel: models/m-7b\nx: {port}\n");
@@ -316,7 +315,10 @@ fn unknown_places_are_refused_with_their_line() {
         assert!(error.starts_with("s.toml:9:"), "{error}");
         assert!(error.contains("a place that is known, got `{prot}`"), "{error}");
         assert!(error.contains("did you mean `{port}`? there are `{model}`, `{name}`"), "{error}");
-        assert!(error.contains("`{x}`") && error.contains("`{{prot}}` writes the braces"), "{error}");
+        assert!(
+            error.contains("`{x}`") && error.contains("`{{prot}}` writes the braces"),
+            "{error}"
+        );
     }
     for (from, to, wanted) in [
         ("\"{model}\", \"{address}\"", "\"{model}\", \"{address}\", \"{y}\"", "got `{y}`"),

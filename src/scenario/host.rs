@@ -48,7 +48,9 @@ mod tests {
             let host = Host::new(text).expect(text);
             assert_eq!((&*host, host.to_string().as_str()), (bare, shown));
         }
-        for text in ["", "[::1", "[127.0.0.1]", "box:8000", "::1:x", "a/b", "me@box", "a b", "[]", "a?b"] {
+        for text in
+            ["", "[::1", "[127.0.0.1]", "box:8000", "::1:x", "a/b", "me@box", "a b", "[]", "a?b"]
+        {
             assert_eq!(Host::new(text), None, "{text}");
         }
     }

@@ -146,7 +146,8 @@ fn standing(text: &str, brace: usize, name: &str) -> Standing {
     let after = text[brace + name.len() + 2..].split('\n').next().unwrap_or("");
     let ends = after.trim().is_empty()
         || after.starts_with([',', ']', '}'])
-        || after.starts_with(char::is_whitespace) && after.trim_start().starts_with(['#', ',', ']', '}']);
+        || after.starts_with(char::is_whitespace)
+            && after.trim_start().starts_with(['#', ',', ']', '}']);
     let trimmed = before.trim_end();
     let starts = trimmed.is_empty()
         || trimmed.ends_with(['[', '{', ','])
@@ -176,7 +177,9 @@ pub(super) fn check_file<'a>(
         if is_text(place) && standing(&text.value, brace, place) == Standing::Beside {
             return Err(Fault::new(
                 text.at,
-                format!("expected `{{{place}}}` in `{name}` to be a whole value or to stand in quotes"),
+                format!(
+                    "expected `{{{place}}}` in `{name}` to be a whole value or to stand in quotes"
+                ),
                 "put quotes around the value that it is a part of",
             ));
         }
@@ -208,7 +211,9 @@ impl Places<'_> {
                 return value.to_owned();
             }
             match standing(text, brace, place) {
-                Standing::Alone if syntax == Syntax::Yaml && is_plain_yaml(value) => value.to_owned(),
+                Standing::Alone if syntax == Syntax::Yaml && is_plain_yaml(value) => {
+                    value.to_owned()
+                }
                 Standing::Alone => format!("\"{}\"", escaped(value)),
                 Standing::Single if syntax == Syntax::Yaml => value.replace('\'', "''"),
                 Standing::Double | Standing::Single | Standing::Beside => escaped(value),
@@ -249,7 +254,9 @@ fn escaped(value: &str) -> String {
             '"' | '\\' => out.extend(['\\', c]),
             // Writing to a string cannot fail.
             // YAML takes these for line ends.
-            c if c.is_control() || "\u{2028}\u{2029}\u{feff}".contains(c) => drop(write!(out, "\\u{:04x}", u32::from(c))),
+            c if c.is_control() || "\u{2028}\u{2029}\u{feff}".contains(c) => {
+                drop(write!(out, "\\u{:04x}", u32::from(c)))
+            }
             c => out.push(c),
         }
     }
@@ -290,7 +297,8 @@ mod tests {
     #[test]
     fn values_stay_one_value_in_yaml_and_json() {
         let fill = |text: &str, value: &str, syntax| {
-            Places { values: BTreeMap::from([("model", value), ("port", "1")]) }.fill_file(text, syntax)
+            Places { values: BTreeMap::from([("model", value), ("port", "1")]) }
+                .fill_file(text, syntax)
         };
         for (text, value, wanted) in [
             ("m: {model}\n", "org/m-7b", "m: org/m-7b\n"),
@@ -305,7 +313,10 @@ mod tests {
         ] {
             assert_eq!(fill(text, value, Syntax::Yaml), wanted, "{text} {value}");
         }
-        assert_eq!(fill(r#"{"m": {model}, "p": {port}}"#, "m", Syntax::Json), r#"{"m": "m", "p": 1}"#);
+        assert_eq!(
+            fill(r#"{"m": {model}, "p": {port}}"#, "m", Syntax::Json),
+            r#"{"m": "m", "p": 1}"#
+        );
         assert_eq!(fill(r#"{"m":{model}}"#, "a\"", Syntax::Json), r#"{"m":"a\""}"#);
         assert_eq!(fill("m = {model}", "a: b", Syntax::Plain), "m = a: b");
         let beside = Sp { value: "u: http://{host}:{port}".to_owned(), at: 3 };

@@ -225,7 +225,9 @@ pub(super) fn url(url: &Sp<String>) -> Result<String, Fault> {
     let text = url.value.trim_end_matches('/');
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
     let named = |rest: &&str| {
-        !rest.is_empty() && !rest.starts_with('/') && (!rest.starts_with(':') || rest.starts_with("::"))
+        !rest.is_empty()
+            && !rest.starts_with('/')
+            && (!rest.starts_with(':') || rest.starts_with("::"))
     };
     let Some(rest) = rest.filter(named) else {
         return fault(
@@ -247,7 +249,8 @@ pub(super) fn url(url: &Sp<String>) -> Result<String, Fault> {
         );
     }
     let good = |rest: &str| {
-        rest.split_once(']').is_some_and(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok())
+        rest.split_once(']')
+            .is_some_and(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok())
     };
     if host.strip_prefix('[').is_some_and(|rest| !good(rest)) {
         return fault(

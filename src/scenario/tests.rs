@@ -393,8 +393,7 @@ fn words_have_turns_and_traces_a_tokenizer() {
     let template = "turns = 3\ntokenizer = \"m\"\nchat_template = \"auto\"\n";
     refused(&[ENGINE, WORDS, template, closed], "no `chat_template` beside `turns`", 14);
     let trace = "[workload.t.trace]\npath = \"t.csv\"\nformat = \"azure\"\n";
-    let scenario =
-        parse(&[ENGINE, trace, "tokenizer = \"m\"\n", closed].concat()).expect("valid");
+    let scenario = parse(&[ENGINE, trace, "tokenizer = \"m\"\n", closed].concat()).expect("valid");
     let Workload::Trace(found) = &scenario.workloads[0].kind else { panic!("a trace") };
     assert_eq!(found.tokens.as_ref().map(|t| t.tokenizer.as_path()), Some(Path::new("m")));
     let alone = "chat_template = \"auto\"\n";

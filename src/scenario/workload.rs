@@ -1,7 +1,8 @@
 //! Workloads of the file.
 
 use super::{
-    Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, tokens, value::Sp, wire,
+    Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, tokens,
+    value::Sp, wire,
 };
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.

@@ -30,7 +30,8 @@ pub(super) fn requests(
     let mut text = stream(seed, Stream::Text);
     let mut thinking = stream(seed, Stream::Think);
     let offset = synthetic::offset(&words, &mut text);
-    let mut requests: Vec<Request> = Vec::with_capacity(dialogues.n_conversations * dialogues.turns);
+    let mut requests: Vec<Request> =
+        Vec::with_capacity(dialogues.n_conversations * dialogues.turns);
     let mut missed = Vec::new();
     for conversation in 0..dialogues.n_conversations {
         let mut said_tokens: u32 = 0;
@@ -157,7 +158,11 @@ mod tests {
         assert_eq!(note, None);
         for request in &fixed {
             let with_bos = request.turn == 0;
-            assert_eq!(tokenizer.encode(&request.prompt, with_bos).unwrap().len(), 40, "{request:?}");
+            assert_eq!(
+                tokenizer.encode(&request.prompt, with_bos).unwrap().len(),
+                40,
+                "{request:?}"
+            );
             assert_eq!(request.counted.as_ref().map(|it| it.tokens), with_bos.then_some(40));
         }
     }

@@ -9,9 +9,9 @@ use crate::{
 
 mod arrival;
 mod conversation;
-mod dialogue;
 mod count;
 pub mod dataset;
+mod dialogue;
 mod draw;
 mod exact;
 mod intensity;

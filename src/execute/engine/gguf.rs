@@ -62,10 +62,7 @@ fn shape<R: BufRead + Seek>(reader: &mut R) -> anyhow::Result<Option<Shape>> {
         return Ok(None);
     }
     let version = u32_of(reader)?;
-    ensure!(
-        matches!(version, 2 | 3),
-        "expected GGUF version 2 or 3, little-endian, got {version}"
-    );
+    ensure!(matches!(version, 2 | 3), "expected GGUF version 2 or 3, little-endian, got {version}");
     let _tensors = u64_of(reader)?;
     let n_entries = u64_of(reader)?;
     let mut metadata = Metadata::default();
@@ -84,7 +81,8 @@ impl Metadata {
             Some([value]) => Some(*value as f64),
             _ => None,
         };
-        let special = ["attention.sliding_window", "attention.kv_lora_rank", "attention.shared_kv_layers"];
+        let special =
+            ["attention.sliding_window", "attention.kv_lora_rank", "attention.shared_kv_layers"];
         let recurrent = |key: &String| key.contains(".ssm.") || key.contains(".wkv.");
         if special.iter().any(|key| list(key).is_some_and(|values| values.iter().any(|n| *n > 0)))
             || self.numbers.keys().any(recurrent)
@@ -96,7 +94,9 @@ impl Metadata {
         let kv_heads = match heads {
             Some([every]) => *every as f64 * layers,
             Some(each) if each.len() as f64 == layers => each.iter().map(|n| *n as f64).sum(),
-            _ => bail!("GGUF: expected {name}.attention.head_count_kv to be one number, or one a layer"),
+            _ => bail!(
+                "GGUF: expected {name}.attention.head_count_kv to be one number, or one a layer"
+            ),
         };
         let head_dim = || {
             let dim = one("embedding_length")? / one("attention.head_count")?;
@@ -118,7 +118,10 @@ fn entry<R: BufRead + Seek>(reader: &mut R, metadata: &mut Metadata) -> anyhow::
     match kind {
         STRING if key == "general.architecture" => {
             let len = u64_of(reader)?;
-            ensure!(len <= TEXT_BYTES_MAX, "expected an architecture of a few letters, got {len} bytes");
+            ensure!(
+                len <= TEXT_BYTES_MAX,
+                "expected an architecture of a few letters, got {len} bytes"
+            );
             metadata.architecture = Some(text(reader, len)?);
         }
         ARRAY => {
@@ -195,7 +198,9 @@ fn skip_array<R: BufRead + Seek>(
 ) -> anyhow::Result<()> {
     ensure!(depth <= DEPTH_MAX, "expected arrays at most {DEPTH_MAX} deep");
     match size(of) {
-        Some(size) => forward(reader, n.checked_mul(size).context("an array longer than any file")?),
+        Some(size) => {
+            forward(reader, n.checked_mul(size).context("an array longer than any file")?)
+        }
         // Each of them takes bytes: the end of the file ends a count that is too large.
         None => (0..n).try_for_each(|_| skip(reader, of, depth)),
     }
@@ -236,7 +241,11 @@ pub(super) mod tests {
     use super::*;
 
     /// A GGUF header; values are u32 or, where several, an array of i32.
-    pub(in super::super) fn written(version: u32, architecture: &str, numbers: &[(&str, &[u32])]) -> Vec<u8> {
+    pub(in super::super) fn written(
+        version: u32,
+        architecture: &str,
+        numbers: &[(&str, &[u32])],
+    ) -> Vec<u8> {
         let put = |out: &mut Vec<u8>, text: &str| {
             out.extend((text.len() as u64).to_le_bytes());
             out.extend(text.as_bytes());
@@ -313,11 +322,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "a test is told by the environment where models lie")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test is told by the environment where models lie"
+    )]
     fn a_real_file_is_read() {
         let Ok(shared) = std::env::var("KVBENCH_SHARED") else {
             let mut stderr = std::io::stderr();
-            std::io::Write::write_all(&mut stderr, b"skipped: KVBENCH_SHARED is not set\n").unwrap();
+            std::io::Write::write_all(&mut stderr, b"skipped: KVBENCH_SHARED is not set\n")
+                .unwrap();
             return;
         };
         let path = Path::new(&shared).join("models/stories260k.gguf");

@@ -39,13 +39,9 @@ fn bytes_are_compared_with_theory() {
     let mut off = proof(None);
     (off.kv_bytes_per_token, off.kv_bytes_per_token_theory) = (Some(2560.0), Some(2720.0));
     check_bytes(&mut off);
-    assert_eq!(
-        off.reasons,
-        ["the engine keeps 2560 bytes for a cached token, theory says 2720"]
-    );
+    assert_eq!(off.reasons, ["the engine keeps 2560 bytes for a cached token, theory says 2720"]);
     let mut close = proof(None);
-    (close.kv_bytes_per_token, close.kv_bytes_per_token_theory) =
-        (Some(10_242.5), Some(10_240.0));
+    (close.kv_bytes_per_token, close.kv_bytes_per_token_theory) = (Some(10_242.5), Some(10_240.0));
     check_bytes(&mut close);
     assert_eq!(close.verdict, Verdict::Valid);
 }
@@ -111,11 +107,9 @@ fn theory_of_a_gguf_knows_the_blocks_of_its_types() {
     let built_in = crate::scenario::engine::built_in().unwrap();
     let llama = built_in.iter().find(|engine| engine.name == "llamacpp").unwrap();
     // 5 layers x 4 heads x (64 + 64) numbers; blocks of 32 with a scale of two bytes.
-    for (kv, bytes) in [
-        ("f16", 2560.0 * 2.0),
-        ("q8_0", 2560.0 * 34.0 / 32.0),
-        ("q4_0", 2560.0 * 18.0 / 32.0),
-    ] {
+    for (kv, bytes) in
+        [("f16", 2560.0 * 2.0), ("q8_0", 2560.0 * 34.0 / 32.0), ("q4_0", 2560.0 * 18.0 / 32.0)]
+    {
         assert_eq!(theory(&start, &llama.kv[kv]).unwrap(), Some(bytes), "{kv}");
     }
     std::fs::write(&path, b"GGUF\x09\0\0\0").unwrap();
@@ -147,7 +141,8 @@ fn flags_are_compared_as_they_were_filled() {
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let judged = |flags: &[&str]| {
         let mut proof = proof(None);
-        proof.process_arguments = Some(words(&["vllm", "--port", "4000", "--kv-cache-dtype", "fp8"]));
+        proof.process_arguments =
+            Some(words(&["vllm", "--port", "4000", "--kv-cache-dtype", "fp8"]));
         check_flags(&mut proof, &words(flags), Some(&start("m")));
         proof.verdict
     };
@@ -157,8 +152,7 @@ fn flags_are_compared_as_they_were_filled() {
 
 #[test]
 fn ours_has_to_be_among_the_models() {
-    let place =
-        Tells::Json { path: "/v1/models".to_owned(), pointer: "/data/0/root".to_owned() };
+    let place = Tells::Json { path: "/v1/models".to_owned(), pointer: "/data/0/root".to_owned() };
     let judged = |json: &str| {
         let mut proof = proof(None);
         let named = others(&place, json);

@@ -103,4 +103,3 @@ fn count(tally: &mut Tally, due_ns: i64, capture: &Capture, answer: &Answer) {
         tally.n_gaps += answer.chunk_ns.len() as i64 - 1;
     }
 }
-

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    BLOCK_TOKENS, Request, TraceRow,
     super::{
         Counted,
         draw::{Stream, below, stream},
         synthetic,
     },
+    BLOCK_TOKENS, Request, TraceRow,
 };
 use crate::token::{Fitter, Meter};
 
@@ -53,7 +53,8 @@ impl Blocks<'_> {
     /// All blocks but the last are whole; the last fills up what is left. BOS and the template are counted in the first.
     fn prompt(&mut self, words: &[&str], row: &TraceRow) -> anyhow::Result<crate::token::Fitted> {
         let target = row.prompt_tokens as usize;
-        let (last, whole) = row.blocks.split_last().map_or((0, &[][..]), |(last, all)| (*last, all));
+        let (last, whole) =
+            row.blocks.split_last().map_or((0, &[][..]), |(last, all)| (*last, all));
         let mut head = String::with_capacity(target * 6);
         for (place, id) in whole.iter().enumerate() {
             let block = self.whole(words, *id, place == 0)?;
