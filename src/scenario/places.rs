@@ -4,7 +4,7 @@
 //! A place is `{`, a lower-case name and `}`. Everything else with braces is text, so JSON needs no care. `{{name}}` writes
 //! `{name}`. What was filled in is never looked at again.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::collections::BTreeMap;
 
 use super::{
     error::{Fault, nearest},
@@ -252,10 +252,9 @@ fn escaped(value: &str) -> String {
     for c in value.chars() {
         match c {
             '"' | '\\' => out.extend(['\\', c]),
-            // Writing to a string cannot fail.
             // YAML takes these for line ends.
             c if c.is_control() || "\u{2028}\u{2029}\u{feff}".contains(c) => {
-                drop(write!(out, "\\u{:04x}", u32::from(c)))
+                out.push_str(&format!("\\u{:04x}", u32::from(c)))
             }
             c => out.push(c),
         }
