@@ -1,4 +1,5 @@
-//! Quantities and how they are written for people. No arithmetic on unlike units happens elsewhere.
+//! Quantities, digests and foreign texts, and how they are written for people. No arithmetic on unlike units happens
+//! elsewhere.
 
 /// Nanoseconds in one second.
 pub const NS_PER_S: f64 = 1e9;
@@ -45,9 +46,40 @@ pub fn significant(value: f64, digits: usize) -> String {
     format!("{value:.decimals$}")
 }
 
+/// Bytes as lower-case hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A text of others (a log, an answer, a file) that may be shown: characters that a terminal obeys, or that reorder what
+/// stands beside them, are spelled as `\u{1b}`. Line ends and tabs stay.
+pub fn harmless(text: &str) -> String {
+    let obeyed = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let reorders = |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if obeyed(c) || reorders(c) {
+            out.extend(c.escape_unicode());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_spelled() {
+        assert_eq!(
+            harmless("a\u{1b}[2J\u{1b}]0;t\u{7}b\r\u{9b}\u{7f}\u{202e}"),
+            r"a\u{1b}[2J\u{1b}]0;t\u{7}b\u{d}\u{9b}\u{7f}\u{202e}"
+        );
+        assert_eq!(harmless("ä\t世界\n"), "ä\t世界\n");
+        assert_eq!(hex(&[0, 171]), "00ab");
+    }
 
     #[test]
     fn bytes_read_well() {

@@ -7,7 +7,10 @@ use anyhow::{Context as _, ensure};
 use sha2::{Digest as _, Sha256};
 
 use super::RunData;
-use crate::record::{Table, parquet, parquet::TableRow as _, rows::KernelRow};
+use crate::{
+    record::{Table, parquet, parquet::TableRow as _, rows::KernelRow},
+    units::hex,
+};
 
 /// What the methods of peers are called: `peer:torch-flash`.
 const PREFIX: &str = "peer:";
@@ -48,7 +51,7 @@ impl RunData {
         self.kernels.vstack_mut_owned(KernelRow::frame(&rows)?)?;
         self.kernels.rechunk_mut();
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        let hash: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let hash = hex(&Sha256::digest(&bytes));
         self.manifest.notices.push(format!(
             "{} rows of peers from {} (sha256 {hash}), not interleaved with this run's: they have no speed-up",
             joined.n_rows,

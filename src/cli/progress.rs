@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::ui::Ui;
-use crate::execute::Observer;
+use crate::{execute::Observer, units::harmless};
 
 /// Draws what a run tells.
 pub struct Progress {
@@ -52,7 +52,7 @@ impl Progress {
 
 impl Observer for Progress {
     fn block_started(&self, label: &str) {
-        self.blocks.set_message(label.to_owned());
+        self.blocks.set_message(harmless(label));
         self.with(|inner| label.clone_into(&mut inner.label));
     }
 
@@ -62,7 +62,8 @@ impl Observer for Progress {
     }
 
     fn status(&self, text: &str) {
-        self.blocks.set_message(text.to_owned());
+        // It holds the last line of an engine's log.
+        self.blocks.set_message(harmless(text));
     }
 
     fn block_finished(&self, n_cells: usize, failed: usize) {

@@ -34,6 +34,7 @@ use crate::{
         parquet::write_rows,
     },
     scenario::{Device, Scenario, TargetKind},
+    units::hex,
     workload,
 };
 
@@ -443,7 +444,7 @@ fn short_id(scenario: &Scenario, origin: &str) -> String {
     use sha2::Digest as _;
     let digest =
         sha2::Sha256::digest(format!("{}\n{origin}\n{}", scenario.text, std::process::id()));
-    digest.iter().take(3).map(|byte| format!("{byte:02x}")).collect()
+    hex(&digest[..3])
 }
 
 /// The environment's key for every server, and for a target with an `api_key_file` that file's alone.

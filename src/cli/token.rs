@@ -196,7 +196,9 @@ pub(super) fn noting(notes: Notes) -> BuildWorkload {
 fn rules(workload: &Workload) -> Option<&TokenRules> {
     match workload {
         Workload::Dataset { tokens, .. } | Workload::Synthetic { tokens, .. } => tokens.as_ref(),
-        Workload::Shapes { .. } | Workload::Trace(_) => None,
+        Workload::Dialogues(dialogues) => dialogues.tokens.as_ref(),
+        Workload::Trace(trace) => trace.tokens.as_ref(),
+        Workload::Shapes { .. } => None,
     }
 }
 

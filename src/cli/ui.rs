@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use crate::report::Format;
+use crate::{report::Format, units::harmless};
 
 /// How a command talks. Made once, from the global flags and the environment.
 #[derive(Debug, Clone, Copy)]
@@ -37,15 +37,17 @@ impl Ui {
         }
     }
 
-    /// Writes a note to stderr unless `-q` was given. A closed stderr loses notes, never results.
+    /// Writes a note to stderr unless `-q` was given. A closed stderr loses notes, never results. Notes quote logs, answers
+    /// and files of others, so what a terminal would obey is spelled.
     pub fn note(&self, text: &str) {
         if !self.quiet {
-            drop(writeln!(std::io::stderr().lock(), "{text}"));
+            drop(writeln!(std::io::stderr().lock(), "{}", harmless(text)));
         }
     }
 }
 
-/// Writes the one error line of a failed command, its causes joined, to stderr.
+/// Writes the one error line of a failed command, its causes joined, to stderr; what a
+/// terminal would obey is spelled.
 pub fn error(error: &anyhow::Error) {
-    drop(writeln!(std::io::stderr().lock(), "error: {error:#}"));
+    drop(writeln!(std::io::stderr().lock(), "error: {}", harmless(&format!("{error:#}"))));
 }

@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use super::{
     Imported, PeerCell, Reported, UNKNOWN,
-    json::{count, number, text},
+    aiperf::SLACK_NS,
+    json::{amount, count, in_order, moment_s, span_ns, text},
     vllm::MAX_TOKENS_UNKNOWN,
 };
-use crate::{record::RequestRow, units::s_to_ns};
+use crate::record::RequestRow;
 
 /// Rows of this tool know the ends of an answer only.
 const RELABEL: &[(&str, Option<&str>)] = &[
@@ -40,7 +41,11 @@ const RATES: [(&str, &str); 3] = [
 pub(super) fn read(document: &Value) -> anyhow::Result<Imported> {
     let benchmarks = document["benchmarks"].as_array().context("benchmarks: expected a list")?;
     ensure!(!benchmarks.is_empty(), "benchmarks: expected at least one, got none");
-    let cells: Vec<PeerCell> = benchmarks.iter().map(cell).collect::<anyhow::Result<_>>()?;
+    let one = |(index, benchmark): (usize, &Value)| {
+        cell(benchmark).with_context(|| format!("benchmarks[{index}]"))
+    };
+    let cells: Vec<PeerCell> =
+        benchmarks.iter().enumerate().map(one).collect::<anyhow::Result<_>>()?;
     let mut notes = vec![
         "times between tokens are not stored: its ITL is a mean over each answer, weighted by tokens, and hides stalls"
             .to_owned(),
@@ -48,7 +53,9 @@ pub(super) fn read(document: &Value) -> anyhow::Result<Imported> {
         "tokens are `usage`, or chunks where there was none; the file does not say which".to_owned(),
         "percentiles are observed values (inverted CDF), ours are interpolated".to_owned(),
     ];
-    notes.extend(benchmarks.iter().flat_map(notes_of));
+    for benchmark in benchmarks {
+        notes.extend(notes_of(benchmark)?);
+    }
     Ok(Imported {
         tool: "guidellm",
         version: text(document, "/metadata/guidellm_version").map(str::to_owned),
@@ -59,117 +66,144 @@ pub(super) fn read(document: &Value) -> anyhow::Result<Imported> {
 
 fn cell(benchmark: &Value) -> anyhow::Result<PeerCell> {
     let strategy = text(benchmark, "/config/strategy/type_").unwrap_or(UNKNOWN);
-    let parameter = ["streams", "rate", "max_concurrency"]
-        .iter()
-        .find_map(|key| number(benchmark, &format!("/config/strategy/{key}")));
+    let of = |key: &str| amount(benchmark, &format!("/config/strategy/{key}"));
+    let parameter = of("streams")?.or(of("rate")?).or(of("max_concurrency")?);
     let closed = ["concurrent", "synchronous"].contains(&strategy);
-    let streams = count(benchmark, "/config/strategy/streams").unwrap_or(1);
+    let streams = count(benchmark, "/config/strategy/streams")?.unwrap_or(1);
     Ok(PeerCell {
         workload: text(benchmark, "/config/backend/model").unwrap_or(UNKNOWN).to_owned(),
         load: parameter.map_or(strategy.to_owned(), |value| format!("{strategy}-{value}")),
         concurrency: u32::try_from(streams).ok().filter(|_| closed),
         rows: rows(benchmark)?,
         due_known: true,
-        reported: reported(benchmark),
+        reported: reported(benchmark)?,
         relabel: RELABEL,
     })
 }
 
-fn reported(benchmark: &Value) -> Vec<Reported> {
-    let distribution = |(key, definition, factor): (&str, &'static str, f64)| {
-        let at = |end: &str| {
-            number(benchmark, &format!("/metrics/{key}/successful/{end}")).map(|v| v * factor)
+fn reported(benchmark: &Value) -> anyhow::Result<Vec<Reported>> {
+    let distribution = |(key, definition, factor): (&str, &'static str, f64)| -> anyhow::Result<_> {
+        let at = |end: &str| -> anyhow::Result<Option<f64>> {
+            let value = amount(benchmark, &format!("/metrics/{key}/successful/{end}"))?;
+            Ok(value.map(|value| value * factor))
         };
-        let n = count(benchmark, &format!("/metrics/{key}/successful/count"));
-        let n = n.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0)?;
-        Some(Reported {
+        let n = count(benchmark, &format!("/metrics/{key}/successful/count"))?;
+        let Some(n) = n.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0) else {
+            return Ok(None);
+        };
+        Ok(Some(Reported {
             metric: key.to_owned(),
             definition,
             n: Some(n),
-            mean: at("mean"),
-            p50: at("percentiles/p50"),
-            p90: at("percentiles/p90"),
-            p95: at("percentiles/p95"),
-            p99: at("percentiles/p99"),
-        })
+            mean: at("mean")?,
+            p50: at("percentiles/p50")?,
+            p90: at("percentiles/p90")?,
+            p95: at("percentiles/p95")?,
+            p99: at("percentiles/p99")?,
+        }))
     };
-    let rate = |(key, definition): (&str, &'static str)| {
-        let mean = number(benchmark, &format!("/metrics/{key}/successful/mean"));
-        Reported::whole(&format!("{key}.mean"), definition, mean)
+    let rate = |(key, definition): (&str, &'static str)| -> anyhow::Result<_> {
+        let mean = amount(benchmark, &format!("/metrics/{key}/successful/mean"))?;
+        Ok(Reported::whole(&format!("{key}.mean"), definition, mean))
     };
-    DISTRIBUTIONS
-        .into_iter()
-        .filter_map(distribution)
-        .chain(RATES.into_iter().filter_map(rate))
-        .collect()
+    let all = DISTRIBUTIONS.into_iter().map(distribution).chain(RATES.into_iter().map(rate));
+    let all: Vec<Option<Reported>> = all.collect::<anyhow::Result<_>>()?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+/// One request of a benchmark.
+struct Asked<'a> {
+    json: &'a Value,
+    /// Where it stands, such as `requests.successful[3]`.
+    place: String,
+    /// What it says where it failed without a word.
+    failed: Option<&'static str>,
+    start_s: Option<f64>,
+    /// When it was due, or when it was sent where nobody says.
+    due_s: f64,
+}
+
+fn asked<'a>(
+    json: &'a Value,
+    place: String,
+    failed: Option<&'static str>,
+) -> anyhow::Result<Asked<'a>> {
+    let at =
+        |key: &str| moment_s(json, &format!("/info/timings/{key}")).with_context(|| place.clone());
+    let start_s = at("request_start")?;
+    let due_s = at("targeted_start")?.or(start_s).with_context(|| {
+        format!("{place}: expected info.timings.targeted_start or request_start, got neither\n  hint: save the result again")
+    })?;
+    Ok(Asked { json, place, failed, start_s, due_s })
 }
 
 /// Every request of a benchmark in the order in which it was sent.
 fn rows(benchmark: &Value) -> anyhow::Result<Vec<RequestRow>> {
-    let mut found: Vec<(&Value, Option<&str>)> = Vec::new();
-    for (list, err) in [
+    let mut found: Vec<Asked<'_>> = Vec::new();
+    for (list, failed) in [
         ("successful", None),
         ("errored", Some("failed")),
         ("incomplete", Some("was not finished")),
     ] {
         let items = benchmark.pointer(&format!("/requests/{list}")).and_then(Value::as_array);
-        found.extend(items.into_iter().flatten().map(|request| (request, err)));
+        for (index, json) in items.into_iter().flatten().enumerate() {
+            found.push(asked(json, format!("requests.{list}[{index}]"), failed)?);
+        }
     }
-    let start = |request: &Value| number(request, "/info/timings/request_start");
-    found.sort_by(|(a, _), (b, _)| {
-        start(a).unwrap_or(f64::MAX).total_cmp(&start(b).unwrap_or(f64::MAX))
-    });
-    let due = |request: &Value| number(request, "/info/timings/targeted_start").or(start(request));
-    let Some(origin) = found.iter().filter_map(|(request, _)| due(request)).reduce(f64::min) else {
+    found.sort_by(|a, b| a.start_s.unwrap_or(f64::MAX).total_cmp(&b.start_s.unwrap_or(f64::MAX)));
+    let Some(origin) = found.iter().map(|request| request.due_s).reduce(f64::min) else {
         return Ok(Vec::new());
     };
-    let one = |(index, (request, err)): (usize, &(&Value, Option<&str>))| {
-        let due = due(request).with_context(|| {
-            format!("request {index}: expected targeted_start or request_start, got neither")
-        })?;
-        Ok(row(request, index, (origin, due), *err))
+    let one = |(index, request): (usize, &Asked<'_>)| {
+        row(request, index, origin).with_context(|| request.place.clone())
     };
     found.iter().enumerate().map(one).collect()
 }
 
-fn row(
-    request: &Value,
-    index: usize,
-    (origin, due): (f64, f64),
-    failed: Option<&str>,
-) -> RequestRow {
-    let at =
-        |key: &str| number(request, &format!("/info/timings/{key}")).map(|s| s_to_ns(s - origin));
-    let err = failed.map(|what| text(request, "/info/error").unwrap_or(what).to_owned());
-    let first = at("first_token_iteration");
+fn row(request: &Asked<'_>, index: usize, origin: f64) -> anyhow::Result<RequestRow> {
+    let json = request.json;
+    let at = |key: &str| -> anyhow::Result<Option<i64>> {
+        let place = || format!("info.timings.{key}");
+        let s = moment_s(json, &format!("/info/timings/{key}"))?;
+        s.map(|s| span_ns(s - origin, &place)).transpose()
+    };
+    let err = request.failed.map(|what| text(json, "/info/error").unwrap_or(what).to_owned());
+    let first = at("first_token_iteration")?;
     // One chunk: there is no time between tokens, which two equal ends would hide.
-    let one_chunk = count(request, "/info/timings/token_iterations") == Some(1);
-    RequestRow {
+    let one_chunk = count(json, "/info/timings/token_iterations")? == Some(1);
+    let row = RequestRow {
         request_id: index as i64,
-        due_ns: s_to_ns(due - origin),
-        sent_ns: at("request_start"),
+        due_ns: span_ns(request.due_s - origin, &|| "info.timings.targeted_start".to_owned())?,
+        sent_ns: at("request_start")?,
         first_token_ns: first,
-        last_token_ns: at("last_token_iteration"),
-        done_ns: at("request_end"),
+        last_token_ns: at("last_token_iteration")?,
+        done_ns: at("request_end")?,
         chunk_ns: first.filter(|_| one_chunk).into_iter().collect(),
-        prompt_tokens: count(request, "/prompt_tokens"),
-        output_tokens: count(request, "/output_tokens"),
-        token_source: count(request, "/output_tokens").map(|_| "peer".to_owned()),
-        cached_tokens: count(request, "/cached_tokens"),
+        prompt_tokens: count(json, "/prompt_tokens")?,
+        output_tokens: count(json, "/output_tokens")?,
+        token_source: count(json, "/output_tokens")?.map(|_| "peer".to_owned()),
+        cached_tokens: count(json, "/cached_tokens")?,
         max_tokens: MAX_TOKENS_UNKNOWN,
-        output_text: text(request, "/output").unwrap_or_default().to_owned(),
+        output_text: text(json, "/output").unwrap_or_default().to_owned(),
         attempt: 1,
         err,
         ..RequestRow::default()
-    }
+    };
+    let times = [
+        ("request_start", row.sent_ns),
+        ("first_token_iteration", first),
+        ("last_token_iteration", row.last_token_ns),
+    ];
+    in_order(&times, SLACK_NS, &|| "info.timings".to_owned())?;
+    Ok(row)
 }
 
 /// Traps that one benchmark shows.
-fn notes_of(benchmark: &Value) -> Vec<String> {
+fn notes_of(benchmark: &Value) -> anyhow::Result<Vec<String>> {
     let load = text(benchmark, "/config/strategy/type_").unwrap_or(UNKNOWN);
     let mut notes = Vec::new();
     if load == "poisson"
-        && number(benchmark, "/config/strategy/worker_count").is_none_or(|n| n > 1.0)
+        && amount(benchmark, "/config/strategy/worker_count")?.is_none_or(|n| n > 1.0)
     {
         notes.push(
             "its Poisson arrivals are none with more than one worker (0.8.1): every worker draws the same delays, so \
@@ -179,7 +213,9 @@ fn notes_of(benchmark: &Value) -> Vec<String> {
     }
     let good = benchmark.pointer("/requests/successful").and_then(Value::as_array);
     let good = good.map(Vec::as_slice).unwrap_or_default();
-    let lacks = |key: &str| good.iter().filter(|request| number(request, key).is_none()).count();
+    let lacks = |key: &str| {
+        good.iter().filter(|request| request.pointer(key).and_then(Value::as_f64).is_none()).count()
+    };
     for (name, key) in
         [("TTFT", "/info/timings/first_token_iteration"), ("ITL", "/inter_token_latency_ms")]
     {
@@ -202,5 +238,5 @@ fn notes_of(benchmark: &Value) -> Vec<String> {
             .filter_map(|warning| text(warning, "/message"))
             .map(|message| format!("{load}: its own warning: {message}")),
     );
-    notes
+    Ok(notes)
 }

@@ -4,6 +4,8 @@
 
 mod against;
 mod aiperf;
+#[cfg(test)]
+mod fuzz;
 mod guidellm;
 mod json;
 mod run;
@@ -121,6 +123,15 @@ pub fn read(path: &Path) -> anyhow::Result<Imported> {
     parse(&text).with_context(|| path.display().to_string())
 }
 
+/// What to do about a text that looks like JSON and is none; nothing is known about any other.
+fn remedy(text: &str) -> &'static str {
+    if text.trim_start().starts_with(['{', '[']) {
+        "\n  hint: Python writes `NaN` and `Infinity`, which are no JSON, as are numbers beyond 1e308: mend the entry"
+    } else {
+        ""
+    }
+}
+
 /// As [`read`], from the text of a file.
 ///
 /// # Errors
@@ -130,7 +141,7 @@ pub fn parse(text: &str) -> anyhow::Result<Imported> {
         Ok(document) => document,
         // One object a line is what aiperf's records are.
         Err(_) if aiperf::is_records(text) => return aiperf::records(text),
-        Err(error) => return Err(error).context("expected a JSON document"),
+        Err(error) => bail!("expected a JSON document: {error}{}", remedy(text)),
     };
     let has = |key: &str| document.get(key).is_some();
     match () {

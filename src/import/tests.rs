@@ -1,6 +1,6 @@
 use super::*;
 
-fn numbers(text: &str) -> (Imported, Vec<PeerRow>) {
+pub(super) fn numbers(text: &str) -> (Imported, Vec<PeerRow>) {
     let file = parse(text).unwrap();
     let files = [file.clone()];
     let place = ("r-import", "2026-11-26T00:00:00Z");
@@ -26,7 +26,7 @@ fn close(a: Option<f64>, b: f64) -> bool {
 }
 
 /// Two good requests (50 ms to the first message, gaps of 10 ms) and one that failed; the second waited 30 ms in the client.
-const VLLM: &str = r#"{"date": "20261126-010203", "endpoint_type": "openai-chat", "model_id": "org/m", "request_rate": "inf",
+pub(super) const VLLM: &str = r#"{"date": "20261126-010203", "endpoint_type": "openai-chat", "model_id": "org/m", "request_rate": "inf",
     "max_concurrency": 2, "duration": 0.2, "completed": 2, "failed": 1, "request_throughput": 10.0, "output_throughput": 35.0,
     "total_token_throughput": 60.0, "request_goodput": null, "max_concurrent_requests": 3, "mean_ttft_ms": 50.0,
     "median_ttft_ms": 50.0, "p99_ttft_ms": 50.0, "mean_tpot_ms": 10.0, "median_tpot_ms": 10.0, "mean_itl_ms": 10.0,
@@ -85,7 +85,7 @@ fn what_a_file_does_not_say_is_unknown() {
 }
 
 /// One good request: first token after 50 ms, last after 140 ms, ended after 150 ms, ten tokens; sent 5 ms late.
-const GUIDELLM: &str = r#"{"metadata": {"guidellm_version": "0.8.1"}, "benchmarks": [{"config": {"strategy": {"type_": "poisson",
+pub(super) const GUIDELLM: &str = r#"{"metadata": {"guidellm_version": "0.8.1"}, "benchmarks": [{"config": {"strategy": {"type_": "poisson",
     "rate": 4.0, "worker_count": 10}, "backend": {"model": "m"}}, "metrics": {"time_to_first_token_ms": {"successful": {
     "mean": 50.0, "count": 1, "percentiles": {"p50": 50.0}}}, "request_latency": {"successful": {"mean": 0.15, "count": 1,
     "percentiles": {}}}, "inter_token_latency_ms": {"successful": {"mean": 10.0, "count": 9, "percentiles": {}}},
@@ -119,7 +119,7 @@ fn guidellm_requests_know_both_ends_of_an_answer() {
     );
 }
 
-const AIPERF_LINE: &str = r#"{"metadata": {"conversation_id": "s1", "turn_index": 0, "credit_issued_ns": 1795463015204998603,
+pub(super) const AIPERF_LINE: &str = r#"{"metadata": {"conversation_id": "s1", "turn_index": 0, "credit_issued_ns": 1795463015204998603,
     "request_start_ns": 1795463015206998603, "request_end_ns": 1795463015306998603, "was_cancelled": false,
     "benchmark_phase": "profiling"}, "metrics": {"time_to_first_token": {"value": 50.0, "unit": "ms"}, "request_latency":
     {"value": 90.0, "unit": "ms"}, "inter_chunk_latency": {"value": [15.0, 25.0], "unit": "ms"}, "output_sequence_length":
@@ -190,6 +190,8 @@ fn anything_else_is_refused_with_what_it_is() {
     assert!(error(r#"{"a": 1, "b": 2}"#).contains("got an object with a, b"));
     assert!(error("[1, 2]").contains("got a list of 2") && error("[1, 2]").contains("hint:"));
     assert!(error("not json").contains("expected a JSON document"));
+    let nan = error(&VLLM.replace("\"duration\": 0.2", "\"duration\": NaN"));
+    assert!(nan.contains("expected a JSON document") && nan.contains("hint: Python writes `NaN`"));
     assert!(
         error(r#"{"metadata": {"guidellm_version": "1"}, "benchmarks": []}"#).contains("got none")
     );

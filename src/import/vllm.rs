@@ -4,14 +4,15 @@
 //! `ttfts` are to the first message with `choices`, `itls` are the gaps between such messages, `latencies` end at the last of
 //! them, all from when the request got past `--max-concurrency`; `queue_times` is how long that took.
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
 use super::{
     Imported, PeerCell, Reported, UNKNOWN,
-    json::{count, number, numbers, text},
+    aiperf::SLACK_NS,
+    json::{self, Kind, amount, count, in_order, numbers, span_ns, text},
 };
-use crate::{record::RequestRow, units::s_to_ns};
+use crate::record::RequestRow;
 
 /// `max_tokens` is in no file of this tool.
 pub(super) const MAX_TOKENS_UNKNOWN: i64 = -1;
@@ -56,17 +57,18 @@ pub(super) fn read(document: &Value) -> anyhow::Result<Imported> {
     let is_rust = text(document, "/date").is_some_and(|date| date.contains('T'));
     let requests = Requests::of(document)?;
     let rows = requests.as_ref().map(Requests::rows).transpose()?.unwrap_or_default();
-    let concurrency = count(document, "/max_concurrency").and_then(|n| u32::try_from(n).ok());
+    let concurrency = count(document, "/max_concurrency")?.and_then(|n| u32::try_from(n).ok());
+    let rate = rate(document)?;
     let cell = PeerCell {
         workload: text(document, "/model_id").unwrap_or(UNKNOWN).to_owned(),
-        load: load(document, concurrency),
-        concurrency: concurrency.filter(|_| rate(document).is_none()),
+        load: load(rate, concurrency),
+        concurrency: concurrency.filter(|_| rate.is_none()),
         due_known: requests.as_ref().is_some_and(|requests| requests.queues.is_some()),
-        reported: reported(document),
+        reported: reported(document)?,
         relabel: RELABEL,
         rows,
     };
-    let mut notes = notes(document, requests.as_ref());
+    let mut notes = notes(document, requests.as_ref())?;
     if cell.rows.is_empty() {
         notes.push(
             "no lists of single requests: nothing could be computed again; save with --save-detailed".to_owned(),
@@ -81,12 +83,15 @@ pub(super) fn read(document: &Value) -> anyhow::Result<Imported> {
 }
 
 /// Requests per second; `None` of a closed loop, whose rate is written as `"inf"`.
-fn rate(document: &Value) -> Option<f64> {
-    number(document, "/request_rate")
+fn rate(document: &Value) -> anyhow::Result<Option<f64>> {
+    if text(document, "/request_rate") == Some("inf") {
+        return Ok(None);
+    }
+    amount(document, "/request_rate")
 }
 
-fn load(document: &Value, concurrency: Option<u32>) -> String {
-    match (rate(document), concurrency) {
+fn load(rate: Option<f64>, concurrency: Option<u32>) -> String {
+    match (rate, concurrency) {
         (Some(rate), Some(cap)) => format!("gamma-{rate}-capped-{cap}"),
         (Some(rate), None) => format!("gamma-{rate}"),
         (None, Some(cap)) => format!("closed-{cap}"),
@@ -94,39 +99,42 @@ fn load(document: &Value, concurrency: Option<u32>) -> String {
     }
 }
 
-fn reported(document: &Value) -> Vec<Reported> {
-    let completed = count(document, "/completed").and_then(|n| u64::try_from(n).ok());
+fn reported(document: &Value) -> anyhow::Result<Vec<Reported>> {
+    let completed = count(document, "/completed")?.and_then(|n| u64::try_from(n).ok());
     let gaps = document.pointer("/itls").and_then(Value::as_array).map(|itls| {
         itls.iter().filter_map(Value::as_array).map(|gaps| gaps.len() as u64).sum::<u64>()
     });
-    let of = |(stem, definition): (&str, &'static str)| {
-        let at = |front: &str| number(document, &format!("/{front}_{stem}_ms"));
+    let of = |(stem, definition): (&str, &'static str)| -> anyhow::Result<_> {
+        let at = |front: &str| amount(document, &format!("/{front}_{stem}_ms"));
         let n = match stem {
             "itl" => gaps,
             // Answers of one token have no TPOT, and nothing says how many there were.
             "tpot" => None,
             _ => completed,
         };
-        at("mean").map(|mean| Reported {
+        let Some(mean) = at("mean")? else { return Ok(None) };
+        Ok(Some(Reported {
             metric: format!("{stem}_ms"),
             definition,
             n,
             mean: Some(mean),
-            p50: at("median").or(at("p50")),
-            p90: at("p90"),
-            p95: at("p95"),
-            p99: at("p99"),
-        })
+            p50: at("median")?.or(at("p50")?),
+            p90: at("p90")?,
+            p95: at("p95")?,
+            p99: at("p99")?,
+        }))
     };
-    let wholes = WHOLES.into_iter().filter_map(|(key, definition)| {
-        Reported::whole(key, definition, number(document, &format!("/{key}")))
-    });
+    let whole = |(key, definition): (&str, &'static str)| -> anyhow::Result<_> {
+        Ok(Reported::whole(key, definition, amount(document, &format!("/{key}"))?))
+    };
     let steady = Reported::whole(
         "steady_state.request_throughput",
         "throughput.requests_per_s.steady_state",
-        number(document, "/steady_state/request_throughput"),
+        amount(document, "/steady_state/request_throughput")?,
     );
-    DISTRIBUTIONS.into_iter().filter_map(of).chain(wholes).chain(steady).collect()
+    let all = DISTRIBUTIONS.into_iter().map(of).chain(WHOLES.into_iter().map(whole));
+    let all: Vec<Option<Reported>> = all.collect::<anyhow::Result<_>>()?;
+    Ok(all.into_iter().flatten().chain(steady).collect())
 }
 
 /// The lists, one entry a request; all of one length. Seconds.
@@ -149,24 +157,27 @@ impl Requests {
         if document.get("start_times").is_none() {
             return Ok(None);
         }
-        let list = |key: &str| {
-            numbers(document, &format!("/{key}"))
-                .with_context(|| format!("{key}: expected a list of numbers"))
+        let list = |key: &str, kind: Kind| {
+            numbers(document, &format!("/{key}"), kind)?
+                .with_context(|| format!("{key}: expected a list of numbers, got none"))
         };
-        let strings = |key: &str| -> Option<Vec<String>> {
-            serde_json::from_value(document.get(key)?.clone()).ok()
+        let strings = |key: &str| -> anyhow::Result<Option<Vec<String>>> {
+            let Some(list) = document.get(key).filter(|list| !list.is_null()) else {
+                return Ok(None);
+            };
+            let list = serde_json::from_value(list.clone());
+            list.map(Some).with_context(|| format!("{key}: expected a list of texts"))
         };
         let requests = Requests {
-            starts: list("start_times")?,
-            ttfts: list("ttfts")?,
-            itls: serde_json::from_value(document["itls"].clone())
-                .context("itls: expected lists of numbers")?,
-            latencies: list("latencies")?,
-            input_lens: list("input_lens")?,
-            output_lens: list("output_lens")?,
-            errors: strings("errors").context("errors: expected a list of texts")?,
-            queues: numbers(document, "/queue_times"),
-            texts: strings("generated_texts"),
+            starts: list("start_times", Kind::Moments)?,
+            ttfts: list("ttfts", Kind::Durations)?,
+            itls: gaps(&document["itls"])?,
+            latencies: list("latencies", Kind::Durations)?,
+            input_lens: list("input_lens", Kind::Counts)?,
+            output_lens: list("output_lens", Kind::Counts)?,
+            errors: strings("errors")?.context("errors: expected a list of texts, got none")?,
+            queues: numbers(document, "/queue_times", Kind::Durations)?,
+            texts: strings("generated_texts")?,
         };
         requests.check()?;
         Ok(Some(requests))
@@ -211,14 +222,15 @@ impl Requests {
     fn rows(&self) -> anyhow::Result<Vec<RequestRow>> {
         let first = (0..self.starts.len()).map(|i| self.due(i)).reduce(f64::min);
         let origin = first.context("start_times: expected at least one request")?;
-        Ok((0..self.starts.len()).map(|i| self.row(i, origin)).collect())
+        (0..self.starts.len()).map(|i| self.row(i, origin)).collect()
     }
 
-    fn row(&self, i: usize, origin: f64) -> RequestRow {
-        let sent_ns = s_to_ns(self.starts[i] - origin);
+    fn row(&self, i: usize, origin: f64) -> anyhow::Result<RequestRow> {
+        let at = |s: f64, list: &str| span_ns(s, &|| format!("{list}[{i}]"));
+        let sent_ns = at(self.starts[i] - origin, "start_times")?;
         let sent = RequestRow {
             request_id: i as i64,
-            due_ns: s_to_ns(self.due(i) - origin),
+            due_ns: at(self.due(i) - origin, "queue_times")?,
             sent_ns: Some(sent_ns),
             max_tokens: MAX_TOKENS_UNKNOWN,
             attempt: 1,
@@ -227,29 +239,41 @@ impl Requests {
         if !self.errors[i].is_empty() {
             // The lists hold zeros here, which are no times.
             let last_line = self.errors[i].trim().lines().last().unwrap_or("failed");
-            return RequestRow { err: Some(last_line.to_owned()), ..sent };
+            return Ok(RequestRow { err: Some(last_line.to_owned()), ..sent });
         }
-        let mut at = self.ttfts[i];
-        let mut chunk_ns = vec![sent_ns + s_to_ns(at)];
+        let mut since = self.ttfts[i];
+        let mut chunk_ns = vec![sent_ns + at(since, "ttfts")?];
         for gap in &self.itls[i] {
-            at += gap;
-            chunk_ns.push(sent_ns + s_to_ns(at));
+            since += gap;
+            chunk_ns.push(sent_ns + at(since, "itls")?);
         }
-        RequestRow {
+        let row = RequestRow {
             first_token_ns: chunk_ns.first().copied(),
-            last_token_ns: Some(sent_ns + s_to_ns(self.latencies[i])),
+            last_token_ns: Some(sent_ns + at(self.latencies[i], "latencies")?),
             chunk_ns,
             prompt_tokens: Some(self.input_lens[i].round() as i64),
             output_tokens: Some(self.output_lens[i].round() as i64),
             token_source: Some("peer".to_owned()),
             output_text: self.texts.as_ref().map(|texts| texts[i].clone()).unwrap_or_default(),
             ..sent
-        }
+        };
+        let times = [("ttfts", row.first_token_ns), ("latencies", row.last_token_ns)];
+        in_order(&times, SLACK_NS, &|| format!("latencies[{i}]"))?;
+        Ok(row)
     }
 }
 
+/// The gaps of each request.
+fn gaps(itls: &Value) -> anyhow::Result<Vec<Vec<f64>>> {
+    let Some(lists) = itls.as_array() else {
+        bail!("itls: expected a list of lists of numbers, got {}", json::shape(itls));
+    };
+    let one = |(i, list): (usize, &Value)| json::all(list, &format!("itls[{i}]"), Kind::Durations);
+    lists.iter().enumerate().map(one).collect()
+}
+
 /// Traps that this file shows, and those that it cannot.
-fn notes(document: &Value, requests: Option<&Requests>) -> Vec<String> {
+fn notes(document: &Value, requests: Option<&Requests>) -> anyhow::Result<Vec<String>> {
     let mut notes = vec![
         "no seed, no version and no prompt hashes are in the file: nothing shows that two runs sent the same prompts"
             .to_owned(),
@@ -263,15 +287,15 @@ fn notes(document: &Value, requests: Option<&Requests>) -> Vec<String> {
                 .to_owned(),
         );
     }
-    let of = |key: &str| number(document, key);
-    if let (Some(peak), Some(cap)) = (of("/max_concurrent_requests"), of("/max_concurrency"))
+    let of = |key: &str| amount(document, key);
+    if let (Some(peak), Some(cap)) = (of("/max_concurrent_requests")?, of("/max_concurrency")?)
         && peak > cap
     {
         notes.push(format!(
             "max_concurrent_requests {peak} exceeds the cap of {cap}: it counts requests that touch a second"
         ));
     }
-    if let (Some(duration), Some(span)) = (of("/duration"), requests.and_then(Requests::span)) {
+    if let (Some(duration), Some(span)) = (of("/duration")?, requests.and_then(Requests::span)) {
         notes.push(format!(
             "its rates divide by {duration:.2} s, which hold more than the {span:.2} s from the first request to the last \
              answer"
@@ -285,7 +309,7 @@ fn notes(document: &Value, requests: Option<&Requests>) -> Vec<String> {
         );
     }
     notes.extend(requests.map(seen).unwrap_or_default());
-    notes
+    Ok(notes)
 }
 
 /// What the lists show.

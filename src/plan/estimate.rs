@@ -119,8 +119,15 @@ fn replay_memory(
     batch: usize,
     timing: &Timing,
 ) -> Option<u64> {
-    let Workload::Synthetic { prompt_tokens, output_tokens, .. } = workload else { return None };
-    let kv_len = prompt_tokens.max() as usize + output_tokens.max() as usize;
+    let kv_len = match workload {
+        Workload::Synthetic { prompt_tokens, output_tokens, .. } => {
+            prompt_tokens.max() as usize + output_tokens.max() as usize
+        }
+        Workload::Dialogues(talk) => {
+            talk.turns * (talk.prompt_tokens.max() as usize + talk.output_tokens.max() as usize)
+        }
+        Workload::Shapes { .. } | Workload::Dataset { .. } | Workload::Trace(_) => return None,
+    };
     let layer = Layer { model, method: cell.method.ours(), batch, kv_len };
     Some(layer.memory(Op::Compress, timing))
 }
@@ -129,6 +136,8 @@ fn replay_memory(
 fn arrival_s(workload: &Workload, arrival: Arrival) -> Option<f64> {
     let n_requests = match workload {
         Workload::Synthetic { n_requests, .. } => Some(*n_requests),
+        // First turns arrive; later ones follow answers.
+        Workload::Dialogues(talk) => Some(talk.n_conversations),
         Workload::Dataset { n_requests, .. } => *n_requests,
         Workload::Trace(trace) => trace.n_requests,
         Workload::Shapes { .. } => None,

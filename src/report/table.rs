@@ -1,6 +1,6 @@
 //! A table without a format, and the four formats.
 
-use crate::units::significant;
+use crate::units::{harmless, significant};
 
 /// How a table is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -88,7 +88,8 @@ impl Value {
     /// The value as people read it: three significant digits, `1.92 [1.88, 1.97]`, nothing where it is unknown.
     pub fn human(&self) -> String {
         match self {
-            Value::Text(text) => text.clone(),
+            // Errors and names come from logs, servers and files of others.
+            Value::Text(text) => harmless(text),
             Value::Int(n) => n.to_string(),
             Value::Float(x) => significant(*x, 3),
             Value::Interval { value, low, high } => {
@@ -248,7 +249,7 @@ fn csv_text(table: &Table) -> String {
     let (keys, rows) = flat(table);
     let field = |value: &serde_json::Value| match value {
         serde_json::Value::Null => String::new(),
-        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::String(text) => harmless(text),
         other => other.to_string(),
     };
     let mut writer = csv::Writer::from_writer(Vec::new());

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::OnceLock};
 use super::{
     Endpoint, MetricsSpec,
     error::{self, Fault},
+    places,
     value::{Ordered, Sp},
     wire_engine as wire,
 };
@@ -117,8 +118,13 @@ impl KvSetting {
     /// Bytes of one cached token: `layers x kv_heads x (2 x head_dim x bits / 8 + overhead)`; `None` where the width is
     /// not known.
     pub fn bytes_per_token(&self, layers: usize, kv_heads: usize, head_dim: usize) -> Option<f64> {
-        let head = 2.0 * head_dim as f64 * self.bits? / 8.0 + self.overhead_bytes;
-        Some((layers * kv_heads) as f64 * head)
+        let head_dim = head_dim as f64;
+        self.bytes_of_heads(layers as f64 * kv_heads as f64, head_dim, head_dim)
+    }
+
+    /// The same of this number of KV heads in all layers, whose keys and values may differ in length.
+    pub fn bytes_of_heads(&self, kv_heads: f64, key_dim: f64, value_dim: f64) -> Option<f64> {
+        Some(kv_heads * ((key_dim + value_dim) * self.bits? / 8.0 + self.overhead_bytes))
     }
 }
 
@@ -167,6 +173,7 @@ pub(super) fn engines(tables: &Ordered<wire::Engine>) -> Result<Vec<Engine>, Fau
 
 fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
     check_launch(wire)?;
+    check_places(wire)?;
     if wire.endpoints.is_empty() {
         let message = format!("expected `endpoints` of `{}` to name an API, got none", name.value);
         return Err(Fault::new(name.at, message, "`completions`, `chat` or both"));
@@ -176,11 +183,11 @@ fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
         name: name.value.clone(),
         title: wire.title.clone(),
         endpoints: wire.endpoints.clone(),
-        launch: wire.launch.value.clone(),
-        version_command: wire.version_command.clone(),
-        env: wire.env.clone(),
-        files: wire.files.clone(),
-        set: wire.set.clone(),
+        launch: words(&wire.launch.value),
+        version_command: wire.version_command.as_deref().map(words),
+        env: texts(&wire.env),
+        files: texts(&wire.files),
+        set: texts(&wire.set),
         health_path: wire.health.path.clone(),
         start_timeout_s: wire.health.timeout_s.0,
         stop_signal: wire.stop.signal,
@@ -189,7 +196,7 @@ fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
         kv,
         request: fields(&wire.request),
         prefix_cache: PrefixCacheMeans {
-            off_flags: wire.prefix_cache.off_flags.clone(),
+            off_flags: words(&wire.prefix_cache.off_flags),
             off_request: fields(&wire.prefix_cache.off_request),
             salt_request: fields(&wire.prefix_cache.salt_request),
         },
@@ -200,9 +207,10 @@ fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
 /// A server that cannot be told where to listen cannot be started beside others.
 fn check_launch(wire: &wire::Engine) -> Result<(), Fault> {
     let everywhere = || wire.launch.value.iter().chain(wire.files.values());
-    for place in ["{port}", "{host}", "{model}"] {
-        if !everywhere().any(|word| word.contains(place)) {
-            let message = format!("expected `{place}` in `launch` or `files`, got none");
+    for place in ["port", "host", "model"] {
+        let with = |name| everywhere().any(|word| places::has(&word.value, name));
+        if !with(place) && (place == "model" || !with("address")) {
+            let message = format!("expected `{{{place}}}` in `launch` or `files`, got none");
             let hint = "kvbench chooses a free port and binds to 127.0.0.1 unless told otherwise";
             return Err(Fault::new(wire.launch.at, message, hint));
         }
@@ -214,13 +222,64 @@ fn check_launch(wire: &wire::Engine) -> Result<(), Fault> {
         return Err(Fault::new(wire.launch.at, message, "they are written into the run folder"));
     }
     match wire.launch.value.first() {
-        Some(program) if !program.is_empty() && !program.contains('{') => Ok(()),
+        Some(Sp { value: program, .. }) if !program.is_empty() && !program.contains('{') => Ok(()),
         _ => Err(Fault::new(
             wire.launch.at,
             "expected the first word of `launch` to be a program",
             "for example `launch = [\"vllm\", \"serve\", \"{model}\", ...]`",
         )),
     }
+}
+
+/// A place that nothing fills would reach the engine as text, which may even start with it.
+fn check_places(wire: &wire::Engine) -> Result<(), Fault> {
+    let names = || wire.set.iter().chain(wire.kv.values().flat_map(|kv| &kv.set));
+    if let Some((name, value)) = names().find(|(name, _)| !places::is_name(name)) {
+        let message =
+            format!("expected a name of `set` to be of `a-z`, `0-9`, `_` and `-`, got `{name}`");
+        return Err(Fault::new(
+            value.at,
+            message,
+            "it is written as `{name}` where it is filled in",
+        ));
+    }
+    if let Some((name, value)) =
+        wire.set.iter().find(|(name, _)| places::BUILT_IN.contains(&name.as_str()))
+    {
+        let message = format!("expected `set` to have names of its own, got `{name}`");
+        return Err(Fault::new(
+            value.at,
+            message,
+            "kvbench fills that place itself: choose another name",
+        ));
+    }
+    for (kv, setting) in &wire.kv {
+        if let Some((name, value)) =
+            setting.set.iter().find(|(name, _)| !wire.set.contains_key(*name))
+        {
+            let message = format!(
+                "expected the `set` of `{kv}` to change a place of the engine's `set`, got `{name}`"
+            );
+            return Err(Fault::new(
+                value.at,
+                message,
+                "give it a value there, for the methods that leave it alone",
+            ));
+        }
+    }
+    let known = || places::BUILT_IN.into_iter().chain(wire.set.keys().map(String::as_str));
+    let flags = wire.kv.values().flat_map(|kv| &kv.flags).chain(&wire.prefix_cache.off_flags);
+    let words = wire.launch.value.iter().chain(wire.version_command.iter().flatten());
+    places::check_all(words.chain(wire.env.values()).chain(flags), known())?;
+    wire.files.iter().try_for_each(|(name, text)| places::check_file(name, text, known()))
+}
+
+pub(super) fn words(wire: &[Sp<String>]) -> Vec<String> {
+    wire.iter().map(|word| word.value.clone()).collect()
+}
+
+pub(super) fn texts(wire: &BTreeMap<String, Sp<String>>) -> BTreeMap<String, String> {
+    wire.iter().map(|(key, text)| (key.clone(), text.value.clone())).collect()
 }
 
 fn tells((name, wire): (&String, &wire::Tells)) -> Result<(String, Tells), Fault> {
@@ -247,8 +306,8 @@ fn tells((name, wire): (&String, &wire::Tells)) -> Result<(String, Tells), Fault
 
 fn setting(wire: &wire::Kv) -> KvSetting {
     KvSetting {
-        flags: wire.flags.clone(),
-        set: wire.set.clone(),
+        flags: words(&wire.flags),
+        set: texts(&wire.set),
         told: wire.told.clone(),
         bits: wire.bits.map(|bits| bits.0),
         overhead_bytes: wire.overhead_bytes.0,

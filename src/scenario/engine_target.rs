@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Engine, EngineTarget, KvSetting, Place, PrefixCache, Start,
+    Engine, EngineTarget, Host, KvSetting, Place, PrefixCache, Start,
+    engine::{texts, words},
     error::Fault,
-    method,
+    method, places,
     target::{Resolve, known_method, model_name, unknown, url},
     value::Sp,
     wire, wire_target,
@@ -130,12 +131,13 @@ fn start(name: &Sp<String>, engine: &Engine, wire: &wire_target::EngineTarget) -
         let message = "expected no `version` for an engine that kvbench starts: it is asked";
         return Err(Fault::new(version.at, message, "remove the key"));
     }
-    if wire.host.value.is_empty()
-        || wire.host.value.contains(|c: char| c.is_whitespace() || c == '/')
-    {
-        let message = format!("expected `host` to be an address, got `{}`", wire.host.value);
-        return Err(Fault::new(wire.host.at, message, "for example `host = \"127.0.0.1\"`"));
-    }
+    let Some(host) = Host::new(&wire.host.value) else {
+        let message =
+            format!("expected `host` to be an address or a name, got `{}`", wire.host.value);
+        let hint = "for example \"127.0.0.1\" or \"::1\"; the port has a key of its own";
+        return Err(Fault::new(wire.host.at, message, hint));
+    };
+    check_places(engine, wire)?;
     no_secrets(name, wire)?;
     for variant in wire.variants.keys() {
         let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -153,14 +155,37 @@ fn start(name: &Sp<String>, engine: &Engine, wire: &wire_target::EngineTarget) -
     Ok(Start {
         model: model_name(model)?,
         program: wire.program.as_ref().map(|program| program.value.clone()),
-        flags: wire.flags.clone(),
+        flags: words(&wire.flags),
         variants: variants(wire),
-        env: wire.env.clone(),
-        wrapper: wire.wrapper.clone(),
-        host: wire.host.value.clone(),
+        env: texts(&wire.env),
+        wrapper: words(&wire.wrapper),
+        host,
         port: wire.port.map(|port| u16::try_from(port.usize()).unwrap_or(u16::MAX)),
         timeout_s: wire.start_timeout_s.map_or(engine.start_timeout_s, |s| s.0),
     })
+}
+
+/// Names of the places of an engine.
+fn known(engine: &Engine) -> impl Iterator<Item = &str> + Clone {
+    places::BUILT_IN.into_iter().chain(engine.set.keys().map(String::as_str))
+}
+
+/// As in the engine's own words; a wrapper also takes the environment, as words of their own.
+fn check_places(engine: &Engine, wire: &wire_target::EngineTarget) -> Checked<()> {
+    let own = wire.flags.iter().chain(wire.variants.values().flatten()).chain(wire.env.values());
+    places::check_all(own, known(engine))?;
+    let environment = ["env", "docker-env"];
+    let whole = |word: &&Sp<String>| environment.iter().any(|e| word.value == format!("{{{e}}}"));
+    let words = wire.wrapper.iter().filter(|word| !whole(word));
+    for word in words.clone() {
+        if let Some(name) = environment.iter().find(|name| places::has(&word.value, name)) {
+            let message =
+                format!("expected `{{{name}}}` to be a word of its own, got `{}`", word.value);
+            let hint = "it becomes several words; `env NAME=value` puts them in front of a command";
+            return Err(Fault::new(word.at, message, hint));
+        }
+    }
+    places::check_all(words, known(engine).chain(environment))
 }
 
 /// The scenario's text, the command and its environment are kept with the results.
@@ -170,6 +195,7 @@ fn no_secrets(name: &Sp<String>, wire: &wire_target::EngineTarget) -> Checked<()
         ["TOKEN", "API_KEY", "SECRET", "PASSWORD"].iter().any(|part| word.ends_with(part))
     };
     let words = wire.flags.iter().chain(wire.variants.values().flatten()).chain(&wire.wrapper);
+    let words = words.map(|word| &word.value);
     let given = wire
         .env
         .keys()
@@ -192,7 +218,7 @@ fn variants(wire: &wire_target::EngineTarget) -> BTreeMap<String, Vec<String>> {
     if wire.variants.is_empty() {
         BTreeMap::from([(String::new(), Vec::new())])
     } else {
-        wire.variants.clone()
+        wire.variants.iter().map(|(name, list)| (name.clone(), words(list))).collect()
     }
 }
 
@@ -258,7 +284,10 @@ fn setting(
         return Err(Fault::new(target.at, format!("expected `{method}` in [method]"), "add it"));
     };
     let (key, at, more) = match wire {
-        wire::Method::Engine(wire) => (wire.kv.value.clone(), wire.kv.at, wire.flags.clone()),
+        wire::Method::Engine(wire) => {
+            places::check_all(&wire.flags, known(engine))?;
+            (wire.kv.value.clone(), wire.kv.at, words(&wire.flags))
+        }
         ours => (family(ours)?, name.at, Vec::new()),
     };
     let Some(setting) = engine.setting(&key) else {

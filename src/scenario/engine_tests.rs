@@ -4,7 +4,11 @@ use super::{engine::built_in, *};
 
 /// A scenario that starts one engine under the methods of `methods` (TOML).
 fn scenario(engine: &str, target: &str, methods: &str) -> Result<Scenario, ScenarioError> {
-    let text = format!(
+    Scenario::parse(&text(engine, target, methods), "s.toml")
+}
+
+fn text(engine: &str, target: &str, methods: &str) -> String {
+    format!(
         r#"
 name = "engines"
 baseline = "base"
@@ -21,8 +25,7 @@ output_tokens = {{ fixed = 8 }}
 [load.one.closed]
 concurrency = [1]
 "#
-    );
-    Scenario::parse(&text, "s.toml")
+    )
 }
 
 #[track_caller]
@@ -228,6 +231,134 @@ health = { path = "/up", timeout_s = 5 }
 half = { flags = ["--half"], bits = 16 }"#;
     let scenario = scenario("mine", "", methods).unwrap();
     assert_eq!(words_of(&scenario, "base"), "mine models/m-7b 127.0.0.1:4000 --half");
+}
+
+const MINE: &str = r#"
+[method.base.engine]
+kv = "half"
+[engine.mine]
+title = "Mine"
+endpoints = ["completions"]
+launch = ["mine", "{model}", "{address}", '{"a":{"b":1}}']
+version_command = ["mine", "--version", "{model}"]
+health = { path = "/up", timeout_s = 5 }
+[engine.mine.set]
+x = "{port}"
+[engine.mine.kv]
+half = { flags = ["--half", "{x}"], bits = 16 }
+[engine.mine.files]
+"mine.yaml" = """
+port: {port}
+model: {model}
+x: {x}
+"""
+"#;
+
+#[test]
+fn places_are_filled_once_and_in_wrappers() {
+    let target = r#"
+host = "::1"
+flags = ['--kv-transfer-config', '{"port":{port}}', "{{port}}"]
+env = { MODEL = "{model}" }
+wrapper = ["box", "-p", "{port}:{port}", "-v", "{dir}:{dir}", "{docker-env}", "{{env}}"]"#;
+    let scenario = scenario("mine", target, MINE).unwrap();
+    assert_eq!(
+        words_of(&scenario, "base"),
+        "box -p 4000:4000 -v /run:/run -e MODEL=models/m-7b {env} mine models/m-7b [::1]:4000 {\"a\":{\"b\":1}} --half \
+         {port} --kv-transfer-config {\"port\":4000} {port}"
+    );
+    let target = engine_of(&scenario);
+    let (start, engine) = (target.start().unwrap(), target.engine.as_ref().unwrap());
+    let spot = Spot { port: 4000, dir: "/run" };
+    let command = start.command(engine, &target.settings["base"], "", target.prefix_cache, spot);
+    assert_eq!(command.method_flags, ["--half", "{port}"], "as they stand in the command");
+    assert_eq!(command.env["MODEL"], "models/m-7b");
+    assert_eq!(command.files["mine.yaml"], "port: 4000\nmodel: models/m-7b\nx: {port}\n");
+    let version = start.version_command(engine).unwrap();
+    assert_eq!(
+        version.words.join(" "),
+        "box -p 65535:65535 -v /tmp:/tmp -e MODEL=models/m-7b {env} mine --version models/m-7b"
+    );
+}
+
+#[test]
+fn names_of_models_stay_values_in_config_files() {
+    for (name, source) in [
+        ("a: b #c", "\"a: b #c\""),
+        ("it's \\\"x\\\"", "\"it's \\\"x\\\"\""),
+        ("{port}", "\"{port}\""),
+        ("true", "\"true\""),
+        ("org/m-7b", "org/m-7b"),
+    ] {
+        let methods = "[method.base.engine]\nkv = \"fp8\"";
+        let text = text("ray-serve", "", methods).replace("models/m-7b", name);
+        let scenario = Scenario::parse(&text, "s.toml").unwrap();
+        let target = engine_of(&scenario);
+        let (start, engine) = (target.start().unwrap(), target.engine.as_ref().unwrap());
+        let spot = Spot { port: 4000, dir: "/run" };
+        let command =
+            start.command(engine, &target.settings["base"], "", target.prefix_cache, spot);
+        let file = &command.files["serve.yaml"];
+        assert!(file.contains(&format!(" model_source: {source}\n")), "{name}: {file}");
+        assert!(file.contains("  host: \"127.0.0.1\"\n  port: 4000\n"), "{file}");
+    }
+}
+
+#[test]
+fn unknown_places_are_refused_with_their_line() {
+    let error = |target: &str, methods: &str| {
+        scenario("mine", target, methods).expect_err("an unknown place").to_string()
+    };
+    // The target's keys begin in line 8 of the text.
+    for key in ["flags", "wrapper", "variants.a"] {
+        let error = error(&format!("env = {{}}\n{key} = [\"-p\", \"{{prot}}\"]"), MINE);
+        assert!(error.starts_with("s.toml:9:"), "{error}");
+        assert!(error.contains("a place that is known, got `{prot}`"), "{error}");
+        assert!(error.contains("did you mean `{port}`? there are `{model}`, `{name}`"), "{error}");
+        assert!(
+            error.contains("`{x}`") && error.contains("`{{prot}}` writes the braces"),
+            "{error}"
+        );
+    }
+    for (from, to, wanted) in [
+        ("\"{model}\", \"{address}\"", "\"{model}\", \"{address}\", \"{y}\"", "got `{y}`"),
+        ("\"--half\", \"{x}\"", "\"{half}\"", "got `{half}`"),
+        ("kv = \"half\"", "kv = \"half\"\nflags = [\"{prot}\"]", "got `{prot}`"),
+        ("port: {port}", "port: {prot}", "got `{prot}`"),
+        ("model: {model}", "model: x{model}", "`{model}` in `mine.yaml` to be a whole value"),
+        ("x = \"{port}\"", "x = \"\"\nport = \"1\"", "`set` to have names of its own, got `port`"),
+        ("x = \"{port}\"", "x = \"\"\nX = \"1\"", "a name of `set` to be of"),
+        ("bits = 16", "bits = 16, set = { z = \"1\" }", "a place of the engine's `set`, got `z`"),
+    ] {
+        let methods = MINE.replacen(from, to, 1);
+        assert_ne!(methods, MINE, "{from}");
+        let error = error("", &methods);
+        assert!(error.contains(wanted) && error.contains("\n  hint: "), "{error}");
+    }
+    let error = error("wrapper = [\"x{env}\"]", MINE);
+    assert!(error.contains("`{env}` to be a word of its own"), "{error}");
+}
+
+#[test]
+fn ipv6_is_called_in_brackets() {
+    let fp16 = "[method.base.fp16]";
+    for host in ["::1", "[::1]"] {
+        let scenario = scenario("vllm", &format!("host = \"{host}\""), fp16).unwrap();
+        assert!(words_of(&scenario, "base").contains("--host ::1 --port 4000"));
+        let host = &engine_of(&scenario).start().unwrap().host;
+        assert_eq!(format!("http://{host}:4000"), "http://[::1]:4000");
+        std::net::TcpListener::bind((&**host, 0)).expect("an address that can be bound to");
+    }
+    refused("host = \"box:8000\"", fp16, &["`host` to be an address", "a key of its own"]);
+    let attached = |url: &str| {
+        let text = text("vllm", &format!("url = \"{url}\"\nmethod = \"base\""), fp16);
+        Scenario::parse(&text, "s.toml")
+    };
+    attached("http://[::1]:8000").unwrap();
+    for url in ["http://::1:8000", "http://[::1:8000", "http://[box]:8000"] {
+        let error = attached(url).expect_err(url).to_string();
+        assert!(error.contains("IPv6 address") && error.contains("http://[::1]:8000"), "{error}");
+    }
 }
 
 #[track_caller]

@@ -82,7 +82,10 @@ fn workload_points(scenario: &Scenario, load_points: usize, kernel: bool) -> usi
     let points = |workload: &Workload| match workload {
         Workload::Shapes { ops, batch, kv_len } if kernel => ops.len() * batch.len() * kv_len.len(),
         Workload::Shapes { .. } => 0,
-        Workload::Dataset { .. } | Workload::Synthetic { .. } | Workload::Trace(_) => load_points,
+        Workload::Dataset { .. }
+        | Workload::Synthetic { .. }
+        | Workload::Dialogues(_)
+        | Workload::Trace(_) => load_points,
     };
     scenario.workloads.iter().map(|workload| points(&workload.kind)).sum()
 }

@@ -12,10 +12,12 @@ mod check;
 pub mod engine;
 mod engine_target;
 mod error;
+mod host;
 mod limit;
 mod load;
 mod method;
 mod metrics;
+mod places;
 mod preset;
 mod start;
 mod target;
@@ -39,6 +41,7 @@ mod tests;
 
 pub use engine::{Engine, KvSetting, StopSignal};
 pub use error::ScenarioError;
+pub use host::Host;
 pub use load::{Load, NamedLoad};
 pub use metrics::{
     MetricKind, MetricName, MetricsFormat, MetricsSpec, Scale, SourceError, SourceName,
@@ -245,8 +248,27 @@ pub enum Workload {
         /// How prompts are counted and rendered; without it a word is taken for a token.
         tokens: Option<TokenRules>,
     },
+    /// Conversations made of words, with drawn lengths.
+    Dialogues(Dialogues),
     /// Requests of a trace file, in its order.
     Trace(Trace),
+}
+
+/// Conversations made of words.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dialogues {
+    /// Conversations.
+    pub n_conversations: usize,
+    /// Turns of each, at least 2.
+    pub turns: usize,
+    /// From the end of an answer to the next turn; `None` = at once.
+    pub think: Option<TimeDist>,
+    /// Length of what is new in each turn, tokens.
+    pub prompt_tokens: LengthDist,
+    /// Answer length in tokens (`max_tokens`), drawn for each turn.
+    pub output_tokens: LengthDist,
+    /// How prompts are counted; without it a word is taken for a token.
+    pub tokens: Option<TokenRules>,
 }
 
 impl Workload {
@@ -254,11 +276,11 @@ impl Workload {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Workload::Dataset { path, .. } | Workload::Trace(Trace { path, .. }) => Some(path),
-            Workload::Shapes { .. } | Workload::Synthetic { .. } => None,
+            Workload::Shapes { .. } | Workload::Synthetic { .. } | Workload::Dialogues(_) => None,
         }
     }
 
-    /// The same with this number of requests; a grid of shapes as it is.
+    /// The same with this number of requests or conversations; a grid of shapes as it is.
     pub fn with_requests(&self, n: usize) -> Self {
         let mut workload = self.clone();
         match &mut workload {
@@ -266,6 +288,7 @@ impl Workload {
                 *n_requests = Some(n)
             }
             Workload::Synthetic { n_requests, .. } => *n_requests = n,
+            Workload::Dialogues(dialogues) => dialogues.n_conversations = n,
             Workload::Shapes { .. } => {}
         }
         workload

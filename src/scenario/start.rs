@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Engine, KvSetting, PrefixCache};
+use super::{
+    Engine, Host, KvSetting, PrefixCache,
+    places::{Places, Syntax},
+};
 
 /// What a target says about starting its engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +23,7 @@ pub struct Start {
     /// Command that the start command is handed to.
     pub wrapper: Vec<String>,
     /// Address the engine binds to.
-    pub host: String,
+    pub host: Host,
     /// Port it listens on; `None` = a free one.
     pub port: Option<u16>,
     /// Longest start.
@@ -36,20 +39,14 @@ pub struct Command {
     pub env: BTreeMap<String, String>,
     /// Files to write into `{dir}` before, by name.
     pub files: BTreeMap<String, String>,
+    /// Those of the words that select the method, as they stand in the command; a version command has none.
+    pub method_flags: Vec<String>,
 }
 
-/// What is filled into places such as `{port}`.
-struct Places<'a> {
-    values: Vec<(&'a str, &'a str)>,
-}
-
-impl Places<'_> {
-    fn fill(&self, text: &str) -> String {
-        self.values.iter().fold(text.to_owned(), |text, (name, value)| {
-            text.replace(&format!("{{{name}}}"), value)
-        })
-    }
-}
+/// What a wrapper of the version command sees as `{port}` where the scenario gives none: nothing listens there.
+const NO_PORT: u16 = 65_535;
+/// What it sees as `{dir}`: a folder that is there, since there are no files yet.
+const NO_DIR: &str = "/tmp";
 
 /// Where one start listens and keeps its files.
 #[derive(Debug, Clone, Copy)]
@@ -77,53 +74,63 @@ impl Start {
         cache: PrefixCache,
         spot: Spot<'_>,
     ) -> Command {
-        let port = spot.port.to_string();
-        let mut values = vec![
-            ("model", self.model.as_str()),
-            ("name", self.served_name()),
-            ("host", self.host.as_str()),
-            ("port", port.as_str()),
-            ("dir", spot.dir),
-        ];
-        let set = engine.set.iter().chain(&setting.set);
-        // A method's value stands before the engine's own: the first that is filled in leaves no place for another.
-        values.extend(set.rev().map(|(name, value)| (name.as_str(), value.as_str())));
-        let places = Places { values };
+        let filling = Filling::of(self, spot);
+        let places = filling.places(engine.set.iter().chain(&setting.set));
         let env: BTreeMap<String, String> = engine
             .env
             .iter()
             .chain(&self.env)
             .map(|(key, value)| (key.clone(), places.fill(value)))
             .collect();
-        let mut words: Vec<String> = engine.launch.iter().map(|word| places.fill(word)).collect();
+        let fill = |words: &[String]| words.iter().map(|word| places.fill(word)).collect();
+        let mut words: Vec<String> = fill(&engine.launch);
         if let (Some(program), Some(first)) = (&self.program, words.first_mut()) {
             first.clone_from(program);
         }
         let off: &[String] =
             if cache == PrefixCache::Off { &engine.prefix_cache.off_flags } else { &[] };
         let variant = self.variants.get(variant).map(Vec::as_slice).unwrap_or_default();
-        for more in [&setting.flags, off, variant, &self.flags] {
-            words.extend(more.iter().map(|word| places.fill(word)));
+        let method_flags: Vec<String> = fill(&setting.flags);
+        words.extend(method_flags.iter().cloned());
+        for more in [off, variant, &self.flags] {
+            let more: Vec<String> = fill(more);
+            words.extend(more);
         }
-        let files =
-            engine.files.iter().map(|(name, text)| (name.clone(), places.fill(text))).collect();
-        Command { words: self.wrapped(words, &env), env, files }
+        let file = |(name, text): (&String, &String)| {
+            (name.clone(), places.fill_file(text, Syntax::of(name)))
+        };
+        let files = engine.files.iter().map(file).collect();
+        Command { words: self.wrapped(words, &env, &places), env, files, method_flags }
     }
 
-    /// The command that prints the version, wrapped likewise.
+    /// The command that prints the version, wrapped likewise. It listens nowhere and has no files.
     pub fn version_command(&self, engine: &Engine) -> Option<Command> {
-        let mut words = engine.version_command.clone()?;
-        let same_program = words.first() == engine.launch.first();
+        let spot = Spot { port: self.port.unwrap_or(NO_PORT), dir: NO_DIR };
+        let filling = Filling::of(self, spot);
+        let places = filling.places(engine.set.iter());
+        let command = engine.version_command.as_ref()?;
+        let same_program = command.first() == engine.launch.first();
+        let mut words: Vec<String> = command.iter().map(|word| places.fill(word)).collect();
         if let (Some(program), Some(first), true) = (&self.program, words.first_mut(), same_program)
         {
             first.clone_from(program);
         }
         let env: BTreeMap<String, String> =
-            self.env.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        Some(Command { words: self.wrapped(words, &env), env, files: BTreeMap::new() })
+            self.env.iter().map(|(key, value)| (key.clone(), places.fill(value))).collect();
+        Some(Command {
+            words: self.wrapped(words, &env, &places),
+            env,
+            files: BTreeMap::new(),
+            method_flags: Vec::new(),
+        })
     }
 
-    fn wrapped(&self, words: Vec<String>, env: &BTreeMap<String, String>) -> Vec<String> {
+    fn wrapped(
+        &self,
+        words: Vec<String>,
+        env: &BTreeMap<String, String>,
+        places: &Places<'_>,
+    ) -> Vec<String> {
         let mut all = Vec::new();
         for word in &self.wrapper {
             match word.as_str() {
@@ -131,11 +138,41 @@ impl Start {
                 "{docker-env}" => all.extend(
                     env.iter().flat_map(|(key, value)| ["-e".to_owned(), format!("{key}={value}")]),
                 ),
-                other => all.push(other.replace("{model}", &self.model)),
+                other => all.push(places.fill(other)),
             }
         }
         all.extend(words);
         all
+    }
+}
+
+/// The values of the built-in places of one start.
+struct Filling<'a> {
+    start: &'a Start,
+    port: String,
+    address: String,
+    dir: &'a str,
+}
+
+impl<'a> Filling<'a> {
+    fn of(start: &'a Start, spot: Spot<'a>) -> Self {
+        let port = spot.port.to_string();
+        let address = format!("{}:{port}", start.host);
+        Self { start, port, address, dir: spot.dir }
+    }
+
+    /// With the values of `set`, the later one where two have one name.
+    fn places<'b>(&'b self, set: impl Iterator<Item = (&'b String, &'b String)>) -> Places<'b> {
+        let set = set.map(|(name, value)| (name.as_str(), value.as_str()));
+        let built_in = [
+            ("model", self.start.model.as_str()),
+            ("name", self.start.served_name()),
+            ("host", &*self.start.host),
+            ("port", self.port.as_str()),
+            ("address", self.address.as_str()),
+            ("dir", self.dir),
+        ];
+        Places { values: set.chain(built_in).collect() }
     }
 }
 

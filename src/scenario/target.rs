@@ -224,7 +224,12 @@ pub(super) fn url(url: &Sp<String>) -> Result<String, Fault> {
     };
     let text = url.value.trim_end_matches('/');
     let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let Some(rest) = rest.filter(|rest| !rest.is_empty() && !rest.starts_with(['/', ':'])) else {
+    let named = |rest: &&str| {
+        !rest.is_empty()
+            && !rest.starts_with('/')
+            && (!rest.starts_with(':') || rest.starts_with("::"))
+    };
+    let Some(rest) = rest.filter(named) else {
         return fault(
             "to start with `http://` or `https://` and a host",
             "for example `url = \"http://127.0.0.1:8000\"`",
@@ -236,7 +241,24 @@ pub(super) fn url(url: &Sp<String>) -> Result<String, Fault> {
             "quote it as the server prints it",
         );
     }
-    if rest.split('/').next().is_some_and(|host| host.contains('@')) {
+    let host = rest.split('/').next().unwrap_or(rest);
+    if !host.starts_with('[') && host.matches(':').count() > 1 && !host.contains('@') {
+        return fault(
+            "to have an IPv6 address in brackets",
+            "for example `url = \"http://[::1]:8000\"`",
+        );
+    }
+    let good = |rest: &str| {
+        rest.split_once(']')
+            .is_some_and(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok())
+    };
+    if host.strip_prefix('[').is_some_and(|rest| !good(rest)) {
+        return fault(
+            "to have an IPv6 address between `[` and `]`",
+            "for example `url = \"http://[::1]:8000\"`",
+        );
+    }
+    if host.contains('@') {
         return fault(
             "without a user and password: they would be stored with the results",
             "put the key into the environment's KVBENCH_API_KEY or into `api_key_file`",

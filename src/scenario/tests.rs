@@ -374,6 +374,33 @@ fn conversations_have_turns_and_time_to_think() {
 }
 
 #[test]
+fn words_have_turns_and_traces_a_tokenizer() {
+    let talk = "turns = 3\nthink_s = { fixed = 2 }\n";
+    let closed = "[load.c.closed]\nconcurrency = [1]\n";
+    let scenario = parse(&[ENGINE, WORDS, talk, closed].concat()).expect("valid");
+    let Workload::Dialogues(dialogues) = &scenario.workloads[0].kind else {
+        panic!("conversations")
+    };
+    assert_eq!(
+        (dialogues.n_conversations, dialogues.turns, dialogues.think),
+        (2, 3, Some(TimeDist::Fixed(2.0)))
+    );
+    let Workload::Dialogues(more) = scenario.workloads[0].kind.with_requests(9) else {
+        panic!("conversations")
+    };
+    assert_eq!(more.n_conversations, 9);
+    refused(&[ENGINE, WORDS, "think_s = { fixed = 2 }\n", closed], "expected `turns` beside", 12);
+    let template = "turns = 3\ntokenizer = \"m\"\nchat_template = \"auto\"\n";
+    refused(&[ENGINE, WORDS, template, closed], "no `chat_template` beside `turns`", 14);
+    let trace = "[workload.t.trace]\npath = \"t.csv\"\nformat = \"azure\"\n";
+    let scenario = parse(&[ENGINE, trace, "tokenizer = \"m\"\n", closed].concat()).expect("valid");
+    let Workload::Trace(found) = &scenario.workloads[0].kind else { panic!("a trace") };
+    assert_eq!(found.tokens.as_ref().map(|t| t.tokenizer.as_path()), Some(Path::new("m")));
+    let alone = "chat_template = \"auto\"\n";
+    refused(&[ENGINE, trace, alone, closed], "expected `tokenizer` beside `chat_template`", 11);
+}
+
+#[test]
 fn loading_names_the_file() {
     let error = Scenario::load(Path::new("no/such.toml")).expect_err("missing");
     assert!(format!("{error:#}").starts_with("no/such.toml: cannot read"), "{error:#}");

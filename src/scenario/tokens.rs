@@ -13,16 +13,32 @@ pub(super) fn of_dataset(wire: &wire::Dataset) -> Result<Option<TokenRules>, Fau
         chat_template: wire.chat_template.as_ref(),
         template_date: wire.template_date.as_ref(),
     };
-    if let Some(template) = wire.chat_template.as_ref().filter(|_| wire.turns.usize() > 1) {
-        let message =
-            "expected no `chat_template` beside `turns`: it would be applied to first turns only";
-        return Err(Fault::new(template.at, message, "send conversations to the `chat` endpoint"));
-    }
+    first_turns_only(wire.chat_template.as_ref(), wire.turns.usize())?;
+    keys.rules()
+}
+
+/// What a later turn is sent with is known only when its turn has come.
+fn first_turns_only(template: Option<&Sp<String>>, turns: usize) -> Result<(), Fault> {
+    let Some(template) = template.filter(|_| turns > 1) else { return Ok(()) };
+    let message =
+        "expected no `chat_template` beside `turns`: it would be applied to first turns only";
+    Err(Fault::new(template.at, message, "send conversations to the `chat` endpoint"))
+}
+
+/// Of a `trace` workload.
+pub(super) fn of_trace(wire: &wire::Trace) -> Result<Option<TokenRules>, Fault> {
+    let keys = Keys {
+        tokenizer: wire.tokenizer.as_ref(),
+        max_prompt_tokens: None,
+        chat_template: wire.chat_template.as_ref(),
+        template_date: wire.template_date.as_ref(),
+    };
     keys.rules()
 }
 
 /// Of a `synthetic` workload.
 pub(super) fn of_synthetic(wire: &wire::Synthetic) -> Result<Option<TokenRules>, Fault> {
+    first_turns_only(wire.chat_template.as_ref(), wire.turns.usize())?;
     let keys = Keys {
         tokenizer: wire.tokenizer.as_ref(),
         max_prompt_tokens: None,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::TokenRules;
+
 /// A window of a trace file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trace {
@@ -15,6 +17,8 @@ pub struct Trace {
     pub start_s: f64,
     /// Length of the window; `None` = to the end.
     pub duration_s: Option<f64>,
+    /// How prompts are counted and rendered; without it a word is taken for a token.
+    pub tokens: Option<TokenRules>,
 }
 
 /// Format of a trace.

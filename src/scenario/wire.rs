@@ -249,7 +249,7 @@ pub(super) struct EngineMethod {
     pub(super) kv: Sp<String>,
     /// Words added to the command.
     #[serde(default)]
-    pub(super) flags: Vec<String>,
+    pub(super) flags: Vec<Sp<String>>,
 }
 
 /// A method without parameters.
@@ -386,10 +386,15 @@ fn turns() -> Int<1, 64> {
 pub(super) struct Synthetic {
     /// Requests.
     pub(super) n_requests: Count,
-    /// Prompt length, tokens: exact with `tokenizer`, else about one word each.
+    /// Prompt length, tokens: exact with `tokenizer`, else about one word each. Of a later turn of a conversation what is new.
     pub(super) prompt_tokens: Length,
     /// Answer length asked for, tokens.
     pub(super) output_tokens: Length,
+    /// Turns of each conversation, each sent after the answer to the one before; `n_requests` then counts conversations.
+    #[serde(default = "turns")]
+    pub(super) turns: Int<1, 64>,
+    /// Seconds from the end of an answer to the next turn. Default: none.
+    pub(super) think_s: Option<Sp<Think>>,
     /// A `tokenizer.json` or a folder that holds one: prompts are counted as a server counts them.
     pub(super) tokenizer: Option<Sp<PathBuf>>,
     /// Apply a chat template before sending to `completions`: `auto` for the model's own, or a file. Needs `tokenizer`.
@@ -412,6 +417,12 @@ pub(super) struct Trace {
     pub(super) start_s: Option<Sp<Real<0, 604_800_000>>>,
     /// Length of the window, seconds. Default: to the end.
     pub(super) duration_s: Option<Sp<Seconds>>,
+    /// A `tokenizer.json` or a folder that holds one: prompts have exactly the trace's lengths as a server counts them.
+    pub(super) tokenizer: Option<Sp<PathBuf>>,
+    /// Apply a chat template before sending to `completions`: `auto` for the model's own, or a file. Needs `tokenizer`.
+    pub(super) chat_template: Option<Sp<String>>,
+    /// The day that `strftime_now` tells to the template. Default: `2024-07-26`, so that prompts do not change overnight.
+    pub(super) template_date: Option<Sp<String>>,
 }
 
 /// Distribution of a length.

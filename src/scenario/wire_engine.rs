@@ -27,20 +27,21 @@ pub(super) struct Engine {
     pub(super) title: String,
     /// The APIs it has: `completions`, `chat`.
     pub(super) endpoints: Vec<Endpoint>,
-    /// The command that starts it, one word an item. `{model}`, `{name}` (served under), `{host}`, `{port}` and `{dir}`
-    /// (where `files` are) are filled in; the flags of method, variant and target follow.
-    pub(super) launch: Sp<Vec<String>>,
+    /// The command that starts it, one word an item. `{model}`, `{name}` (served under), `{host}`, `{port}`, `{address}`
+    /// (both, as in a URL) and `{dir}` (where `files` are) are filled in, `{{name}}` writes `{name}`, other braces are text;
+    /// the flags of method, variant and target follow.
+    pub(super) launch: Sp<Vec<Sp<String>>>,
     /// A command that prints its version, for engines that do not tell it over HTTP.
-    pub(super) version_command: Option<Vec<String>>,
+    pub(super) version_command: Option<Vec<Sp<String>>>,
     /// Environment it is started with.
     #[serde(default)]
-    pub(super) env: BTreeMap<String, String>,
-    /// Files it needs, by name; places as in `launch`, and those that a method sets.
+    pub(super) env: BTreeMap<String, Sp<String>>,
+    /// Files it needs, by name; places as in `launch`, and those of `set`. In YAML and JSON a text is quoted as it needs.
     #[serde(default)]
-    pub(super) files: BTreeMap<String, String>,
-    /// Values of places in `files` and `launch` that a method may set.
+    pub(super) files: BTreeMap<String, Sp<String>>,
+    /// Values of further places, filled in as they are, that a method may set.
     #[serde(default)]
-    pub(super) set: BTreeMap<String, String>,
+    pub(super) set: BTreeMap<String, Sp<String>>,
     /// How to know that it is ready.
     pub(super) health: Health,
     /// How to end it.
@@ -136,10 +137,10 @@ pub(super) struct TellsLog {
 pub(super) struct Kv {
     /// Words added to the command.
     #[serde(default)]
-    pub(super) flags: Vec<String>,
-    /// Places set in `files`.
+    pub(super) flags: Vec<Sp<String>>,
+    /// Places of the engine's `set` that it changes.
     #[serde(default)]
-    pub(super) set: BTreeMap<String, String>,
+    pub(super) set: BTreeMap<String, Sp<String>>,
     /// What the engine calls it when asked (`tells.kv_dtype`); any of these. Without it nothing is compared.
     #[serde(default)]
     pub(super) told: Vec<String>,
@@ -159,7 +160,7 @@ fn no_overhead() -> Real<0, 4_096_000> {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct PrefixCache {
     /// Words that switch it off.
-    pub(super) off_flags: Vec<String>,
+    pub(super) off_flags: Vec<Sp<String>>,
     /// Request fields that switch it off.
     pub(super) off_request: BTreeMap<String, Scalar>,
     /// Request fields that keep cells apart; `{salt}` is different in every cell.

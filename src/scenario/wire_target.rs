@@ -31,21 +31,21 @@ pub(super) struct EngineTarget {
     pub(super) methods: Option<List<Sp<String>>>,
     /// Words added to the command under every method.
     #[serde(default)]
-    pub(super) flags: Vec<String>,
+    pub(super) flags: Vec<Sp<String>>,
     /// Sets of words to measure under every method, each by a name that is added to the target's: speculative decoding,
     /// KV offloading, a batch size.
     #[serde(default)]
-    pub(super) variants: BTreeMap<String, Vec<String>>,
+    pub(super) variants: BTreeMap<String, Vec<Sp<String>>>,
     /// Program in the place of the command's first word, such as `/opt/llama.cpp/llama-server`.
     pub(super) program: Option<Sp<String>>,
     /// Environment beside the engine's own.
     #[serde(default)]
-    pub(super) env: BTreeMap<String, String>,
+    pub(super) env: BTreeMap<String, Sp<String>>,
     /// Command that the start command is handed to: `["ssh", "-tt", "box"]`, `["docker", "run", ...]`, `["srun"]`. The word
-    /// `{env}` becomes the environment as `KEY=value` words, `{docker-env}` the same behind `-e`.
+    /// `{env}` becomes the environment as `KEY=value` words, `{docker-env}` the same behind `-e`; places as in `launch`.
     #[serde(default)]
-    pub(super) wrapper: Vec<String>,
-    /// Address that the engine binds to and that kvbench calls.
+    pub(super) wrapper: Vec<Sp<String>>,
+    /// Address that the engine binds to and that kvbench calls; an IPv6 one with or without brackets.
     #[serde(default = "host")]
     pub(super) host: Sp<String>,
     /// Port to listen on. Default: a free one.

@@ -1,7 +1,8 @@
 //! Workloads of the file.
 
 use super::{
-    LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, tokens, value::Sp, wire,
+    Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, tokens,
+    value::Sp, wire,
 };
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
@@ -62,6 +63,7 @@ fn trace(wire: &wire::Trace) -> Result<Workload, Fault> {
         n_requests: wire.n_requests.map(|n| n.usize()),
         start_s: wire.start_s.as_ref().map_or(0.0, |s| s.value.0),
         duration_s: wire.duration_s.as_ref().map(|s| s.value.0),
+        tokens: tokens::of_trace(wire)?,
     }))
 }
 
@@ -83,24 +85,35 @@ fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
 
 fn synthetic(name: &Sp<String>, wire: &wire::Synthetic) -> Result<Workload, Fault> {
     let prompt_tokens = length(&wire.prompt_tokens)?;
-    let n_requests = wire.n_requests.usize();
-    let most = n_requests as u64 * u64::from(prompt_tokens.max());
+    let (n_requests, turns) = (wire.n_requests.usize(), wire.turns.usize());
+    let most = (n_requests * turns) as u64 * u64::from(prompt_tokens.max());
     if most > limit::PROMPT_TOKENS_MAX {
         return Err(Fault::new(
             name.at,
             format!(
-                "expected at most {} prompt tokens in all (`n_requests` times the longest prompt), got up to {most}",
+                "expected at most {} prompt tokens in all (`n_requests` times `turns` times the longest prompt), got up to {most}",
                 limit::PROMPT_TOKENS_MAX
             ),
             "the prompts are held in memory: lower `n_requests` or `max`",
         ));
     }
-    Ok(Workload::Synthetic {
-        n_requests,
-        prompt_tokens,
-        output_tokens: length(&wire.output_tokens)?,
-        tokens: tokens::of_synthetic(wire)?,
-    })
+    let (output_tokens, tokens) = (length(&wire.output_tokens)?, tokens::of_synthetic(wire)?);
+    if turns > 1 {
+        let think = wire.think_s.as_ref().map(|think| think::build(&think.value)).transpose()?;
+        return Ok(Workload::Dialogues(Dialogues {
+            n_conversations: n_requests,
+            turns,
+            think,
+            prompt_tokens,
+            output_tokens,
+            tokens,
+        }));
+    }
+    if let Some(think) = &wire.think_s {
+        let message = "expected `turns` beside `think_s`, got none: one turn has no next";
+        return Err(Fault::new(think.at, message, "add `turns = 4`, or remove `think_s`"));
+    }
+    Ok(Workload::Synthetic { n_requests, prompt_tokens, output_tokens, tokens })
 }
 
 fn length(wire: &wire::Length) -> Result<LengthDist, Fault> {

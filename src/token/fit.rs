@@ -39,6 +39,11 @@ impl<'a> Fitter<'a> {
         Ok(Self { meter, empty: meter.count("")?, costs: BTreeMap::new() })
     }
 
+    /// Tokens of an empty prompt: BOS and the template.
+    pub fn empty(&self) -> usize {
+        self.empty
+    }
+
     /// A prompt of `target` tokens, everything included that a server counts. `word` is asked for one word after another and
     /// must not run dry. The prompt has at least one word, however small the target.
     ///
@@ -49,7 +54,46 @@ impl<'a> Fitter<'a> {
         target: usize,
         word: &mut dyn FnMut() -> &'w str,
     ) -> anyhow::Result<Fitted> {
-        let mut units = self.words(target, word)?;
+        let units = self.words(target, word)?;
+        self.adjust(units, target, word)
+    }
+
+    /// As [`Self::fit`], of a prompt that begins with `head`, which stays as it is even where it is too long alone.
+    ///
+    /// # Errors
+    /// As [`Self::fit`].
+    pub fn fit_after<'w>(
+        &mut self,
+        head: &str,
+        target: usize,
+        word: &mut dyn FnMut() -> &'w str,
+    ) -> anyhow::Result<Fitted> {
+        let tokens = self.meter.count(head)?;
+        if tokens >= target {
+            return Ok(Fitted { text: head.to_owned(), tokens });
+        }
+        let mut units = vec![head.to_owned()];
+        let mut left = target - tokens;
+        loop {
+            let unit = format!(" {}", word());
+            let cost = self.cost(&unit)?;
+            if cost > left {
+                break;
+            }
+            left -= cost;
+            units.push(unit);
+        }
+        self.adjust(units, target, word)
+    }
+
+    /// Changes the end of a prompt until its length is right, or the nearest that was seen. The first piece stays, unless it
+    /// is alone and too long.
+    fn adjust<'w>(
+        &mut self,
+        mut units: Vec<String>,
+        target: usize,
+        word: &mut dyn FnMut() -> &'w str,
+    ) -> anyhow::Result<Fitted> {
         let mut best: Option<Fitted> = None;
         for attempt in 0..TRIES {
             let text = units.concat();

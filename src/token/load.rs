@@ -10,6 +10,8 @@ use anyhow::{Context as _, anyhow, bail, ensure};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use crate::units::hex;
+
 /// The one file that is needed.
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Special tokens and, in most models, the chat template.
@@ -52,7 +54,7 @@ impl Tokenizer {
         let adds_bos = bos.is_some() && added.first().copied() == bos;
         Ok(Self {
             note: contradiction(&config, adds_bos),
-            sha256: Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: hex(&Sha256::digest(&bytes)),
             n_bytes: bytes.len() as u64,
             inner,
             path,

@@ -70,7 +70,7 @@ pub(super) fn requests(
     Ok(requests)
 }
 
-fn draw_s(think: TimeDist, rng: &mut rand_chacha::ChaCha8Rng) -> f64 {
+pub(super) fn draw_s(think: TimeDist, rng: &mut rand_chacha::ChaCha8Rng) -> f64 {
     match think {
         TimeDist::Fixed(s) => s,
         TimeDist::Uniform { min, max } => min + (max - min) * unit(rng),

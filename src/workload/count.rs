@@ -95,11 +95,16 @@ impl Counter {
 pub(super) fn missed(drawn: &[Drawn]) -> Option<String> {
     let by =
         |one: &Drawn| one.counted.as_ref().map_or(0, |it| it.tokens.abs_diff(one.asked_tokens));
-    let missed: Vec<u32> = drawn.iter().map(by).filter(|by| *by > 0).collect();
+    missed_by("synthetic prompts", drawn.iter().map(by))
+}
+
+/// As [`missed`], from the tokens by which each prompt missed.
+pub(super) fn missed_by(what: &str, by: impl ExactSizeIterator<Item = u32>) -> Option<String> {
+    let n = by.len();
+    let missed: Vec<u32> = by.filter(|by| *by > 0).collect();
     let worst = missed.iter().max()?;
     Some(format!(
-        "{} of {} synthetic prompts missed the length asked for, by up to {worst} tokens: this tokenizer cannot spell it",
-        missed.len(),
-        drawn.len()
+        "{} of {n} {what} missed the length asked for, by up to {worst} tokens: this tokenizer cannot spell it",
+        missed.len()
     ))
 }

@@ -11,6 +11,7 @@ pub mod arrival;
 mod conversation;
 mod count;
 pub mod dataset;
+mod dialogue;
 mod draw;
 mod exact;
 mod intensity;
@@ -39,7 +40,8 @@ pub struct Request {
     /// Prompt length, estimated where the workload names no tokenizer (four bytes a token): for kernel replay, never for
     /// results.
     pub prompt_tokens_est: u32,
-    /// What the workload's tokenizer and chat template make of the prompt; `None` without a tokenizer.
+    /// What the workload's tokenizer and chat template make of the prompt; `None` without a tokenizer, and of later turns,
+    /// which are sent with what was said before.
     pub counted: Option<Counted>,
     /// The data set's own answer length, estimated likewise; `None` if it has no answer.
     pub answer_tokens_est: Option<u32>,
@@ -138,9 +140,15 @@ pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> any
             notes.extend(count::missed(&drawn));
             (drawn.into_iter().enumerate().map(synthetic_request).collect(), None)
         }
+        Workload::Dialogues(dialogues) => {
+            let (requests, note) = dialogue::requests(dialogues, seed)?;
+            notes.extend(note);
+            (requests, None)
+        }
         Workload::Trace(trace) => {
             let traced = trace::build(trace, seed)?;
             times_ns = traced.times_ns;
+            notes.extend(traced.note);
             (traced.requests, Some(traced.report))
         }
     };
@@ -161,7 +169,7 @@ pub fn report_on(workload: &Workload) -> anyhow::Result<Option<DatasetReport>> {
     match workload {
         Workload::Dataset { path, format, .. } => Ok(Some(dataset::read(path, *format)?.1)),
         Workload::Trace(trace) => Ok(Some(trace::read(&trace.path, trace.format)?.1)),
-        Workload::Shapes { .. } | Workload::Synthetic { .. } => Ok(None),
+        Workload::Shapes { .. } | Workload::Synthetic { .. } | Workload::Dialogues(_) => Ok(None),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Due, Request, dataset::hex};
+use super::{Due, Request};
+use crate::units::hex;
 
 /// sha256 (hex) over ids, due times, `max_tokens` and prompts.
 ///

@@ -95,7 +95,7 @@ pub(super) fn sentence(
 }
 
 /// One word after another, without end.
-fn in_turn<'a>(
+pub(super) fn in_turn<'a>(
     words: &'a [&'a str],
     number: usize,
     rng: &'a mut ChaCha8Rng,
@@ -118,7 +118,7 @@ fn push(text: &mut String, word: &str) {
     text.push_str(word);
 }
 
-fn length(dist: &LengthDist, rng: &mut ChaCha8Rng) -> u32 {
+pub(super) fn length(dist: &LengthDist, rng: &mut ChaCha8Rng) -> u32 {
     match *dist {
         LengthDist::Fixed(n) => n,
         LengthDist::Uniform { min, max } => {

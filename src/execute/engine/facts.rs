@@ -101,6 +101,10 @@ impl EngineFacts {
         match (named, self.models.as_slice()) {
             (Some(name), _) => Ok(name.to_owned()),
             (None, [only]) => Ok(only.clone()),
+            (None, []) => Err(format!(
+                "{}: expected a model, got an empty list\n  hint: load one into the server (its log says why none is there), or name the one to ask for with `model` in the scenario",
+                self.url
+            )),
             (None, several) => Err(format!(
                 "{}: expected exactly one model, got {} [{}]\n  hint: name one with `model` in the scenario",
                 self.url,
@@ -165,7 +169,10 @@ mod tests {
         };
         assert_eq!(facts.model(None), Ok("a".to_owned()));
         assert_eq!(facts.model(Some("b")), Ok("b".to_owned()));
-        facts.models.push("c".to_owned());
+        facts.models.clear();
+        let error = facts.model(None).unwrap_err();
+        assert!(error.contains("got an empty list\n  hint: load one into the server"), "{error}");
+        facts.models = ["a", "c"].map(str::to_owned).to_vec();
         assert!(facts.model(None).unwrap_err().contains("got 2 [a, c]\n  hint:"));
     }
 }

@@ -32,6 +32,7 @@ pub mod drive;
 mod facts;
 pub mod files;
 mod follow;
+mod gguf;
 pub mod health;
 mod histogram;
 mod http;

@@ -3,14 +3,15 @@
 //! What an engine says about itself is evidence of what it was told, not of what it computes: vLLM on a CPU calls its cache
 //! `int8_per_token_head` in its metrics and answers garbage. The texts are compared afterwards, from the rows.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::ErrorKind, path::Path};
 
+use anyhow::Context as _;
 use regex::Regex;
 use reqwest::{Client, Url};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{facts, health::Verdict, session::Session};
+use super::{facts, gguf, health::Verdict, session::Session};
 use crate::scenario::{EngineTarget, KvSetting, Start, engine::Tells};
 
 /// Part of the theory by which the bytes of a token may differ: whole blocks are allocated.
@@ -72,13 +73,20 @@ pub(super) async fn ask(
     question: &Question<'_>,
     version_command: impl FnOnce() -> Result<Option<String>, String>,
 ) -> Result<Proof, String> {
-    let tells = tells(question).await;
+    let (tells, named) = tells(question).await;
     let (version, version_source) = version(question, &tells, version_command)?;
     let number = |name: &str| tells.get(name)?.as_ref()?.parse::<f64>().ok();
     let told =
         number("kv_memory_bytes").zip(number("kv_tokens")).filter(|(_, tokens)| *tokens > 0.0);
     let setting = question.target.settings.get(question.method);
     let start = question.target.start();
+    let (theory, reasons) = match start.zip(setting).map(|(start, kv)| theory(start, kv)) {
+        Some(Ok(bytes)) => (bytes, Vec::new()),
+        Some(Err(error)) => {
+            (None, vec![format!("bytes of a token in theory are not known: {error:#}")])
+        }
+        None => (None, Vec::new()),
+    };
     let mut proof = Proof {
         url: facts::shown(question.base),
         target: question.name.to_owned(),
@@ -88,9 +96,7 @@ pub(super) async fn ask(
         version_source,
         tells,
         kv_bytes_per_token: told.map(|(bytes, tokens)| bytes / tokens),
-        kv_bytes_per_token_theory: start
-            .zip(setting)
-            .and_then(|(start, setting)| theory(start, setting)),
+        kv_bytes_per_token_theory: theory,
         command: question.session.map(|session| session.words.shown()),
         process_arguments: question
             .session
@@ -98,14 +104,16 @@ pub(super) async fn ask(
         ready_after_s: question.session.map(|session| session.ready_after.as_secs_f64()),
         log: question.session.map(|session| session.log.display().to_string()),
         verdict: Verdict::Valid,
-        reasons: Vec::new(),
+        reasons,
     };
     if let Some(setting) = setting {
         check_type(&mut proof, setting);
-        check_flags(&mut proof, setting, start);
+    }
+    if let Some(session) = question.session {
+        check_flags(&mut proof, &session.words.method_flags, start);
     }
     check_bytes(&mut proof);
-    check_model(&mut proof, start);
+    check_model(&mut proof, &named, start);
     Ok(proof)
 }
 
@@ -130,8 +138,10 @@ fn version(
     ))
 }
 
-async fn tells(question: &Question<'_>) -> BTreeMap<String, Option<String>> {
-    let Some(engine) = &question.target.engine else { return BTreeMap::new() };
+/// What the engine tells, and every model that it names.
+async fn tells(question: &Question<'_>) -> (BTreeMap<String, Option<String>>, Vec<String>) {
+    let Some(engine) = &question.target.engine else { return Default::default() };
+    let mut named = Vec::new();
     let mut answers: BTreeMap<&str, Option<String>> = BTreeMap::new();
     let mut told = BTreeMap::new();
     for (name, place) in &engine.tells {
@@ -147,9 +157,26 @@ async fn tells(question: &Question<'_>) -> BTreeMap<String, Option<String>> {
             answers.insert(path, text);
         }
         let text = path.and_then(|path| answers.get(path).cloned().flatten());
-        told.insert(name.clone(), fact(place, text.as_deref(), question.session));
+        let fact = fact(place, text.as_deref(), question.session);
+        if name == "model" {
+            named.extend(fact.clone());
+            named.extend(text.iter().flat_map(|text| others(place, text)));
+        }
+        told.insert(name.clone(), fact);
     }
-    told
+    (told, named)
+}
+
+/// The same fact of every entry of a list: a pointer such as `/data/0/id` names the first one only.
+fn others(place: &Tells, text: &str) -> Vec<String> {
+    let (Tells::Json { pointer, .. }, Ok(json)) = (place, serde_json::from_str::<Value>(text))
+    else {
+        return Vec::new();
+    };
+    let Some((list, rest)) = pointer.split_once("/0/") else { return Vec::new() };
+    let entries = json.pointer(list).and_then(Value::as_array).map(Vec::as_slice);
+    let told = |entry: &Value| in_words(entry.pointer(&format!("/{rest}"))?);
+    entries.unwrap_or_default().iter().filter_map(told).collect()
 }
 
 fn fact(place: &Tells, text: Option<&str>, session: Option<&Session>) -> Option<String> {
@@ -217,11 +244,11 @@ fn check_type(proof: &mut Proof, setting: &KvSetting) {
     }
 }
 
-/// A wrapper's process runs elsewhere, and its words are the wrapper's.
-fn check_flags(proof: &mut Proof, setting: &KvSetting, start: Option<&Start>) {
+/// A wrapper's process runs elsewhere, and its words are the wrapper's. `flags` are those that select the method, with their
+/// places filled.
+fn check_flags(proof: &mut Proof, flags: &[String], start: Option<&Start>) {
     let (Some(words), Some(start)) = (&proof.process_arguments, start) else { return };
-    let flags = &setting.flags;
-    let there = flags.is_empty() || words.windows(flags.len()).any(|some| some == flags.as_slice());
+    let there = flags.is_empty() || words.windows(flags.len()).any(|some| some == flags);
     if start.wrapper.is_empty() && !there {
         let text = format!("the process runs without {}", flags.join(" "));
         proof.doubt(Verdict::Suspect, text);
@@ -240,15 +267,19 @@ fn check_bytes(proof: &mut Proof) {
     }
 }
 
-fn check_model(proof: &mut Proof, start: Option<&Start>) {
-    let (Some(told), Some(start)) = (proof.tells.get("model").cloned().flatten(), start) else {
-        return;
+/// Ours must be among the models that the server names: by its exact name or path, or by the name that it was told to serve
+/// it under. A server with adapters names several.
+fn check_model(proof: &mut Proof, named: &[String], start: Option<&Start>) {
+    let Some(start) = start.filter(|_| !named.is_empty()) else { return };
+    let path = std::path::absolute(&start.model).ok();
+    let ours = |told: &String| {
+        *told == start.model
+            || *told == start.served_name()
+            || path.is_some() && std::path::absolute(told).ok() == path
     };
-    let same =
-        |asked: &str| told == asked || Path::new(&told).ends_with(asked.trim_start_matches("./"));
-    if !same(&start.model) && !same(start.served_name()) {
-        proof
-            .doubt(Verdict::Suspect, format!("the engine serves {told}, expected {}", start.model));
+    if !named.iter().any(ours) {
+        let text = format!("the engine serves {}, expected {}", named.join(", "), start.model);
+        proof.doubt(Verdict::Suspect, text);
     }
 }
 
@@ -259,98 +290,37 @@ impl Proof {
     }
 }
 
-/// Bytes that a token takes in theory, where the model is a folder with a `config.json`.
-fn theory(start: &Start, setting: &KvSetting) -> Option<f64> {
-    let text = std::fs::read_to_string(Path::new(&start.model).join("config.json")).ok()?;
-    let config: Value = serde_json::from_str(&text).ok()?;
-    let number = |key: &str| usize::try_from(config.get(key)?.as_u64()?).ok();
-    let heads = number("num_attention_heads")?;
-    let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
-    let kv_heads = number("num_key_value_heads").unwrap_or(heads);
-    setting.bytes_per_token(number("num_hidden_layers")?, kv_heads, head_dim)
+/// Bytes that a token takes in theory, where the model is a folder with a `config.json` or a GGUF file; `None` where the
+/// model is elsewhere or its layers do not all keep every token.
+///
+/// # Errors
+/// The file is there and cannot be read.
+fn theory(start: &Start, setting: &KvSetting) -> anyhow::Result<Option<f64>> {
+    let model = Path::new(&start.model);
+    if model.is_file() {
+        let shape = gguf::shape_of(model).with_context(|| model.display().to_string())?;
+        return Ok(shape.and_then(|shape| {
+            setting.bytes_of_heads(shape.kv_heads, shape.key_dim, shape.value_dim)
+        }));
+    }
+    let path = model.join("config.json");
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        text => text.with_context(|| path.display().to_string())?,
+    };
+    let config: Value = serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let bytes = || {
+        let number = |key: &str| usize::try_from(config.get(key)?.as_u64()?).ok();
+        let heads = number("num_attention_heads")?;
+        let head_dim = number("head_dim").or_else(|| number("hidden_size")?.checked_div(heads))?;
+        let kv_heads = number("num_key_value_heads").unwrap_or(heads);
+        setting.bytes_per_token(number("num_hidden_layers")?, kv_heads, head_dim)
+    };
+    Ok(bytes())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn proof(kv_dtype: Option<&str>) -> Proof {
-        Proof {
-            url: "http://h".to_owned(),
-            target: "t".to_owned(),
-            method: "fp8".to_owned(),
-            engine: Some("vllm".to_owned()),
-            version: "1".to_owned(),
-            version_source: "server",
-            tells: BTreeMap::from([("kv_dtype".to_owned(), kv_dtype.map(str::to_owned))]),
-            kv_bytes_per_token: None,
-            kv_bytes_per_token_theory: None,
-            command: None,
-            process_arguments: None,
-            ready_after_s: None,
-            log: None,
-            verdict: Verdict::Valid,
-            reasons: Vec::new(),
-        }
-    }
-
-    #[test]
-    fn another_type_is_invalid_and_silence_is_suspect() {
-        let setting = KvSetting { told: vec!["fp8".to_owned()], ..KvSetting::default() };
-        let judged = |told| {
-            let mut proof = proof(told);
-            check_type(&mut proof, &setting);
-            proof.verdict
-        };
-        assert_eq!(judged(Some("fp8")), Verdict::Valid);
-        assert_eq!(judged(Some("auto")), Verdict::Invalid);
-        assert_eq!(judged(None), Verdict::Suspect);
-    }
-
-    #[test]
-    fn bytes_are_compared_with_theory() {
-        let mut off = proof(None);
-        (off.kv_bytes_per_token, off.kv_bytes_per_token_theory) = (Some(2560.0), Some(2720.0));
-        check_bytes(&mut off);
-        assert_eq!(
-            off.reasons,
-            ["the engine keeps 2560 bytes for a cached token, theory says 2720"]
-        );
-        let mut close = proof(None);
-        (close.kv_bytes_per_token, close.kv_bytes_per_token_theory) =
-            (Some(10_242.5), Some(10_240.0));
-        check_bytes(&mut close);
-        assert_eq!(close.verdict, Verdict::Valid);
-    }
-
-    #[test]
-    fn labels_and_logs_are_read() {
-        let text = "# TYPE a gauge\na{x=\"1\",cache_dtype=\"fp8\",y=\"q\\\"\"} 1.0\n";
-        assert_eq!(label_of(text, "a", "cache_dtype").as_deref(), Some("fp8"));
-        assert_eq!(label_of(text, "a", "y").as_deref(), Some("q\""));
-        assert_eq!(label_of(text, "a", "dtype"), None);
-        let log = "size = 1.5 MiB\nsize = 2.5 MiB\n";
-        assert_eq!(in_log(log, r"size = ([0-9.]+) MiB", Some(2.0)).as_deref(), Some("5"));
-    }
-
-    #[test]
-    fn theory_needs_the_models_shape() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = r#"{"num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}"#;
-        std::fs::write(folder.path().join("config.json"), config).unwrap();
-        let start = Start {
-            model: folder.path().display().to_string(),
-            program: None,
-            flags: Vec::new(),
-            variants: BTreeMap::new(),
-            env: BTreeMap::new(),
-            wrapper: Vec::new(),
-            host: "127.0.0.1".to_owned(),
-            port: None,
-            timeout_s: 1.0,
-        };
-        let setting = |bits| KvSetting { bits, ..KvSetting::default() };
-        assert_eq!(theory(&start, &setting(Some(32.0))), Some(10_240.0));
-        assert_eq!(theory(&start, &setting(None)), None);
-    }
-}
+#[path = "proof_tests.rs"]
+mod tests;

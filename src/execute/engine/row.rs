@@ -11,6 +11,7 @@ use crate::{
     plan::{Cell, Task},
     record::RequestRow,
     scenario::Endpoint,
+    units::hex,
     workload::Request,
 };
 
@@ -90,8 +91,4 @@ fn sent(base: RequestRow, capture: Capture, answer: Answer) -> RequestRow {
         output_text: answer.text,
         ..base
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

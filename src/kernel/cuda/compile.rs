@@ -11,6 +11,7 @@ use super::{
     program::{HEADERS, Instance},
     sass,
 };
+use crate::units::hex;
 
 /// What one kernel takes of the machine, as ptxas reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -154,10 +155,6 @@ impl Compiler {
         add(if self.cuobjdump.is_some() { "sass" } else { "" });
         hex(&hash.finalize())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `None` when it is not there or damaged: then it is made again.

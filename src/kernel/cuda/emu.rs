@@ -300,7 +300,7 @@ fn key(files: &[(String, String)]) -> String {
         hash.update([0]);
     }
     hash.update(FLAGS.join(" "));
-    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
+    crate::units::hex(&hash.finalize()[..12])
 }
 
 const FLAGS: &[&str] =

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::scenario::DatasetFormat;
+use crate::{scenario::DatasetFormat, units::hex};
 
 mod longbench;
 pub(super) mod rows;
@@ -125,10 +125,6 @@ pub fn sha256_file(path: &Path) -> anyhow::Result<String> {
 /// sha256 of bytes, hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))
-}
-
-pub(super) fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn nothing_usable<T>(found: &Found<T>) -> String {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use super::{
-    DatasetReport, Due, Request,
+    DatasetReport, Due, Request, count,
     draw::{Stream, stream},
     synthetic,
 };
@@ -15,6 +15,7 @@ use crate::{
     units::NS_PER_S,
 };
 
+mod exact;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,8 @@ pub(super) struct Traced {
     /// From the start of the window.
     pub(super) times_ns: Vec<u64>,
     pub(super) report: DatasetReport,
+    /// Which prompts missed their length, if any did.
+    pub(super) note: Option<String>,
 }
 
 /// Reads a trace and makes its prompts.
@@ -47,7 +50,17 @@ pub(super) fn build(trace: &Trace, seed: u64) -> anyhow::Result<Traced> {
     }
     let times_ns =
         rows.iter().filter_map(|row| row.at_ns).map(|at| at.abs_diff(start_ns)).collect();
-    Ok(Traced { requests: requests(&rows, seed), times_ns, report })
+    let mut requests = requests(&rows, seed);
+    let mut note = None;
+    if let Some(rules) = &trace.tokens {
+        let meter = count::meter(rules)?;
+        exact::fit(&mut requests, &rows, &meter, seed)?;
+        let by = |(request, row): (&Request, &TraceRow)| {
+            request.prompt_tokens_est.abs_diff(row.prompt_tokens)
+        };
+        note = count::missed_by("prompts of the trace", requests.iter().zip(&rows).map(by));
+    }
+    Ok(Traced { requests, times_ns, report, note })
 }
 
 /// The rows of the window, the first `n_requests` of them.

@@ -41,7 +41,7 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 
 fn trace(path: &Path, format: TraceFormat) -> Trace {
     let path = path.to_owned();
-    Trace { path, format, n_requests: None, start_s: 0.0, duration_s: None }
+    Trace { path, format, n_requests: None, start_s: 0.0, duration_s: None, tokens: None }
 }
 
 #[test]
@@ -104,6 +104,37 @@ fn the_same_blocks_are_the_same_words() {
     assert_eq!(&again, requests);
     let other = workload::build(&workload, &replay, 6).expect("built");
     assert_ne!(other[0].prompt[..20], requests[0].prompt[..20], "nothing left of another cell");
+}
+
+#[test]
+fn a_tokenizer_makes_prompts_as_long_as_the_trace_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    crate::token::tiny::byte_level(folder.path());
+    let tokenizer = crate::token::Tokenizer::load(folder.path()).expect("a tokenizer");
+    let tokens = Some(crate::scenario::TokenRules {
+        tokenizer: folder.path().to_owned(),
+        max_prompt_tokens: None,
+        chat_template: None,
+        template_date: crate::token::date(crate::token::DATE_DEFAULT).expect("a day"),
+    });
+    for (text, format) in [(MOONCAKE, TraceFormat::Mooncake), (LENGTHS, TraceFormat::Lengths)] {
+        let file = file(text);
+        let trace = Trace { tokens: tokens.clone(), ..trace(file.path(), format) };
+        let closed = Arrival::Closed { concurrency: 1 };
+        let built = workload::build_reporting(&Workload::Trace(trace), &closed, 5).expect("built");
+        assert_eq!(built.notes, [""; 0]);
+        let (mut rows, _) = parsed(text, format);
+        rows.sort_by_key(|row| row.at_ns);
+        for (request, row) in built.requests.iter().zip(&rows) {
+            let tokens = tokenizer.count(&request.prompt).expect("counted") as u32;
+            assert_eq!(tokens, row.prompt_tokens, "line {}", row.line);
+            assert_eq!(request.counted.as_ref().map(|it| it.tokens), Some(tokens));
+        }
+        if format == TraceFormat::Mooncake {
+            let first_block = &built.requests[2].prompt[..400];
+            assert!(built.requests[0].prompt.starts_with(first_block), "block 0 is shared");
+        }
+    }
 }
 
 #[test]
