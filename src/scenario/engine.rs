@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::OnceLock};
 
 use super::{
     Endpoint, MetricsSpec,
+    engine_target::secret_fault,
     error::{self, Fault},
+    secret,
     value::{Ordered, Sp},
     wire_engine as wire,
 };
@@ -167,6 +169,9 @@ pub(super) fn engines(tables: &Ordered<wire::Engine>) -> Result<Vec<Engine>, Fau
 
 fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
     check_launch(wire)?;
+    if let Some(given) = secret_in(wire) {
+        return Err(secret_fault(name.at, &given));
+    }
     if wire.endpoints.is_empty() {
         let message = format!("expected `endpoints` of `{}` to name an API, got none", name.value);
         return Err(Fault::new(name.at, message, "`completions`, `chat` or both"));
@@ -221,6 +226,24 @@ fn check_launch(wire: &wire::Engine) -> Result<(), Fault> {
             "for example `launch = [\"vllm\", \"serve\", \"{model}\", ...]`",
         )),
     }
+}
+
+/// Everything of an engine that is stored, shown or sent.
+fn secret_in(wire: &wire::Engine) -> Option<String> {
+    let kv = || wire.kv.values();
+    let words = wire.launch.value.iter().chain(wire.version_command.iter().flatten());
+    let words = words.chain(&wire.prefix_cache.off_flags).chain(kv().flat_map(|kv| &kv.flags));
+    let cache = &wire.prefix_cache;
+    let fields = [&wire.request, &cache.off_request, &cache.salt_request];
+    let texts = fields.into_iter().flatten().filter_map(|(name, value)| match value {
+        wire::Scalar::Text(text) => Some((name.clone(), text.clone())),
+        _ => None,
+    });
+    secret::in_words(words)
+        .or_else(|| secret::in_words(wire.files.values()))
+        .or_else(|| [&wire.env, &wire.set].into_iter().find_map(secret::in_table))
+        .or_else(|| kv().find_map(|kv| secret::in_table(&kv.set)))
+        .or_else(|| secret::in_table(&texts.collect()))
 }
 
 fn tells((name, wire): (&String, &wire::Tells)) -> Result<(String, Tells), Fault> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::{
     Engine, EngineTarget, KvSetting, Place, PrefixCache, Start,
     error::Fault,
-    method,
+    method, secret,
     target::{Resolve, known_method, model_name, unknown, url},
     value::Sp,
     wire, wire_target,
@@ -165,26 +165,23 @@ fn start(name: &Sp<String>, engine: &Engine, wire: &wire_target::EngineTarget) -
 
 /// The scenario's text, the command and its environment are kept with the results.
 fn no_secrets(name: &Sp<String>, wire: &wire_target::EngineTarget) -> Checked<()> {
-    let secret = |word: &&String| {
-        let word = word.to_ascii_uppercase().replace('-', "_");
-        ["TOKEN", "API_KEY", "SECRET", "PASSWORD"].iter().any(|part| word.ends_with(part))
-    };
-    let words = wire.flags.iter().chain(wire.variants.values().flatten()).chain(&wire.wrapper);
-    let given = wire
-        .env
-        .keys()
-        .find(secret)
-        .or_else(|| words.clone().find(|word| word.starts_with('-') && secret(word)));
-    match given {
-        Some(given) => Err(Fault::new(
-            name.at,
-            format!(
-                "expected no secret in a scenario, got `{given}`: it would be stored with the results"
-            ),
-            "export it in kvbench's own environment, which the engine inherits",
-        )),
-        None => Ok(()),
-    }
+    let program = wire.program.iter().map(|program| &program.value);
+    let words = wire.flags.iter().chain(wire.variants.values().flatten()).chain(program);
+    let given = secret::in_words(words)
+        .or_else(|| secret::in_words(&wire.wrapper))
+        .or_else(|| secret::in_table(&wire.env));
+    given.map_or(Ok(()), |given| Err(secret_fault(name.at, &given)))
+}
+
+/// Refuses a secret; `given` is its name, never its value.
+pub(super) fn secret_fault(at: usize, given: &str) -> Fault {
+    Fault::new(
+        at,
+        format!(
+            "expected no secret in a scenario, got `{given}`: it would be stored with the results"
+        ),
+        "export it in kvbench's own environment, which the engine inherits (`-e NAME` without a value hands it through docker)",
+    )
 }
 
 /// At least one: the plain one has no name.
@@ -261,6 +258,9 @@ fn setting(
         wire::Method::Engine(wire) => (wire.kv.value.clone(), wire.kv.at, wire.flags.clone()),
         ours => (family(ours)?, name.at, Vec::new()),
     };
+    if let Some(given) = secret::in_words(&more) {
+        return Err(secret_fault(at, &given));
+    }
     let Some(setting) = engine.setting(&key) else {
         return Err(Fault::new(
             at,

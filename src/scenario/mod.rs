@@ -17,6 +17,7 @@ mod load;
 mod method;
 mod metrics;
 mod preset;
+pub mod secret;
 mod start;
 mod target;
 mod targets;

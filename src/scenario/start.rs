@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Engine, KvSetting, PrefixCache};
+use super::{Engine, KvSetting, PrefixCache, secret};
 
 /// What a target says about starting its engine.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,7 @@ pub struct Start {
 }
 
 /// One start, word by word.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Command {
     /// The words; the first is the program.
     pub words: Vec<String>,
@@ -140,10 +140,14 @@ impl Start {
 }
 
 impl Command {
-    /// As one would type it in a shell, environment first.
+    /// As one would type it in a shell, environment first, and stars for secrets.
     pub fn shown(&self) -> String {
-        let env = self.env.iter().map(|(key, value)| format!("{key}={}", quoted(value)));
-        env.chain(self.words.iter().map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
+        let one = |(key, value): (&String, &String)| {
+            format!("{key}={}", quoted(&secret::hidden_value(key, value)))
+        };
+        let env = self.env.iter().map(one);
+        let words = secret::hidden(&self.words);
+        env.chain(words.iter().map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -10,7 +10,7 @@ use reqwest::{Client, Url};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{facts, health::Verdict, session::Session};
+use super::{facts, health::Verdict, http, listener::Listener, log, metrics, session::Session};
 use crate::scenario::{EngineTarget, KvSetting, Start, engine::Tells};
 
 /// Part of the theory by which the bytes of a token may differ: whole blocks are allocated.
@@ -45,6 +45,8 @@ pub struct Proof {
     pub ready_after_s: Option<f64>,
     /// Its log.
     pub log: Option<String>,
+    /// Whether the process that listens on its port is the one that was started; `None` for a server that ran already.
+    pub listener: Option<Listener>,
     /// Whether it is what was asked for.
     pub verdict: Verdict,
     /// Why not, in words.
@@ -72,7 +74,7 @@ pub(super) async fn ask(
     question: &Question<'_>,
     version_command: impl FnOnce() -> Result<Option<String>, String>,
 ) -> Result<Proof, String> {
-    let tells = tells(question).await;
+    let (tells, log_left_out) = tells(question).await;
     let (version, version_source) = version(question, &tells, version_command)?;
     let number = |name: &str| tells.get(name)?.as_ref()?.parse::<f64>().ok();
     let told =
@@ -97,6 +99,7 @@ pub(super) async fn ask(
             .and_then(|session| super::session::arguments(session.pid)),
         ready_after_s: question.session.map(|session| session.ready_after.as_secs_f64()),
         log: question.session.map(|session| session.log.display().to_string()),
+        listener: question.session.map(|session| session.listener),
         verdict: Verdict::Valid,
         reasons: Vec::new(),
     };
@@ -106,6 +109,11 @@ pub(super) async fn ask(
     }
     check_bytes(&mut proof);
     check_model(&mut proof, start);
+    if log_left_out > 0 {
+        let text =
+            format!("{log_left_out} bytes in the middle of its log were not searched for facts");
+        proof.doubt(Verdict::Valid, text);
+    }
     Ok(proof)
 }
 
@@ -130,39 +138,66 @@ fn version(
     ))
 }
 
-async fn tells(question: &Question<'_>) -> BTreeMap<String, Option<String>> {
-    let Some(engine) = &question.target.engine else { return BTreeMap::new() };
+/// What it tells, and how many bytes of its log were not looked at.
+async fn tells(question: &Question<'_>) -> (BTreeMap<String, Option<String>>, u64) {
+    let Some(engine) = &question.target.engine else { return (BTreeMap::new(), 0) };
     let mut answers: BTreeMap<&str, Option<String>> = BTreeMap::new();
     let mut told = BTreeMap::new();
+    let log = read_log(question);
     for (name, place) in &engine.tells {
         let path = match place {
             Tells::Json { path, .. } => Some(path.as_str()),
-            Tells::Label { .. } => Some("/metrics"),
+            Tells::Label { .. } => Some(METRICS),
             Tells::Log { .. } => None,
         };
         if let Some(path) = path
             && !answers.contains_key(path)
         {
-            let text = facts::get_text(question.client, question.base, path).await;
+            let text = match place {
+                Tells::Label { .. } => metrics_text(question).await,
+                _ => facts::get_text(question.client, question.base, path).await,
+            };
             answers.insert(path, text);
         }
         let text = path.and_then(|path| answers.get(path).cloned().flatten());
-        told.insert(name.clone(), fact(place, text.as_deref(), question.session));
+        told.insert(name.clone(), fact(place, text.as_deref(), log.as_ref()));
     }
-    told
+    (told, log.map_or(0, |log| log.left_out))
 }
 
-fn fact(place: &Tells, text: Option<&str>, session: Option<&Session>) -> Option<String> {
+/// In the place of a path: where the target has its metrics. No path of a URL is empty.
+const METRICS: &str = "";
+/// Where Prometheus metrics are on a server that is not known to have them elsewhere.
+const METRICS_PATH: &str = "/metrics";
+
+/// The target's own metrics; another port of the host is not sent the key.
+async fn metrics_text(question: &Question<'_>) -> Option<String> {
+    let Some(spec) = &question.target.metrics else {
+        return facts::get_text(question.client, question.base, METRICS_PATH).await;
+    };
+    let (url, own) = metrics::place(question.base, spec);
+    // The path is in the URL already.
+    if own {
+        return facts::get_text_at(question.client, &url).await;
+    }
+    facts::get_text_at(&http::client(None).ok()?, &url).await
+}
+
+/// The ends of the log, where something is told there; `None` where there is no log or it cannot be read.
+fn read_log(question: &Question<'_>) -> Option<log::Ends> {
+    let engine = question.target.engine.as_ref()?;
+    engine.tells.values().find(|place| matches!(place, Tells::Log { .. }))?;
+    log::ends(&question.session?.log, log::END_BYTES).ok()
+}
+
+fn fact(place: &Tells, text: Option<&str>, log: Option<&log::Ends>) -> Option<String> {
     match place {
         Tells::Json { pointer, .. } => {
             let json: Value = serde_json::from_str(text?).ok()?;
             in_words(json.pointer(pointer)?)
         }
         Tells::Label { metric, label } => label_of(text?, metric, label),
-        Tells::Log { pattern, scale } => {
-            let log = std::fs::read(&session?.log).ok()?;
-            in_log(&String::from_utf8_lossy(&log), pattern, *scale)
-        }
+        Tells::Log { pattern, scale } => in_log(&log?.text, pattern, *scale),
     }
 }
 
@@ -185,7 +220,7 @@ fn label_of(text: &str, metric: &str, label: &str) -> Option<String> {
     Some(found.get(1)?.as_str().replace("\\\"", "\"").replace("\\\\", "\\"))
 }
 
-/// The last match: a log that is appended to holds earlier starts as well.
+/// The last match: an engine may correct itself while it starts.
 fn in_log(log: &str, pattern: &str, scale: Option<f64>) -> Option<String> {
     let found = Regex::new(pattern).ok()?.captures_iter(log).last()?.get(1)?.as_str().to_owned();
     match scale {
@@ -289,6 +324,7 @@ mod tests {
             process_arguments: None,
             ready_after_s: None,
             log: None,
+            listener: None,
             verdict: Verdict::Valid,
             reasons: Vec::new(),
         }
