@@ -343,8 +343,9 @@ fn conclude(prepared: &mut Prepared, measured: anyhow::Result<Outcome>) -> anyho
         Ok(_) => Status::Complete,
     };
     let written = match &measured {
-        Ok(_) if manifest.status == Status::Complete => {
-            prepared.recorder.finalize(&manifest.cells)
+        Ok(_) if manifest.status == Status::Complete => prepared.recorder.finalize(&manifest.cells),
+        Ok(_) if manifest.status == Status::Incomplete => {
+            prepared.recorder.snapshot(&manifest.cells)
         }
         Ok(_) => prepared.recorder.flush(),
         Err(_) => Ok(()),

@@ -117,7 +117,9 @@ fn is_plain(value: &str) -> bool {
 /// Where a secret begins in a word such as `--api-key=x`, `HF_TOKEN=x`, `Authorization: x` or `http://me:pw@host`.
 fn value_at(word: &str) -> Option<usize> {
     let assigned = word.match_indices(['=', ':']).find_map(|(at, _)| {
-        let name = word[..at].rsplit(['=', ' ', '\n', ',', '{', '"', '\'']).find(|part| !part.is_empty())?;
+        let name = word[..at]
+            .rsplit(['=', ' ', '\n', ',', '{', '"', '\''])
+            .find(|part| !part.is_empty())?;
         let rest = word[at + 1..].trim_start_matches(' ');
         let value = rest.split([' ', '\n', ';', '&']).next().unwrap_or_default();
         (is_name(name) && !is_plain(value)).then_some(at + 1)
@@ -125,8 +127,7 @@ fn value_at(word: &str) -> Option<usize> {
     let looks = LOOKS.iter().filter_map(|(start, n)| {
         let at = word.find(start)?;
         let key = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
-        (word[at + start.len()..].chars().take_while(key).count() >= *n)
-            .then_some(at + start.len())
+        (word[at + start.len()..].chars().take_while(key).count() >= *n).then_some(at + start.len())
     });
     assigned.into_iter().chain(looks).chain(url_password(word)).min()
 }

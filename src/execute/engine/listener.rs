@@ -101,8 +101,10 @@ fn listening(text: &str, port: u16, hex: usize) -> Vec<Socket> {
 
 /// An address as the kernel prints it: words of 32 bits in the machine's own byte order. IPv4 in IPv6 is IPv4.
 fn ip(hex: &str) -> Option<IpAddr> {
-    let words = (0..hex.len() / 8).map(|i| u32::from_str_radix(hex.get(8 * i..8 * i + 8)?, 16).ok());
-    let bytes: Vec<u8> = words.collect::<Option<Vec<_>>>()?.into_iter().flat_map(u32::to_ne_bytes).collect();
+    let words =
+        (0..hex.len() / 8).map(|i| u32::from_str_radix(hex.get(8 * i..8 * i + 8)?, 16).ok());
+    let bytes: Vec<u8> =
+        words.collect::<Option<Vec<_>>>()?.into_iter().flat_map(u32::to_ne_bytes).collect();
     if let Ok(four) = <[u8; 4]>::try_from(bytes.as_slice()) {
         return Some(Ipv4Addr::from(four).into());
     }

@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use super::{
     facts::{self, EngineFacts},
     health::Verdict,
-    proof::{self, Proof},
     key::Keys,
+    proof::{self, Proof},
     session::{Around, Key, Order, Session, Starter},
     version,
 };
@@ -122,15 +122,15 @@ impl Servers {
             match session.died() {
                 None => return Ok(Ok(session.base.clone())),
                 Some(how) => {
-                    let text =
-                        format!("{}: the engine {how}\nit is started again", session.label);
+                    let text = format!("{}: the engine {how}\nit is started again", session.label);
                     asking.context.observer.notice(&asking.keys.redact(&text));
                 }
             }
         }
         // The old one has to be gone first: two of them would share the machine.
         if let Some(old) = self.session.take() {
-            let text = format!("ending the engine of {}, method {}", old.key.target, old.key.method);
+            let text =
+                format!("ending the engine of {}, method {}", old.key.target, old.key.method);
             asking.context.observer.status(&text);
         }
         let (Some(starter), Some(start), Some(engine)) =
@@ -177,7 +177,8 @@ impl Servers {
         let versions = &mut self.versions;
         let starter = self.starter.as_ref();
         let stop = &asking.context.stop;
-        let title = target.engine.as_ref().map_or(cell.target.as_str(), |engine| engine.title.as_str());
+        let title =
+            target.engine.as_ref().map_or(cell.target.as_str(), |engine| engine.title.as_str());
         let text = format!("{title}, method {}: awaiting what it says of itself", cell.method.name);
         asking.context.observer.status(&text);
         let by_command = || command_version(versions, starter, target, stop);

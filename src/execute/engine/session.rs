@@ -385,7 +385,24 @@ fn is_ready(around: &Around<'_>, health: &Url) -> bool {
 pub(super) fn arguments(pid: u32) -> Option<Vec<String>> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-    let words: Vec<String> =
-        words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    let words: Vec<String> = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
     Some(secret::hidden(&words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_starts_share_a_log() {
+        let key = |target: &str, method: &str| Key {
+            target: target.to_owned(),
+            method: method.to_owned(),
+            repeat: 0,
+        };
+        assert_ne!(key("a-b", "c").label(), key("a", "b-c").label());
+        let folder = tempfile::tempdir().unwrap();
+        let labels = [(); 3].map(|()| Logbook::open(folder.path(), "a_b_r0").unwrap().label);
+        assert_eq!(labels, ["a_b_r0", "a_b_r0.2", "a_b_r0.3"]);
+    }
 }
