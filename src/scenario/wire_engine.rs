@@ -30,7 +30,7 @@ pub(super) struct Engine {
     /// The command that starts it, one word an item. `{model}`, `{name}` (served under), `{host}`, `{port}` and `{dir}`
     /// (where `files` are) are filled in; the flags of method, variant and target follow.
     pub(super) launch: Sp<Vec<String>>,
-    /// A command that prints its version, for engines that do not tell it over HTTP.
+    /// A command that prints its version within 300 s, for engines that do not tell it over HTTP.
     pub(super) version_command: Option<Vec<String>>,
     /// Environment it is started with.
     #[serde(default)]
@@ -110,7 +110,7 @@ pub(super) struct TellsJson {
     pub(super) pointer: String,
 }
 
-/// A label of a metric in the Prometheus text.
+/// A label of a metric in the Prometheus text, at the path of the target's `metrics` (`/metrics` without).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TellsLabel {
@@ -120,7 +120,7 @@ pub(super) struct TellsLabel {
     pub(super) label: String,
 }
 
-/// A line of the log.
+/// A line of the log, of whose middle part beyond 8 MiB nothing is read.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TellsLog {
