@@ -21,7 +21,7 @@ use crate::{
     execute::{
         Backend, Observer, StopFlag,
         clock::Clock,
-        engine::{EngineBackend, Starter},
+        engine::{EngineBackend, Keys, Starter},
         kernel::{KernelBackend, Labs},
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
@@ -275,14 +275,17 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
         ui.note(&format!("{} cells are finished already", finished.len()));
     }
     let n_blocks = n_blocks(&prepared.cells, &finished);
-    let watcher =
-        Watcher { progress: Progress::new(*ui, n_blocks as u64), notices: Mutex::new(Vec::new()) };
+    let keys = api_keys(&prepared.scenario)?;
+    let watcher = Watcher {
+        keys: keys.clone(),
+        progress: Progress::new(*ui, n_blocks as u64),
+        notices: Mutex::new(Vec::new()),
+    };
     let scenario = &prepared.scenario;
     let notes = token::Notes::default();
     let mut kernel = KernelBackend::new(Labs::here(), scenario.timing, scenario.seed);
-    let mut engine =
-        EngineBackend::new(scenario.seed, api_keys(scenario)?, token::noting(notes.clone()))?
-            .starting(starter(prepared.recorder.path())?);
+    let mut engine = EngineBackend::new(scenario.seed, keys, token::noting(notes.clone()))?
+        .starting(starter(prepared.recorder.path())?);
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
     let run_id = prepared.manifest.run_id.clone();
     let facts =
@@ -361,8 +364,9 @@ fn conclude(prepared: &mut Prepared, measured: anyhow::Result<Outcome>) -> anyho
     Ok(outcome)
 }
 
-/// Draws progress and keeps notices for the manifest.
+/// Draws progress and keeps notices for the manifest, without the keys that servers may repeat.
 struct Watcher {
+    keys: Keys,
     progress: Progress,
     notices: Mutex<Vec<String>>,
 }
@@ -395,9 +399,10 @@ impl Observer for Watcher {
     }
 
     fn notice(&self, text: &str) {
+        let text = &self.keys.redact(text);
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
-        if !notices.iter().any(|known| known == text) {
-            notices.push(text.to_owned());
+        if !notices.contains(text) {
+            notices.push(text.clone());
             self.progress.notice(text);
         }
     }

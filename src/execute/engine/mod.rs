@@ -19,7 +19,7 @@ use self::{
 use super::{Backend, Context, Observer, StopFlag};
 use crate::{
     plan::{self, Arrival, Cell, Task},
-    record::{RequestRow, Row, Sink},
+    record::{EngineMetricRow, RequestRow, Row, Sink},
     scenario::{EngineTarget, Workload},
     workload::{self, Due, Request},
 };
@@ -277,7 +277,8 @@ impl EngineBackend {
     }
 
     fn run_cell(&mut self, cell: &Cell, context: &mut Context<'_>) -> anyhow::Result<()> {
-        let mut sink = Noticing { inner: &mut *context.sink, sent: false };
+        let keys = self.keys.clone();
+        let mut sink = Noticing { inner: &mut *context.sink, keys, sent: false };
         let mut noticed = Context {
             run_id: context.run_id,
             sink: &mut sink,
@@ -309,16 +310,21 @@ impl EngineBackend {
     }
 }
 
-/// Passes rows on and notices whether any of them was sent.
+/// Passes rows on, without keys that a failed reading of metrics may quote, and notices whether any of them was sent.
 struct Noticing<'a> {
     inner: &'a mut dyn Sink,
+    keys: Keys,
     sent: bool,
 }
 
 impl Sink for Noticing<'_> {
-    fn row(&mut self, row: Row) -> anyhow::Result<()> {
-        if let Row::Request(row) = &row {
-            self.sent |= row.was_sent();
+    fn row(&mut self, mut row: Row) -> anyhow::Result<()> {
+        match &mut row {
+            Row::Request(row) => self.sent |= row.was_sent(),
+            Row::EngineMetric(row) if row.source == EngineMetricRow::FAILED => {
+                row.labels = self.keys.redact(&row.labels);
+            }
+            _ => {}
         }
         self.inner.row(row)
     }

@@ -274,7 +274,11 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::scenario::{Endpoint, engine::built_in};
+    use crate::{
+        execute::{Backend as _, engine::EngineBackend},
+        record::{Row, Sink},
+        scenario::{Endpoint, Scenario, TargetKind, engine::built_in},
+    };
 
     fn salted() -> EngineTarget {
         let vllm = built_in().unwrap().iter().find(|engine| engine.name == "vllm").unwrap();
@@ -299,7 +303,7 @@ mod tests {
         assert!(!carries_salt(&off) && fields(&off, "s1").is_empty());
     }
 
-    fn starting(version_command: &[&str]) -> EngineTarget {
+    fn scenario(version_command: &[&str]) -> Scenario {
         let text = format!(
             r#"
 name = "v"
@@ -325,11 +329,49 @@ output_tokens = {{ fixed = 1 }}
 concurrency = [1]
 "#
         );
-        let scenario = crate::scenario::Scenario::parse(&text, "v.toml").unwrap();
-        match &scenario.targets[0].kind {
-            crate::scenario::TargetKind::Engine(target) => (**target).clone(),
-            crate::scenario::TargetKind::Kernel(_) => panic!("expected an engine"),
+        Scenario::parse(&text, "v.toml").unwrap()
+    }
+
+    fn starting(version_command: &[&str]) -> EngineTarget {
+        match &scenario(version_command).targets[0].kind {
+            TargetKind::Engine(target) => (**target).clone(),
+            TargetKind::Kernel(_) => panic!("expected an engine"),
         }
+    }
+
+    struct Memory(Vec<Row>);
+
+    impl Sink for Memory {
+        fn row(&mut self, row: Row) -> anyhow::Result<()> {
+            self.0.push(row);
+            Ok(())
+        }
+
+        fn finished(&mut self, cell_ids: &[&str]) -> anyhow::Result<()> {
+            panic!("nothing of {cell_ids:?} was sent")
+        }
+    }
+
+    #[test]
+    fn a_supervisor_that_cannot_be_run_is_a_row_and_not_the_end_of_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let starter =
+            Starter { supervisor: folder.path().join("none"), folder: folder.path().join("e") };
+        let build = Box::new(|_: &_, _: &_, _| Ok(Vec::new()));
+        let mut backend = EngineBackend::new(1, None, build).unwrap().starting(starter);
+        let cells = crate::plan::expand(&scenario(&["v"]));
+        let mut sink = Memory(Vec::new());
+        let mut context = execute::Context {
+            run_id: "r",
+            sink: &mut sink,
+            observer: &execute::Silent,
+            stop: StopFlag::default(),
+            clock: execute::clock::Clock::start(),
+        };
+        backend.run(&[&cells[0]], &mut context).unwrap();
+        let Row::Request(row) = &sink.0[0] else { panic!("{:?}", sink.0) };
+        let err = row.err.as_deref().unwrap();
+        assert!(err.contains("cannot be run as its supervisor") && err.contains("hint:"), "{err}");
     }
 
     /// A supervisor that cannot be run fails every command; only the first time is it tried.
