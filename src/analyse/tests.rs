@@ -320,6 +320,12 @@ fn a_starved_client_makes_the_run_invalid() {
     assert_eq!(judgement.verdict, Verdict::Invalid);
     assert!(judgement.warnings.iter().any(|warning| warning.to_string().contains("p99 lag")));
     data.manifest.client_health = vec![client(&cell, Verdict::Valid)];
+    data.manifest.proofs = vec![manifest::ProofFacts {
+        cell_id: cell.clone(),
+        verdict: Verdict::Valid,
+        reasons: Vec::new(),
+        salt: None,
+    }];
     assert_eq!(judge(&data).unwrap().verdict, Verdict::Valid);
 }
 

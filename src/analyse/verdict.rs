@@ -49,7 +49,8 @@ pub(super) fn verdicts(findings: &Findings<'_>) -> anyhow::Result<Vec<CellVerdic
     let one = |cell: &CellFacts| {
         let (kernel, rows) = (kernels.get(&cell.id), requests.get(cell.id.as_str()));
         let mut reasons: Vec<Reason> = Vec::new();
-        reasons.extend(presence(findings.data, cell, kernel.is_some() || rows.is_some()));
+        let rows_of = rows.map(Vec::as_slice);
+        reasons.extend(presence(findings.data, cell, kernel.is_some(), rows_of));
         reasons.extend(kernel.map(|kernel| kernel_reasons(findings, kernel)).unwrap_or_default());
         reasons.extend(rows.map(|rows| served_reasons(findings, cell, rows)).unwrap_or_default());
         reasons.extend(control(findings, cell));
@@ -63,14 +64,24 @@ pub(super) fn verdicts(findings: &Findings<'_>) -> anyhow::Result<Vec<CellVerdic
     Ok(findings.data.manifest.cells.iter().map(one).collect())
 }
 
-fn presence(data: &RunData, cell: &CellFacts, has_rows: bool) -> Option<Reason> {
-    match (has_rows, data.finished.contains(&cell.id)) {
-        (false, _) => Some((Verdict::Suspect, "was not measured: it has no rows".to_owned())),
-        (true, false) => {
-            Some((Verdict::Suspect, "is unfinished: its numbers rest on fewer samples".to_owned()))
-        }
-        (true, true) => None,
-    }
+fn presence(
+    data: &RunData,
+    cell: &CellFacts,
+    is_kernel: bool,
+    rows: Option<&[&RequestRow]>,
+) -> Option<Reason> {
+    let text = match rows {
+        None if !is_kernel => "was not measured: it has no rows",
+        _ if data.finished.contains(&cell.id) => return None,
+        Some(rows) if !sent(rows) => "was never sent: `kvbench run --resume` measures it",
+        _ => "is unfinished: its numbers rest on fewer samples",
+    };
+    Some((Verdict::Suspect, text.to_owned()))
+}
+
+/// Whether anything reached a server.
+fn sent(rows: &[&RequestRow]) -> bool {
+    rows.iter().any(|row| row.was_sent())
 }
 
 /// Rows of one kernel cell.
@@ -137,7 +148,7 @@ fn served_reasons(findings: &Findings<'_>, cell: &CellFacts, rows: &[&RequestRow
     let example = rows.iter().find_map(|row| row.err.as_deref());
     let mut reasons = failures("requests", failed, rows.len(), example);
     reasons.extend(client(findings.data, cell, rows));
-    reasons.extend(proof(findings.data, cell));
+    reasons.extend(proof(findings.data, cell, rows));
     reasons.extend(counted(rows));
     let metrics = findings.summary.iter().filter(|row| row.cell_id == cell.id);
     reasons.extend(metrics.filter(|row| row.metric == "queue_delay").find_map(lateness_ms).map(
@@ -160,13 +171,18 @@ fn client(data: &RunData, cell: &CellFacts, rows: &[&RequestRow]) -> Vec<Reason>
         Some(health) => {
             vec![(health.verdict, format!("client: {}", health.reasons.join("; ")))]
         }
-        None if rows.iter().all(|row| row.sent_ns.is_none()) => Vec::new(),
+        None if !sent(rows) => Vec::new(),
         None => vec![(Verdict::Suspect, "nothing tells whether the client kept up".to_owned())],
     }
 }
 
-fn proof(data: &RunData, cell: &CellFacts) -> Vec<Reason> {
-    let own = data.manifest.proofs.iter().filter(|proof| proof.cell_id == cell.id);
+/// What the server proved to be; of one that proved nothing the scenario's word is all there is.
+fn proof(data: &RunData, cell: &CellFacts, rows: &[&RequestRow]) -> Vec<Reason> {
+    let mut own = data.manifest.proofs.iter().filter(|proof| proof.cell_id == cell.id).peekable();
+    if own.peek().is_none() && sent(rows) {
+        let text = "nothing tells whether the server was what the scenario says (no proof of configuration)";
+        return vec![(Verdict::Suspect, text.to_owned())];
+    }
     own.flat_map(|proof| proof.reasons.iter().map(|why| (proof.verdict, format!("engine: {why}"))))
         .collect()
 }

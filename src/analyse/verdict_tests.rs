@@ -15,12 +15,18 @@ fn health(verdict: Verdict) -> ClientFacts {
     }
 }
 
+fn proven(verdict: Verdict, reasons: &[&str]) -> ProofFacts {
+    let reasons = reasons.iter().map(|reason| (*reason).to_owned()).collect();
+    ProofFacts { cell_id: CELL.to_owned(), verdict, reasons, salt: None }
+}
+
 fn of(
     change: impl Fn(&mut RunData),
     edit: impl Fn(&mut RequestRow),
 ) -> (CellVerdict, Vec<SummaryRow>) {
     let mut data = served_run(&[CELL], 4, edit);
     data.manifest.client_health = vec![health(Verdict::Valid)];
+    data.manifest.proofs = vec![proven(Verdict::Valid, &[])];
     change(&mut data);
     let judgement = judge(&data).unwrap();
     (judgement.cells[0].clone(), judgement.summary)
@@ -67,13 +73,10 @@ fn each_reason_is_joined_and_the_worst_wins() {
     );
     suspect(&|data| data.finished.clear(), &any, "is unfinished");
     let proof = |data: &mut RunData| {
-        data.manifest.proofs = vec![ProofFacts {
-            cell_id: CELL.to_owned(),
-            verdict: Verdict::Suspect,
-            reasons: vec!["no version".to_owned()],
-        }];
+        data.manifest.proofs = vec![proven(Verdict::Suspect, &["no version"])];
     };
     suspect(&proof, &any, "engine: no version");
+    suspect(&|data| data.manifest.proofs.clear(), &any, "no proof of configuration");
     let (cell, summary) = of(
         |data| data.manifest.client_health = vec![health(Verdict::Invalid)],
         |row| row.cached_tokens = Some(1),
@@ -81,6 +84,25 @@ fn each_reason_is_joined_and_the_worst_wins() {
     assert_eq!((cell.verdict, cell.reasons[0].as_str()), (Verdict::Invalid, "client: p99 lag"));
     assert_eq!(cell.reasons.len(), 2);
     assert!(summary.iter().all(|row| row.verdict.as_deref() == Some("INVALID")));
+}
+
+#[test]
+fn a_cell_that_was_never_sent_says_how_to_measure_it() {
+    let never = |row: &mut RequestRow| {
+        (row.sent_ns, row.attempt, row.err) = (None, 0, Some("Fake did not start".to_owned()));
+    };
+    let (cell, _) = of(
+        |data| {
+            data.finished.clear();
+            data.manifest.proofs.clear();
+            data.manifest.client_health.clear();
+        },
+        never,
+    );
+    assert_eq!(cell.verdict, Verdict::Invalid);
+    let said = cell.reasons.join("; ");
+    assert!(said.contains("never sent: `kvbench run --resume`"), "{said}");
+    assert!(!said.contains("nothing tells"), "nobody had to be proven: {said}");
 }
 
 #[test]

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use crate::{
-    execute::engine::{self, CellProof, ClientHealth},
+    execute::engine::{self, CellProof, ClientHealth, Learned},
     kernel::allreduce::Link,
     plan::{self, Arrival, Cell, Task},
-    record::manifest::{CellFacts, ClientFacts, LinkFacts, ProofFacts, ScenarioFacts, Verdict},
+    record::manifest::{
+        CellFacts, ClientFacts, LinkFacts, Manifest, ProofFacts, ScenarioFacts, Verdict,
+    },
     scenario::{Device, KernelTarget, Scenario, Target, TargetKind},
 };
 
@@ -71,12 +73,33 @@ fn link_facts(target: &Target) -> Option<(String, LinkFacts)> {
 }
 
 /// Whether a cell's server was what the scenario says, as the manifest keeps it.
-pub(super) fn proof_facts(proof: &CellProof) -> ProofFacts {
+fn proof_facts(proof: &CellProof) -> ProofFacts {
     ProofFacts {
         cell_id: proof.cell_id.clone(),
         verdict: verdict(proof.verdict),
         reasons: proof.reasons.clone(),
+        salt: proof.salt.clone(),
     }
+}
+
+/// Writes into the manifest what an engine backend has learned so far; whether there was anything.
+pub(super) fn learn(manifest: &mut Manifest, learned: &Learned<'_>) -> anyhow::Result<bool> {
+    for (name, (facts, proof)) in learned.servers {
+        let said = serde_json::json!({ "facts": facts, "proof": proof }).to_string();
+        let shown = serde_json::from_str(&learned.keys.redact(&said))?;
+        manifest.engines.insert(name.clone(), shown);
+    }
+    for proof in learned.proofs {
+        manifest.proofs.retain(|known| known.cell_id != proof.cell_id);
+        manifest.proofs.push(proof_facts(proof));
+    }
+    manifest.schedules.extend(learned.schedules.clone());
+    for health in learned.health {
+        // A cell that was interrupted and measured again counts as it was the last time.
+        manifest.client_health.retain(|known| known.cell_id != health.cell_id);
+        manifest.client_health.push(client_facts(health)?);
+    }
+    Ok(!learned.servers.is_empty() || !learned.schedules.is_empty())
 }
 
 fn verdict(verdict: engine::Verdict) -> Verdict {
@@ -88,7 +111,7 @@ fn verdict(verdict: engine::Verdict) -> Verdict {
 }
 
 /// How the client fared in a cell, as the manifest keeps it.
-pub(super) fn client_facts(health: &ClientHealth) -> anyhow::Result<ClientFacts> {
+fn client_facts(health: &ClientHealth) -> anyhow::Result<ClientFacts> {
     Ok(ClientFacts {
         cell_id: health.cell_id.clone(),
         verdict: verdict(health.verdict),

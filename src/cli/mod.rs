@@ -13,6 +13,7 @@ pub mod doctor_client;
 mod facts;
 pub mod import;
 pub mod kernels;
+mod keys;
 pub mod plan;
 pub mod progress;
 pub mod report;

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    io::Read as _,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Mutex, PoisonError},
@@ -11,7 +10,8 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 
 use super::{
-    facts::{cell_facts, client_facts, device_from_name, facts, proof_facts},
+    facts::{cell_facts, device_from_name, facts, learn},
+    keys::api_keys,
     progress::Progress,
     report, signals, token,
     ui::Ui,
@@ -19,9 +19,9 @@ use super::{
 use crate::{
     analyse::{RunData, cells_with_errors, judge},
     execute::{
-        Observer, StopFlag,
+        Backend, Observer, StopFlag,
         clock::Clock,
-        engine::{ApiKey, EngineBackend, Keys, Starter},
+        engine::{EngineBackend, Keys, Starter},
         kernel::{KernelBackend, Labs},
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
@@ -90,13 +90,12 @@ pub fn run_command(args: &RunArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     Ok(exit_code(interrupted, &judged, &dir, ui))
 }
 
-/// Longest file that is read for an API key.
-const KEY_BYTES_MAX: u64 = 64 << 10;
-
 /// What the exit code depends on.
 struct Judged {
     trips: bool,
     failed: BTreeSet<String>,
+    /// Cells that are not finished.
+    n_open: usize,
 }
 
 fn exit_code(interrupted: bool, judged: &Judged, dir: &Path, ui: &Ui) -> ExitCode {
@@ -106,6 +105,13 @@ fn exit_code(interrupted: bool, judged: &Judged, dir: &Path, ui: &Ui) -> ExitCod
     }
     if let Some(example) = judged.failed.first() {
         ui.note(&format!("{} cells failed, such as {example}", judged.failed.len()));
+    }
+    if judged.n_open > 0 {
+        ui.note(&format!(
+            "{} of them were never sent; measure them with: kvbench run --resume {}",
+            judged.n_open,
+            dir.display()
+        ));
     }
     ExitCode::from(u8::from(!judged.failed.is_empty() || judged.trips))
 }
@@ -126,7 +132,8 @@ fn judge_run(prepared: &mut Prepared, dir: &Path, strict: bool, ui: &Ui) -> anyh
     prepared.recorder.write_manifest(manifest)?;
     data.manifest.clone_from(manifest);
     report::publish(dir, &data, &judgement, ui)?;
-    Ok(Judged { trips: report::trips(&judgement, strict), failed })
+    let n_open = prepared.cells.len().saturating_sub(data.finished.len());
+    Ok(Judged { trips: report::trips(&judgement, strict), failed, n_open })
 }
 
 fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
@@ -269,43 +276,40 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
         ui.note(&format!("{} cells are finished already", finished.len()));
     }
     let n_blocks = n_blocks(&prepared.cells, &finished);
-    let watcher =
-        Watcher { progress: Progress::new(*ui, n_blocks as u64), notices: Mutex::new(Vec::new()) };
+    let keys = api_keys(&prepared.scenario)?;
+    let watcher = Watcher {
+        keys: keys.clone(),
+        progress: Progress::new(*ui, n_blocks as u64),
+        notices: Mutex::new(Vec::new()),
+    };
     let scenario = &prepared.scenario;
     let notes = token::Notes::default();
     let mut kernel = KernelBackend::new(Labs::here(), scenario.timing, scenario.seed);
-    let mut engine =
-        EngineBackend::new(scenario.seed, api_keys(scenario)?, token::noting(notes.clone()))?
-            .starting(starter(prepared.recorder.path())?);
+    let mut engine = EngineBackend::new(scenario.seed, keys, token::noting(notes.clone()))?
+        .starting(starter(prepared.recorder.path())?);
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
     let run_id = prepared.manifest.run_id.clone();
     let facts =
         Run { run_id: &run_id, observer: &watcher, stop: stop.clone(), clock: prepared.clock };
     let telemetry = Telemetry::start(&run_id, scenario.telemetry_hz, prepared.clock)?;
-    let mut drain = |sink: &mut dyn Sink| record_telemetry(telemetry.drain(), sink);
+    let (manifest, dir) = (&mut prepared.manifest, prepared.recorder.path().to_owned());
+    // Now and not at the end: what nobody wrote down is lost with a kvbench that is killed.
+    let mut after_block = |sink: &mut dyn Sink, backend: &dyn Backend| {
+        record_telemetry(telemetry.drain(), sink)?;
+        let new = backend.learned().map_or(Ok(false), |learned| learn(manifest, &learned))?;
+        watcher.note_in(manifest);
+        if new { manifest.write(&dir) } else { Ok(()) }
+    };
+    let recorder = &mut prepared.recorder;
     let outcome =
-        run(&prepared.cells, &finished, &mut backends, &facts, &mut prepared.recorder, &mut drain);
+        run(&prepared.cells, &finished, &mut backends, &facts, recorder, &mut after_block);
     let (rows, overhead) = telemetry.stop()?;
     watcher.progress.finish();
     let manifest = &mut prepared.manifest;
     manifest.telemetry = Some(serde_json::to_value(overhead)?);
-    for (name, (facts, proof)) in engine.servers() {
-        let said = serde_json::json!({ "facts": facts, "proof": proof }).to_string();
-        let shown = serde_json::from_str(&engine.keys().redact(&said))?;
-        manifest.engines.insert(name.clone(), shown);
-    }
-    for proof in engine.proofs() {
-        manifest.proofs.retain(|known| known.cell_id != proof.cell_id);
-        manifest.proofs.push(proof_facts(proof));
-    }
-    manifest.schedules.extend(engine.schedules().clone());
-    for health in engine.health() {
-        // A cell that was interrupted and measured again counts as it was the last time.
-        manifest.client_health.retain(|known| known.cell_id != health.cell_id);
-        manifest.client_health.push(client_facts(health)?);
-    }
-    let noticed = watcher.notices.into_inner().unwrap_or_else(PoisonError::into_inner);
-    for notice in noticed.into_iter().chain(notes.take()) {
+    engine.learned().map_or(Ok(false), |learned| learn(manifest, &learned))?;
+    watcher.note_in(manifest);
+    for notice in notes.take() {
         if !manifest.notices.contains(&notice) {
             manifest.notices.push(notice);
         }
@@ -315,9 +319,14 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     Ok(outcome)
 }
 
-/// This program is also the parent of the engines that it starts.
+/// This program is also the parent of the engines that it starts: this very file, though an upgrade may have put another in its
+/// place or removed it since.
 fn starter(dir: &Path) -> anyhow::Result<Starter> {
-    let supervisor = std::env::current_exe().context("own program: cannot be found")?;
+    let own = PathBuf::from("/proc/self/exe");
+    let supervisor = match own.exists() || own.is_symlink() {
+        true => own,
+        false => std::env::current_exe().context("own program: cannot be found")?,
+    };
     Ok(Starter { supervisor, folder: dir.join("engines") })
 }
 
@@ -327,15 +336,21 @@ fn record_telemetry(rows: Vec<TelemetryRow>, sink: &mut dyn Sink) -> anyhow::Res
 
 /// Writes down how it ended, also when it ended badly: rows already flushed stay readable either way.
 fn conclude(prepared: &mut Prepared, measured: anyhow::Result<Outcome>) -> anyhow::Result<Outcome> {
+    let done = prepared.recorder.done();
+    let all_done = prepared.cells.iter().all(|cell| done.contains(&cell.id));
     let manifest = &mut prepared.manifest;
     manifest.ended = Some(env::rfc3339(env::wall_clock()?));
     manifest.status = match &measured {
         Err(_) => Status::Failed,
         Ok(outcome) if outcome.interrupted => Status::Interrupted,
+        Ok(_) if !all_done => Status::Incomplete,
         Ok(_) => Status::Complete,
     };
     let written = match &measured {
-        Ok(outcome) if !outcome.interrupted => prepared.recorder.finalize(&manifest.cells),
+        Ok(_) if manifest.status == Status::Complete => prepared.recorder.finalize(&manifest.cells),
+        Ok(_) if manifest.status == Status::Incomplete => {
+            prepared.recorder.snapshot(&manifest.cells)
+        }
         Ok(_) => prepared.recorder.flush(),
         Err(_) => Ok(()),
     };
@@ -350,10 +365,21 @@ fn conclude(prepared: &mut Prepared, measured: anyhow::Result<Outcome>) -> anyho
     Ok(outcome)
 }
 
-/// Draws progress and keeps notices for the manifest.
+/// Draws progress and keeps notices for the manifest, without the keys that servers may repeat.
 struct Watcher {
+    keys: Keys,
     progress: Progress,
     notices: Mutex<Vec<String>>,
+}
+
+impl Watcher {
+    fn note_in(&self, manifest: &mut Manifest) {
+        for notice in self.notices.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if !manifest.notices.contains(notice) {
+                manifest.notices.push(notice.clone());
+            }
+        }
+    }
 }
 
 impl Observer for Watcher {
@@ -374,9 +400,10 @@ impl Observer for Watcher {
     }
 
     fn notice(&self, text: &str) {
+        let text = &self.keys.redact(text);
         let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
-        if !notices.iter().any(|known| known == text) {
-            notices.push(text.to_owned());
+        if !notices.contains(text) {
+            notices.push(text.clone());
             self.progress.notice(text);
         }
     }
@@ -445,36 +472,4 @@ fn short_id(scenario: &Scenario, origin: &str) -> String {
     let digest =
         sha2::Sha256::digest(format!("{}\n{origin}\n{}", scenario.text, std::process::id()));
     hex(&digest[..3])
-}
-
-/// The environment's key for every server, and for a target with an `api_key_file` that file's alone.
-#[expect(clippy::disallowed_methods, reason = "cli is where the environment is read")]
-fn api_keys(scenario: &Scenario) -> anyhow::Result<Keys> {
-    let everywhere = match std::env::var("KVBENCH_API_KEY") {
-        Ok(key) => ApiKey::new(&key),
-        Err(std::env::VarError::NotPresent) => None,
-        Err(std::env::VarError::NotUnicode(_)) => bail!("KVBENCH_API_KEY: expected UTF-8"),
-    };
-    everywhere.iter().try_for_each(ApiKey::check)?;
-    let mut keys = Keys::from(everywhere);
-    for target in &scenario.targets {
-        if let TargetKind::Engine(engine) = &target.kind
-            && let Some(file) = &engine.api_key_file
-        {
-            keys.by_file.insert(file.clone(), key_in(file)?);
-        }
-    }
-    Ok(keys)
-}
-
-/// A key is short: a limit keeps a mistyped path (a device, a log) from being read for ever.
-fn key_in(file: &Path) -> anyhow::Result<ApiKey> {
-    let mut text = String::new();
-    std::fs::File::open(file)
-        .and_then(|file| file.take(KEY_BYTES_MAX).read_to_string(&mut text))
-        .with_context(|| format!("{}: cannot read the API key (`api_key_file`)", file.display()))?;
-    let key = ApiKey::new(&text)
-        .with_context(|| format!("{}: expected an API key, got nothing", file.display()))?;
-    key.check().with_context(|| file.display().to_string())?;
-    Ok(key)
 }

@@ -18,8 +18,14 @@ pub mod telemetry;
 /// Something that can measure the cells of one block.
 pub trait Backend {
     /// Measures a block, pushes its rows and declares its cells finished. A cell that cannot be measured becomes rows
-    /// with `err` and is finished too; `Err` means that the run itself cannot go on (disk full).
+    /// with `err` and is finished too, unless nothing of it was ever sent to a server: `--resume` runs it again. `Err`
+    /// means that the run itself cannot go on (disk full).
     fn run(&mut self, block: &[&Cell], context: &mut Context<'_>) -> anyhow::Result<()>;
+
+    /// What it has learned so far, beside the rows; `None` for one that asks no servers.
+    fn learned(&self) -> Option<engine::Learned<'_>> {
+        None
+    }
 }
 
 /// What a backend is handed for one block.

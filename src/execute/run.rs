@@ -40,14 +40,17 @@ pub struct Outcome {
     pub interrupted: bool,
 }
 
-/// Measures every cell that is not in `finished`. `after_block` is called between blocks with the sink (telemetry).
+/// Called between blocks with the sink (telemetry) and the backend of the engines (what it has learned).
+pub type AfterBlock<'a> = &'a mut dyn FnMut(&mut dyn Sink, &dyn Backend) -> anyhow::Result<()>;
+
+/// Measures every cell that is not in `finished`.
 pub fn run(
     cells: &[Cell],
     finished: &HashSet<String>,
     backends: &mut Backends<'_>,
     run: &Run<'_>,
     sink: &mut dyn Sink,
-    after_block: &mut dyn FnMut(&mut dyn Sink) -> anyhow::Result<()>,
+    after_block: AfterBlock<'_>,
 ) -> anyhow::Result<Outcome> {
     let mut counting = Counting { inner: sink, failed: BTreeSet::new(), n_finished: 0 };
     for block in blocks(cells, finished) {
@@ -55,7 +58,7 @@ pub fn run(
             break;
         }
         run_block(&block, backends, run, &mut counting)?;
-        after_block(&mut counting)?;
+        after_block(&mut counting, backends.engine)?;
     }
     Ok(Outcome {
         n_finished: counting.n_finished,
@@ -88,10 +91,7 @@ fn run_block(
     sink: &mut Counting<'_>,
 ) -> anyhow::Result<()> {
     let first = block[0];
-    run.observer.block_started(&format!(
-        "{} {} {} r{}",
-        first.target, first.workload, first.load, first.repeat
-    ));
+    run.observer.block_started(&label(first));
     let n_failed_before = sink.failed.len();
     let backend: &mut dyn Backend = match first.task {
         Task::Launch { .. } | Task::Replay { .. } => backends.kernel,
@@ -107,6 +107,21 @@ fn run_block(
     backend.run(block, &mut context)?;
     run.observer.block_finished(block.len(), sink.failed.len() - n_failed_before);
     Ok(())
+}
+
+/// A block for people. Blocks of kernels hold every method, those of engines one.
+fn label(first: &Cell) -> String {
+    let Cell { target, workload, load, repeat, .. } = first;
+    match &first.task {
+        Task::Serve { target: server, .. } => {
+            let engine = server.engine.as_ref().map(|engine| format!(" ({})", engine.title));
+            let engine = engine.unwrap_or_default();
+            format!("{target}{engine} {} {workload} {load} r{repeat}", first.method.name)
+        }
+        Task::Launch { .. } | Task::Replay { .. } => {
+            format!("{target} {workload} {load} r{repeat}")
+        }
+    }
 }
 
 /// Passes rows on and remembers which cells failed.
@@ -142,9 +157,11 @@ mod tests {
         execute::Silent,
         kernel::Op,
         method::Method,
-        plan::Task,
+        plan::{Arrival, Task},
         record::KernelRow,
-        scenario::{Device, KernelTarget, ModelShape, NamedMethod},
+        scenario::{
+            Device, Endpoint, EngineTarget, KernelTarget, ModelShape, NamedMethod, Workload,
+        },
     };
 
     struct Memory {
@@ -228,8 +245,19 @@ mod tests {
             clock: Clock::start(),
         };
         let outcome =
-            run(cells, &finished, &mut backends, &ctx, &mut memory, &mut |_| Ok(())).unwrap();
+            run(cells, &finished, &mut backends, &ctx, &mut memory, &mut |_, _| Ok(())).unwrap();
         (outcome, memory)
+    }
+
+    #[test]
+    fn an_engines_block_is_called_by_its_method_too() {
+        let target = EngineTarget::running("http://h", Endpoint::Chat, "fp8");
+        let workload = Workload::Shapes { ops: Vec::new(), batch: Vec::new(), kv_len: Vec::new() };
+        let arrival = Arrival::Closed { concurrency: 1 };
+        let variant = String::new();
+        let task = Task::Serve { target: Box::new(target), variant, workload, arrival };
+        assert_eq!(label(&cell("a", 0)), "cpu w launch r0");
+        assert_eq!(label(&Cell { task, ..cell("a", 0) }), "cpu fp16 w launch r0");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! orphans), so that workers which left the engine's process group are found and ended as well.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write},
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
@@ -24,7 +24,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const REST_GRACE: Duration = Duration::from_secs(5);
 
 /// Runs `words` until they end or standard input closes, ends everything they started, and returns their exit code (128
-/// and the signal where one ended them). The first line on `out` is the process id.
+/// and the signal where one ended them). With `out` the first line on it is the process id and all that they print goes to
+/// standard error; without it their standard output is this process's.
 ///
 /// # Errors
 /// The program cannot be started.
@@ -32,12 +33,15 @@ pub fn supervise(
     words: &[String],
     signal: StopSignal,
     grace: Duration,
-    out: &mut dyn Write,
+    out: Option<&mut dyn Write>,
 ) -> anyhow::Result<i32> {
     let (program, arguments) = words.split_first().context("expected a command, got nothing")?;
     become_reaper();
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::from(std::io::stderr()));
+    command.args(arguments).stdin(Stdio::null());
+    if out.is_some() {
+        command.stdout(Stdio::from(std::io::stderr()));
+    }
     // SAFETY: prctl is a plain system call and touches nothing that another thread of the parent could hold.
     unsafe {
         command.pre_exec(|| {
@@ -48,7 +52,9 @@ pub fn supervise(
     }
     let child = command.spawn().with_context(|| format!("{program}: cannot be started"))?;
     let pid = i32::try_from(child.id()).context("process id")?;
-    writeln!(out, "{pid}").and_then(|()| out.flush()).context("standard output")?;
+    if let Some(out) = out {
+        writeln!(out, "{pid}").and_then(|()| out.flush()).context("standard output")?;
+    }
     let gone = parent_gone();
     let code = wait(pid, &gone, signal, grace);
     end_rest(REST_GRACE.min(grace));
@@ -62,6 +68,39 @@ fn become_reaper() {
         libc::setsid();
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     }
+}
+
+/// Makes this process the parent of orphans below it: should a supervisor be killed, what it watched over is then found
+/// by [`end_orphans`].
+pub fn adopt_orphans() {
+    // SAFETY: changes this process only; where the kernel cannot do it, orphans go to the init process as they always did.
+    unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
+}
+
+/// Ends every descendant of this process but those in `known`, which were there before: what a killed supervisor left.
+pub fn end_orphans(known: &[i32]) {
+    let end = clock::now() + REST_GRACE;
+    let mut ended = BTreeSet::new();
+    loop {
+        let mut left = descendants(std::process::id());
+        left.retain(|pid| !known.contains(pid));
+        for pid in &left {
+            kill(*pid, libc::SIGKILL);
+            ended.insert(*pid);
+        }
+        ended.retain(|pid| !is_reaped(*pid));
+        // A process that the kernel cannot end (stuck in a driver) must not hold the run for ever.
+        if (left.is_empty() && ended.is_empty()) || clock::now() >= end {
+            return;
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Takes one ended process off the table; also true of one that is not this process's own child.
+fn is_reaped(pid: i32) -> bool {
+    // SAFETY: a null status is allowed; nothing is written.
+    unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::WNOHANG) != 0 }
 }
 
 /// A channel that closes with standard input.

@@ -77,6 +77,8 @@ pub enum Status {
     Running,
     /// Every cell is finished.
     Complete,
+    /// Every cell had its turn, but nothing of some was ever sent (their engine did not start): `--resume` runs them.
+    Incomplete,
     /// Stopped by the user.
     Interrupted,
     /// Stopped by an error.
@@ -216,6 +218,9 @@ pub struct ProofFacts {
     pub verdict: Verdict,
     /// Why not, in words.
     pub reasons: Vec<String>,
+    /// Salt that its requests carried to keep prefix caches apart; `None` where they carried none.
+    #[serde(default)]
+    pub salt: Option<String>,
 }
 
 /// What the token counts of one cell say about each other. Failed requests are left out. Differences are the server's count

@@ -121,6 +121,21 @@ impl Recorder {
             return Ok(());
         }
         self.guarded(Self::flush_parts)?;
+        self.write_tables(plan)?;
+        self.dir.retire_parts(self.files.as_ref())
+    }
+
+    /// Writes the tables of a run that ended with cells which nothing was sent for, as [`Self::finalize`] would. The parts
+    /// stay beside them and remain what holds the rows, so that the run can be resumed, which removes these tables.
+    ///
+    /// # Errors
+    /// I/O.
+    pub fn snapshot(&mut self, plan: &[CellFacts]) -> anyhow::Result<()> {
+        self.guarded(Self::flush_parts)?;
+        self.write_tables(plan)
+    }
+
+    fn write_tables(&self, plan: &[CellFacts]) -> anyhow::Result<()> {
         for table in Table::ALL {
             let frame = self.dir.read_table(table)?;
             let order = order(&frame, table, plan)?;
@@ -131,7 +146,7 @@ impl Recorder {
                 &to_bytes(&mut frame.take(&order)?)?,
             )?;
         }
-        self.dir.retire_parts(self.files.as_ref())
+        Ok(())
     }
 
     fn guarded(

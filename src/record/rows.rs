@@ -69,6 +69,13 @@ pub struct RequestRow {
     pub prompt_sha256: String,
 }
 
+impl RequestRow {
+    /// Whether it reached the HTTP client: a cell of rows that did not was never measured.
+    pub fn was_sent(&self) -> bool {
+        self.sent_ns.is_some() || self.attempt > 0
+    }
+}
+
 /// One timed launch of a kernel, or one row with `err` where it could not be timed. Table `kernels.parquet`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct KernelRow {

@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, sync::OnceLock};
 
 use super::{
     Endpoint, MetricsSpec,
+    engine_target::secret_fault,
     error::{self, Fault},
-    places,
+    places, secret,
     value::{Ordered, Sp},
     wire_engine as wire,
 };
@@ -174,6 +175,9 @@ pub(super) fn engines(tables: &Ordered<wire::Engine>) -> Result<Vec<Engine>, Fau
 fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
     check_launch(wire)?;
     check_places(wire)?;
+    if let Some(given) = secret_in(wire) {
+        return Err(secret_fault(name.at, &given));
+    }
     if wire.endpoints.is_empty() {
         let message = format!("expected `endpoints` of `{}` to name an API, got none", name.value);
         return Err(Fault::new(name.at, message, "`completions`, `chat` or both"));
@@ -280,6 +284,24 @@ pub(super) fn words(wire: &[Sp<String>]) -> Vec<String> {
 
 pub(super) fn texts(wire: &BTreeMap<String, Sp<String>>) -> BTreeMap<String, String> {
     wire.iter().map(|(key, text)| (key.clone(), text.value.clone())).collect()
+}
+
+/// Everything of an engine that is stored, shown or sent.
+fn secret_in(wire: &wire::Engine) -> Option<String> {
+    let kv = || wire.kv.values();
+    let words = wire.launch.value.iter().chain(wire.version_command.iter().flatten());
+    let words = words.chain(&wire.prefix_cache.off_flags).chain(kv().flat_map(|kv| &kv.flags));
+    let words = words.chain(wire.files.values()).map(|word| &word.value);
+    let tables = [&wire.env, &wire.set].into_iter().chain(kv().map(|kv| &kv.set));
+    let cache = &wire.prefix_cache;
+    let fields = [&wire.request, &cache.off_request, &cache.salt_request];
+    let texts = fields.into_iter().flatten().filter_map(|(name, value)| match value {
+        wire::Scalar::Text(text) => Some((name.clone(), text.clone())),
+        _ => None,
+    });
+    secret::in_words(words)
+        .or_else(|| tables.map(self::texts).find_map(|table| secret::in_table(&table)))
+        .or_else(|| secret::in_table(&texts.collect()))
 }
 
 fn tells((name, wire): (&String, &wire::Tells)) -> Result<(String, Tells), Fault> {

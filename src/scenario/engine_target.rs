@@ -6,7 +6,7 @@ use super::{
     Engine, EngineTarget, Host, KvSetting, Place, PrefixCache, Start,
     engine::{texts, words},
     error::Fault,
-    method, places,
+    method, places, secret,
     target::{Resolve, known_method, model_name, unknown, url},
     value::Sp,
     wire, wire_target,
@@ -190,27 +190,22 @@ fn check_places(engine: &Engine, wire: &wire_target::EngineTarget) -> Checked<()
 
 /// The scenario's text, the command and its environment are kept with the results.
 fn no_secrets(name: &Sp<String>, wire: &wire_target::EngineTarget) -> Checked<()> {
-    let secret = |word: &&String| {
-        let word = word.to_ascii_uppercase().replace('-', "_");
-        ["TOKEN", "API_KEY", "SECRET", "PASSWORD"].iter().any(|part| word.ends_with(part))
-    };
+    let program = wire.program.iter().map(|program| &program.value);
     let words = wire.flags.iter().chain(wire.variants.values().flatten()).chain(&wire.wrapper);
-    let words = words.map(|word| &word.value);
-    let given = wire
-        .env
-        .keys()
-        .find(secret)
-        .or_else(|| words.clone().find(|word| word.starts_with('-') && secret(word)));
-    match given {
-        Some(given) => Err(Fault::new(
-            name.at,
-            format!(
-                "expected no secret in a scenario, got `{given}`: it would be stored with the results"
-            ),
-            "export it in kvbench's own environment, which the engine inherits",
-        )),
-        None => Ok(()),
-    }
+    let given = secret::in_words(words.map(|word| &word.value).chain(program))
+        .or_else(|| secret::in_table(&texts(&wire.env)));
+    given.map_or(Ok(()), |given| Err(secret_fault(name.at, &given)))
+}
+
+/// Refuses a secret; `given` is its name, never its value.
+pub(super) fn secret_fault(at: usize, given: &str) -> Fault {
+    Fault::new(
+        at,
+        format!(
+            "expected no secret in a scenario, got `{given}`: it would be stored with the results"
+        ),
+        "export it in kvbench's own environment, which the engine inherits (`-e NAME` without a value hands it through docker)",
+    )
 }
 
 /// At least one: the plain one has no name.
@@ -290,6 +285,9 @@ fn setting(
         }
         ours => (family(ours)?, name.at, Vec::new()),
     };
+    if let Some(given) = secret::in_words(&more) {
+        return Err(secret_fault(at, &given));
+    }
     let Some(setting) = engine.setting(&key) else {
         return Err(Fault::new(
             at,

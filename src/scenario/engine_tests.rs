@@ -401,3 +401,37 @@ fn what_does_not_fit_is_refused_with_its_place() {
         scenario("llamacpp", "prefix_cache = \"salt\"", fp16).expect_err("no salt").to_string();
     assert!(error.contains("takes a salt"), "{error}");
 }
+
+/// Whatever is stored or shown: flags of target, variant and method, wrapper, environment, the engine's own tables.
+#[test]
+fn secrets_are_refused_wherever_they_stand_and_never_repeated() {
+    let plain = "[method.base.engine]\nkv = \"fp16\"";
+    let own = |more: &str| {
+        format!(
+            "{plain}\n[engine.vllm]\ntitle = \"V\"\nendpoints = [\"completions\"]\n\
+             launch = [\"v\", \"{{model}}\", \"{{host}}\", \"{{port}}\"]\n\
+             health = {{ path = \"/\", timeout_s = 1 }}\nkv.fp16 = {{}}\n{more}"
+        )
+    };
+    let mine = plain.to_owned();
+    for (target, methods, name) in [
+        ("flags = ['--api-key=s3cret']", mine.clone(), "--api-key="),
+        ("flags = ['--hf-token', 's3cret']", mine.clone(), "--hf-token"),
+        ("variants = { v = ['--api-key=s3cret'] }", mine.clone(), "--api-key="),
+        ("wrapper = ['docker', 'run', '-e', 'HF_TOKEN=s3cret']", mine.clone(), "HF_TOKEN="),
+        ("env = { HF_TOKEN = 's3cret' }", mine.clone(), "HF_TOKEN"),
+        ("env = { HTTP_PROXY = 'http://me:s3cret@h' }", mine, "HTTP_PROXY"),
+        ("", format!("{plain}\nflags = ['--api-key=s3cret']"), "--api-key="),
+        ("", own("env = { HF_TOKEN = 's3cret' }"), "HF_TOKEN"),
+        ("", own("version_command = ['v', '--api-key', 's3cret']"), "--api-key"),
+        ("", own("request = { api_key = 's3cret' }"), "api_key"),
+        ("", own("files = { 'f' = \"a: 1\\nhf_token: s3cret\" }"), "hf_token:"),
+        ("", own("prefix_cache = { off_flags = ['--password=s3cret'] }"), "--password="),
+    ] {
+        let error = scenario("vllm", target, &methods).unwrap_err().to_string();
+        assert!(error.contains("expected no secret") && error.contains(name), "{name}: {error}");
+        assert!(!error.contains("s3cret"), "{error}");
+    }
+    let through = "wrapper = ['docker', 'run', '-e', 'HF_TOKEN', 'IMAGE']";
+    scenario("vllm", through, plain).unwrap();
+}

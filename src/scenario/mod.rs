@@ -19,6 +19,7 @@ mod method;
 mod metrics;
 mod places;
 mod preset;
+pub mod secret;
 mod start;
 mod target;
 mod targets;

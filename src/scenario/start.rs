@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Engine, Host, KvSetting, PrefixCache,
     places::{Places, Syntax},
+    secret,
 };
 
 /// What a target says about starting its engine.
@@ -31,7 +32,7 @@ pub struct Start {
 }
 
 /// One start, word by word.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Command {
     /// The words; the first is the program.
     pub words: Vec<String>,
@@ -177,10 +178,14 @@ impl<'a> Filling<'a> {
 }
 
 impl Command {
-    /// As one would type it in a shell, environment first.
+    /// As one would type it in a shell, environment first, and stars for secrets.
     pub fn shown(&self) -> String {
-        let env = self.env.iter().map(|(key, value)| format!("{key}={}", quoted(value)));
-        env.chain(self.words.iter().map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
+        let one = |(key, value): (&String, &String)| {
+            format!("{key}={}", quoted(&secret::hidden_value(key, value)))
+        };
+        let env = self.env.iter().map(one);
+        let words = secret::hidden(&self.words);
+        env.chain(words.iter().map(|word| quoted(word))).collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct Engine {
     /// (both, as in a URL) and `{dir}` (where `files` are) are filled in, `{{name}}` writes `{name}`, other braces are text;
     /// the flags of method, variant and target follow.
     pub(super) launch: Sp<Vec<Sp<String>>>,
-    /// A command that prints its version, for engines that do not tell it over HTTP.
+    /// A command that prints its version within 300 s, for engines that do not tell it over HTTP.
     pub(super) version_command: Option<Vec<Sp<String>>>,
     /// Environment it is started with.
     #[serde(default)]
@@ -111,7 +111,7 @@ pub(super) struct TellsJson {
     pub(super) pointer: String,
 }
 
-/// A label of a metric in the Prometheus text.
+/// A label of a metric in the Prometheus text, at the path of the target's `metrics` (`/metrics` without).
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TellsLabel {
@@ -121,7 +121,7 @@ pub(super) struct TellsLabel {
     pub(super) label: String,
 }
 
-/// A line of the log.
+/// A line of the log, of whose middle part beyond 8 MiB nothing is read.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct TellsLog {

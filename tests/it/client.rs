@@ -160,7 +160,10 @@ fn rows(target: EngineTarget, n: u64) -> Vec<RequestRow> {
     run(&mut backend(n, when_free), &cell(target, CLOSED_1), &mut sink, StopFlag::default())
         .0
         .expect("test set-up");
-    assert_eq!(sink.finished, ["s/t/f16/w/l/0"]);
+    // A cell of which nothing was sent is measured again by `--resume`.
+    let sent = sink.rows.iter().any(RequestRow::was_sent);
+    let finished: &[&str] = if sent { &["s/t/f16/w/l/0"] } else { &[] };
+    assert_eq!(sink.finished, finished);
     sink.rows
 }
 

@@ -12,16 +12,16 @@ use std::{
 
 use kvbench::record::{Manifest, RequestRow, parquet::read_rows};
 
-const POLL: Duration = Duration::from_millis(20);
+pub(crate) const POLL: Duration = Duration::from_millis(20);
 
 /// A folder with an engine `fake` and a scenario that starts it.
-struct Place {
-    folder: tempfile::TempDir,
+pub(crate) struct Place {
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Place {
     /// `engine` is the body of a shell script; its first argument is the port, and `$KVBENCH` this program.
-    fn new(engine: &str, scenario: &str) -> Self {
+    pub(crate) fn new(engine: &str, scenario: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("fake");
         fs::write(
@@ -36,8 +36,12 @@ impl Place {
         Self { folder }
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kvbench"));
+    pub(crate) fn command(&self) -> Command {
+        self.command_of(Path::new(env!("CARGO_BIN_EXE_kvbench")))
+    }
+
+    pub(crate) fn command_of(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         command.current_dir(self.folder.path()).env("KVBENCH_TEST_MARK", self.mark());
         command.args(["run", "engine.toml", "--out", "results"]).env_remove("KVBENCH_API_KEY");
         command
@@ -48,19 +52,39 @@ impl Place {
         self.folder.path().display().to_string()
     }
 
-    fn run(&self) -> (Output, String) {
+    pub(crate) fn run(&self) -> (Output, String) {
         let output = self.command().output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         self.nothing_left();
         (output, said)
     }
 
-    fn run_folder(&self) -> PathBuf {
+    /// Goes on with the run.
+    pub(crate) fn resume(&self) -> (Output, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvbench"));
+        command.current_dir(self.folder.path()).env("KVBENCH_TEST_MARK", self.mark());
+        command.args(["run", "--resume"]).arg(self.run_folder()).env_remove("KVBENCH_API_KEY");
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        self.nothing_left();
+        (output, said)
+    }
+
+    /// Changes the scenario; a text that is not there would change nothing.
+    #[track_caller]
+    pub(crate) fn edit(&self, from: &str, to: &str) {
+        let file = self.folder.path().join("engine.toml");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{from:?} not in {text}");
+        fs::write(&file, text.replacen(from, to, 1)).unwrap();
+    }
+
+    pub(crate) fn run_folder(&self) -> PathBuf {
         let entries = fs::read_dir(self.folder.path().join("results")).unwrap();
         entries.map(|entry| entry.unwrap().path()).next().unwrap()
     }
 
-    fn rows(&self) -> Vec<RequestRow> {
+    pub(crate) fn rows(&self) -> Vec<RequestRow> {
         read_rows(&self.run_folder()).unwrap()
     }
 
@@ -85,13 +109,13 @@ impl Place {
     }
 
     #[track_caller]
-    fn nothing_left(&self) {
+    pub(crate) fn nothing_left(&self) {
         let left = self.living();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
 
     /// Until so many processes of the run live; a test that hangs here has found what it looks for.
-    fn wait_for(&self, wanted: impl Fn(usize) -> bool) {
+    pub(crate) fn wait_for(&self, wanted: impl Fn(usize) -> bool) {
         while !wanted(self.living().len()) {
             std::thread::sleep(POLL);
         }
@@ -132,7 +156,7 @@ warmup_requests = 1
 "#;
 
 /// A worker of its own that leaves the process group, as engines' do, beside the server.
-const GOOD: &str = "setsid sleep 1000 &\nexec $KVBENCH serve-known --mode independent --ttft-ms 1 --itl-ms 1 --port $1";
+pub(crate) const GOOD: &str = "setsid sleep 1000 &\nexec $KVBENCH serve-known --mode independent --ttft-ms 1 --itl-ms 1 --port $1";
 
 #[test]
 fn every_configuration_is_started_measured_and_ended() {
@@ -152,12 +176,16 @@ fn every_configuration_is_started_measured_and_ended() {
     assert_eq!(of("base", 0), of("less", 0), "same prompts in the same order");
     assert_ne!(of("base", 0), of("base", 1), "a repeat has its own");
     interleaved(&rows);
+    for label in ["fake (Fake) base words two-2 r0", "fake (Fake) less words two-2 r1"] {
+        assert!(said.contains(label), "{label:?} not in {said}");
+    }
     let manifest = Manifest::read(&place.run_folder()).unwrap();
-    let engine = &manifest.engines["fake-less-r1"]["proof"];
+    let engine = &manifest.engines["fake_less_r1"]["proof"];
     assert_eq!(engine["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(engine["listener"], "engine", "the listener is checked: {engine}");
     assert!(engine["command"].as_str().unwrap().contains("--kv quarter"), "{engine}");
     assert_eq!(manifest.proofs.len(), 6);
-    assert!(place.run_folder().join("engines/fake-base-r0.log").exists());
+    assert!(place.run_folder().join("engines/fake_base_r0.log").exists());
 }
 
 /// Forth in the first repeat, back in the second.
@@ -256,19 +284,19 @@ fn what_is_not_told_is_null_and_any_server_is_asked_its_version() {
     assert!(matches!(output.status.code(), Some(0 | 1)), "{said}");
     assert!(place.rows().iter().all(|row| row.err.is_none()), "{said}");
     let manifest = Manifest::read(&place.run_folder()).unwrap();
-    let proof = &manifest.engines["fake-base-r0"]["proof"];
+    let proof = &manifest.engines["fake_base_r0"]["proof"];
     assert_eq!(proof["version_source"], "server");
     assert!(proof["tells"]["model"].is_null(), "absent, not empty: {proof}");
 }
 
-fn begun(place: &Place) -> Child {
+pub(crate) fn begun(place: &Place) -> Child {
     let child = place.command().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     // kvbench, the supervisor, the server and its worker.
     place.wait_for(|n| n >= 4);
     child
 }
 
-const SLOW: &str = "setsid sleep 1000 &\nexec $KVBENCH serve-known --mode independent --ttft-ms 1 --itl-ms 1000 --port $1";
+pub(crate) const SLOW: &str = "setsid sleep 1000 &\nexec $KVBENCH serve-known --mode independent --ttft-ms 1 --itl-ms 1000 --port $1";
 
 #[test]
 fn kill_9_of_kvbench_leaves_nothing_behind() {

@@ -13,6 +13,8 @@ mod cli;
 mod client;
 mod conversations;
 mod engine;
+mod engine_faults;
+mod engine_resume;
 mod fake_gpu;
 mod faulty;
 mod resume;

@@ -122,8 +122,11 @@ struct Got {
 }
 
 async fn get(client: &Client, base: &Url, path: &str) -> Result<Got, String> {
-    let response =
-        client.get(below(base, path)).timeout(ASK_TIMEOUT).send().await.map_err(describe)?;
+    get_at(client, below(base, path)).await
+}
+
+async fn get_at(client: &Client, url: Url) -> Result<Got, String> {
+    let response = client.get(url).timeout(ASK_TIMEOUT).send().await.map_err(describe)?;
     let status = response.status();
     let server =
         response.headers().get("server").and_then(|value| value.to_str().ok()).map(str::to_owned);
@@ -139,7 +142,12 @@ async fn get_json(client: &Client, base: &Url, path: &str) -> Option<Value> {
 
 /// The body of an answer with status 200.
 pub(super) async fn get_text(client: &Client, base: &Url, path: &str) -> Option<String> {
-    let got = get(client, base, path.trim_start_matches('/')).await.ok()?;
+    get_text_at(client, &below(base, path.trim_start_matches('/'))).await
+}
+
+/// The same at a URL.
+pub(super) async fn get_text_at(client: &Client, url: &Url) -> Option<String> {
+    let got = get_at(client, url.clone()).await.ok()?;
     (got.status == StatusCode::OK).then(|| String::from_utf8_lossy(&got.body).into_owned())
 }
 

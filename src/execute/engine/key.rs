@@ -13,6 +13,8 @@ pub struct Keys {
     pub everywhere: Option<ApiKey>,
     /// By `api_key_file`.
     pub by_file: BTreeMap<PathBuf, ApiKey>,
+    /// Other secrets of the environment, which engines inherit and may print: never sent, only left out of what is stored.
+    pub unsent: Vec<ApiKey>,
 }
 
 impl Keys {
@@ -27,14 +29,14 @@ impl Keys {
 impl Keys {
     /// A text in which every key is replaced by stars.
     pub fn redact(&self, text: &str) -> String {
-        let all = self.everywhere.iter().chain(self.by_file.values());
+        let all = self.everywhere.iter().chain(self.by_file.values()).chain(&self.unsent);
         all.fold(text.to_owned(), |text, key| key.redact(&text))
     }
 }
 
 impl From<Option<ApiKey>> for Keys {
     fn from(everywhere: Option<ApiKey>) -> Self {
-        Self { everywhere, by_file: BTreeMap::new() }
+        Self { everywhere, ..Self::default() }
     }
 }
 
@@ -68,9 +70,10 @@ impl ApiKey {
         Ok(value)
     }
 
-    /// `text` with the key replaced by stars: a server may repeat it in an error.
+    /// `text` with the key replaced by stars, also as JSON spells it: a server may repeat it in an error.
     pub(super) fn redact(&self, text: &str) -> String {
-        text.replace(&self.0, "***")
+        let json = serde_json::Value::from(self.0.as_str()).to_string();
+        text.replace(&self.0, "***").replace(&json[1..json.len() - 1], "***")
     }
 }
 
@@ -92,6 +95,8 @@ mod tests {
         let error = ApiKey::new("s3cret\u{7}x").unwrap().header().unwrap_err();
         assert!(!format!("{error:?}").contains("s3cret"));
         assert_eq!(ApiKey::new("\n "), None);
+        let quoted = ApiKey::new("s3\"cret").unwrap();
+        assert_eq!(quoted.redact(r#"{"said": "s3\"cret"}"#), r#"{"said": "***"}"#);
         assert_eq!(
             Keys::from(ApiKey::new("s3cret")).redact("{\"version\": \"s3cret\"}"),
             "{\"version\": \"***\"}"

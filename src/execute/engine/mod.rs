@@ -21,7 +21,7 @@ use self::{
 use super::{Backend, Context, Observer, StopFlag};
 use crate::{
     plan::{self, Arrival, Cell, Task},
-    record::{RequestRow, Row},
+    record::{EngineMetricRow, RequestRow, Row, Sink},
     scenario::{EngineTarget, Workload},
     workload::{self, Due, Request},
 };
@@ -38,6 +38,8 @@ mod histogram;
 mod http;
 mod http1;
 mod key;
+mod listener;
+mod log;
 pub mod metrics;
 pub mod openai;
 mod proof;
@@ -47,10 +49,12 @@ mod server;
 mod session;
 mod shards;
 pub mod sse;
+mod version;
 
 pub use facts::EngineFacts;
 pub use health::{ClientHealth, Verdict};
 pub use key::{ApiKey, Keys};
+pub use listener::Listener;
 pub use openai::Extras;
 pub use proof::Proof;
 pub use server::CellProof;
@@ -112,7 +116,7 @@ impl EngineBackend {
             extras: Extras::default(),
             starve: None,
             health: Vec::new(),
-            servers: Servers::default(),
+            servers: Servers::new()?,
             schedules: BTreeMap::new(),
         })
     }
@@ -143,21 +147,6 @@ impl EngineBackend {
         &self.servers.known
     }
 
-    /// The keys it sends, for whoever writes down what servers said: one may repeat its key.
-    pub fn keys(&self) -> &Keys {
-        &self.keys
-    }
-
-    /// Whether each measured cell's server was what the scenario says. For the manifest.
-    pub fn proofs(&self) -> &[CellProof] {
-        &self.servers.cells
-    }
-
-    /// Hash of what was to be sent, by `workload/load/rN`. For the manifest.
-    pub fn schedules(&self) -> &BTreeMap<String, String> {
-        &self.schedules
-    }
-
     /// Asks the server and builds the requests, by the seed of `drawn`: the same cell, but for a search's later batches. The inner `Err` is a cell that cannot be measured, the outer a run that
     /// cannot go on.
     fn prepare<'a>(
@@ -170,10 +159,11 @@ impl EngineBackend {
             anyhow::bail!("{}: expected an engine cell, got a kernel cell", cell.id);
         };
         let client = http::client(self.keys.of(target))?;
-        let asking = server::Asking { runtime: &self.runtime, client: &client, context };
+        let asking =
+            server::Asking { runtime: &self.runtime, client: &client, keys: &self.keys, context };
         let server = match self.servers.serve(cell, &asking)? {
             Ok(server) => server,
-            Err(text) => return Ok(Err(self.redact(target, text))),
+            Err(text) => return Ok(Err(self.keys.redact(&text))),
         };
         let in_flight_max = match files::in_flight_max(arrival, self.room) {
             Ok(most) => most,
@@ -194,7 +184,7 @@ impl EngineBackend {
             return Ok(Err(text));
         }
         let (http, model) = (Arc::new(http), server.model);
-        let fields = server::fields(target, context.run_id, &cell.id);
+        let fields = server::fields(target, &server.salt);
         let (arrival, base) = (*arrival, server.base);
         Ok(Ok(Prepared {
             cell,
@@ -218,10 +208,6 @@ impl EngineBackend {
             return Ok(());
         }
         Err(format!("workload: expected the schedule {known} of the other methods, got {hash}"))
-    }
-
-    fn redact(&self, target: &EngineTarget, text: String) -> String {
-        self.keys.of(target).map_or_else(|| text.clone(), |key| key.redact(&text))
     }
 
     fn send(
@@ -268,13 +254,18 @@ impl EngineBackend {
         };
         let requests: Vec<Request> =
             prepared.requests.iter().cycle().take(n).enumerate().map(warm).collect();
+        let engine = prepared.target.engine.as_ref();
+        let title = engine.map_or(prepared.cell.target.as_str(), |engine| engine.title.as_str());
+        let method = &prepared.cell.method.name;
+        let text = format!("{title}, method {method}: awaiting {n} warm-up requests");
+        context.observer.status(&text);
         let (mut failure, mut uncounted) = (None, Tally::default());
         let stop = context.stop.clone();
         self.send(prepared, &requests, &stop, &mut |outcome| {
             let request = &requests[outcome.index];
             let mut row = row::of(context.run_id, prepared.cell, request, outcome, &mut uncounted);
             row.warmup = true;
-            row.err = row.err.map(|err| self.redact(prepared.target, err));
+            row.err = row.err.map(|err| self.keys.redact(&err));
             failure = row.err.clone().or(failure.take());
             context.sink.row(Row::Request(row))
         })?;
@@ -322,7 +313,7 @@ impl EngineBackend {
         let load = self.send(prepared, &prepared.requests, &stop, &mut |outcome| {
             let request = &prepared.requests[outcome.index];
             let mut row = row::of(context.run_id, prepared.cell, request, outcome, tally);
-            row.err = row.err.map(|err| self.redact(prepared.target, err));
+            row.err = row.err.map(|err| self.keys.redact(&err));
             seen(&row, context.observer);
             context.sink.row(Row::Request(row))?;
             watch.map_or(Ok(()), |watch| watch.drain(context.sink))
@@ -332,22 +323,60 @@ impl EngineBackend {
     }
 
     fn run_cell(&mut self, cell: &Cell, context: &mut Context<'_>) -> anyhow::Result<()> {
+        let keys = self.keys.clone();
+        let mut sink = Noticing { inner: &mut *context.sink, keys, sent: false };
+        let mut noticed = Context {
+            run_id: context.run_id,
+            sink: &mut sink,
+            observer: context.observer,
+            stop: context.stop.clone(),
+            clock: context.clock,
+        };
+        let complete = self.serve_cell(cell, &mut noticed)?;
+        // A cell that was interrupted, or of which nothing was ever sent, is run again by `--resume`.
+        let measured = complete && sink.sent;
+        if measured { context.sink.finished(&[&cell.id]) } else { Ok(()) }
+    }
+
+    /// Runs a cell; whether it came to its end.
+    fn serve_cell(&mut self, cell: &Cell, context: &mut Context<'_>) -> anyhow::Result<bool> {
         if let Task::Serve { arrival: Arrival::Saturation { rule, slo }, .. } = &cell.task {
-            let complete = self.search(cell, (rule, *slo), context)?;
-            return if complete { context.sink.finished(&[&cell.id]) } else { Ok(()) };
+            return self.search(cell, (rule, *slo), context);
         }
-        let complete = match self.prepare(cell, cell, context)? {
-            Ok(prepared) => self.measure(&prepared, context)?,
-            // An engine that was not waited for says nothing about the cell: it is run again by `--resume`.
-            Err(_) if context.stop.is_raised() => false,
+        match self.prepare(cell, cell, context)? {
+            Ok(prepared) => self.measure(&prepared, context),
+            // An engine that was not waited for says nothing about the cell.
+            Err(_) if context.stop.is_raised() => Ok(false),
             Err(text) => {
                 let row = row::without_request(context.run_id, cell, context.clock.now_ns(), text);
                 context.sink.row(Row::Request(row))?;
-                true
+                Ok(true)
             }
-        };
-        // An interrupted cell is run again by `--resume`.
-        if complete { context.sink.finished(&[&cell.id]) } else { Ok(()) }
+        }
+    }
+}
+
+/// Passes rows on, without keys that a failed reading of metrics may quote, and notices whether any of them was sent.
+struct Noticing<'a> {
+    inner: &'a mut dyn Sink,
+    keys: Keys,
+    sent: bool,
+}
+
+impl Sink for Noticing<'_> {
+    fn row(&mut self, mut row: Row) -> anyhow::Result<()> {
+        match &mut row {
+            Row::Request(row) => self.sent |= row.was_sent() && !row.warmup,
+            Row::EngineMetric(row) if row.source == EngineMetricRow::FAILED => {
+                row.labels = self.keys.redact(&row.labels);
+            }
+            _ => {}
+        }
+        self.inner.row(row)
+    }
+
+    fn finished(&mut self, cell_ids: &[&str]) -> anyhow::Result<()> {
+        self.inner.finished(cell_ids)
     }
 }
 
@@ -355,6 +384,31 @@ impl Backend for EngineBackend {
     fn run(&mut self, block: &[&Cell], context: &mut Context<'_>) -> anyhow::Result<()> {
         block.iter().try_for_each(|cell| self.run_cell(cell, context))
     }
+
+    fn learned(&self) -> Option<Learned<'_>> {
+        Some(Learned {
+            servers: &self.servers.known,
+            proofs: &self.servers.cells,
+            schedules: &self.schedules,
+            health: &self.health,
+            keys: &self.keys,
+        })
+    }
+}
+
+/// What a backend has learned of servers and client so far. For the manifest.
+pub struct Learned<'a> {
+    /// What the servers said about themselves, by URL for those that ran already and by start, `target_method_rN`, for
+    /// those that were started.
+    pub servers: &'a BTreeMap<String, (EngineFacts, Proof)>,
+    /// Whether each measured cell's server was what the scenario says.
+    pub proofs: &'a [CellProof],
+    /// Hash of what was to be sent, by `workload/load/rN`.
+    pub schedules: &'a BTreeMap<String, String>,
+    /// How the client fared, one entry a finished cell, in order.
+    pub health: &'a [ClientHealth],
+    /// For whoever writes down what servers said: one may repeat a key.
+    pub keys: &'a Keys,
 }
 
 /// Scenario seconds; what cannot be a duration (the scenario refuses it) waits a day.

@@ -11,7 +11,9 @@ use reqwest::{Client, Url};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{facts, gguf, health::Verdict, session::Session};
+use super::{
+    facts, gguf, health::Verdict, http, listener::Listener, log, metrics, session::Session,
+};
 use crate::scenario::{EngineTarget, KvSetting, Start, engine::Tells};
 
 /// Part of the theory by which the bytes of a token may differ: whole blocks are allocated.
@@ -46,6 +48,8 @@ pub struct Proof {
     pub ready_after_s: Option<f64>,
     /// Its log.
     pub log: Option<String>,
+    /// Whether the process that listens on its port is the one that was started; `None` for a server that ran already.
+    pub listener: Option<Listener>,
     /// Whether it is what was asked for.
     pub verdict: Verdict,
     /// Why not, in words.
@@ -73,7 +77,7 @@ pub(super) async fn ask(
     question: &Question<'_>,
     version_command: impl FnOnce() -> Result<Option<String>, String>,
 ) -> Result<Proof, String> {
-    let (tells, named) = tells(question).await;
+    let Told { tells, named, log_left_out } = tells(question).await;
     let (version, version_source) = version(question, &tells, version_command)?;
     let number = |name: &str| tells.get(name)?.as_ref()?.parse::<f64>().ok();
     let told =
@@ -103,6 +107,7 @@ pub(super) async fn ask(
             .and_then(|session| super::session::arguments(session.pid)),
         ready_after_s: question.session.map(|session| session.ready_after.as_secs_f64()),
         log: question.session.map(|session| session.log.display().to_string()),
+        listener: question.session.map(|session| session.listener),
         verdict: Verdict::Valid,
         reasons,
     };
@@ -114,6 +119,11 @@ pub(super) async fn ask(
     }
     check_bytes(&mut proof);
     check_model(&mut proof, &named, start);
+    if log_left_out > 0 {
+        let text =
+            format!("{log_left_out} bytes in the middle of its log were not searched for facts");
+        proof.doubt(Verdict::Valid, text);
+    }
     Ok(proof)
 }
 
@@ -138,33 +148,46 @@ fn version(
     ))
 }
 
-/// What the engine tells, and every model that it names.
-async fn tells(question: &Question<'_>) -> (BTreeMap<String, Option<String>>, Vec<String>) {
-    let Some(engine) = &question.target.engine else { return Default::default() };
+/// What an engine tells.
+#[derive(Default)]
+struct Told {
+    tells: BTreeMap<String, Option<String>>,
+    /// Every model that it names.
+    named: Vec<String>,
+    /// Bytes of its log that were not looked at.
+    log_left_out: u64,
+}
+
+async fn tells(question: &Question<'_>) -> Told {
+    let Some(engine) = &question.target.engine else { return Told::default() };
     let mut named = Vec::new();
     let mut answers: BTreeMap<&str, Option<String>> = BTreeMap::new();
     let mut told = BTreeMap::new();
+    let log = read_log(question);
     for (name, place) in &engine.tells {
         let path = match place {
             Tells::Json { path, .. } => Some(path.as_str()),
-            Tells::Label { .. } => Some("/metrics"),
+            Tells::Label { .. } => Some(METRICS),
             Tells::Log { .. } => None,
         };
         if let Some(path) = path
             && !answers.contains_key(path)
         {
-            let text = facts::get_text(question.client, question.base, path).await;
+            let text = match place {
+                Tells::Label { .. } => metrics_text(question).await,
+                _ => facts::get_text(question.client, question.base, path).await,
+            };
             answers.insert(path, text);
         }
         let text = path.and_then(|path| answers.get(path).cloned().flatten());
-        let fact = fact(place, text.as_deref(), question.session);
+        let fact = fact(place, text.as_deref(), log.as_ref());
         if name == "model" {
             named.extend(fact.clone());
             named.extend(text.iter().flat_map(|text| others(place, text)));
         }
         told.insert(name.clone(), fact);
     }
-    (told, named)
+    Told { tells: told, named, log_left_out: log.map_or(0, |log| log.left_out) }
 }
 
 /// The same fact of every entry of a list: a pointer such as `/data/0/id` names the first one only.
@@ -179,17 +202,39 @@ fn others(place: &Tells, text: &str) -> Vec<String> {
     entries.unwrap_or_default().iter().filter_map(told).collect()
 }
 
-fn fact(place: &Tells, text: Option<&str>, session: Option<&Session>) -> Option<String> {
+/// In the place of a path: where the target has its metrics. No path of a URL is empty.
+const METRICS: &str = "";
+/// Where Prometheus metrics are on a server that is not known to have them elsewhere.
+const METRICS_PATH: &str = "/metrics";
+
+/// The target's own metrics; another port of the host is not sent the key.
+async fn metrics_text(question: &Question<'_>) -> Option<String> {
+    let Some(spec) = &question.target.metrics else {
+        return facts::get_text(question.client, question.base, METRICS_PATH).await;
+    };
+    let (url, own) = metrics::place(question.base, spec);
+    // The path is in the URL already.
+    if own {
+        return facts::get_text_at(question.client, &url).await;
+    }
+    facts::get_text_at(&http::client(None).ok()?, &url).await
+}
+
+/// The ends of the log, where something is told there; `None` where there is no log or it cannot be read.
+fn read_log(question: &Question<'_>) -> Option<log::Ends> {
+    let engine = question.target.engine.as_ref()?;
+    engine.tells.values().find(|place| matches!(place, Tells::Log { .. }))?;
+    log::ends(&question.session?.log, log::END_BYTES).ok()
+}
+
+fn fact(place: &Tells, text: Option<&str>, log: Option<&log::Ends>) -> Option<String> {
     match place {
         Tells::Json { pointer, .. } => {
             let json: Value = serde_json::from_str(text?).ok()?;
             in_words(json.pointer(pointer)?)
         }
         Tells::Label { metric, label } => label_of(text?, metric, label),
-        Tells::Log { pattern, scale } => {
-            let log = std::fs::read(&session?.log).ok()?;
-            in_log(&String::from_utf8_lossy(&log), pattern, *scale)
-        }
+        Tells::Log { pattern, scale } => in_log(&log?.text, pattern, *scale),
     }
 }
 
@@ -212,7 +257,7 @@ fn label_of(text: &str, metric: &str, label: &str) -> Option<String> {
     Some(found.get(1)?.as_str().replace("\\\"", "\"").replace("\\\\", "\\"))
 }
 
-/// The last match: a log that is appended to holds earlier starts as well.
+/// The last match: an engine may correct itself while it starts.
 fn in_log(log: &str, pattern: &str, scale: Option<f64>) -> Option<String> {
     let found = Regex::new(pattern).ok()?.captures_iter(log).last()?.get(1)?.as_str().to_owned();
     match scale {

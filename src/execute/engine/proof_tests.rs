@@ -1,5 +1,5 @@
 use super::*;
-use crate::scenario::Host;
+use crate::scenario::{Host, engine};
 
 fn proof(kv_dtype: Option<&str>) -> Proof {
     Proof {
@@ -16,6 +16,7 @@ fn proof(kv_dtype: Option<&str>) -> Proof {
         process_arguments: None,
         ready_after_s: None,
         log: None,
+        listener: None,
         verdict: Verdict::Valid,
         reasons: Vec::new(),
     }
@@ -54,6 +55,42 @@ fn labels_and_logs_are_read() {
     assert_eq!(label_of(text, "a", "dtype"), None);
     let log = "size = 1.5 MiB\nsize = 2.5 MiB\n";
     assert_eq!(in_log(log, r"size = ([0-9.]+) MiB", Some(2.0)).as_deref(), Some("5"));
+}
+
+/// The label stands at the target's own metrics path; at `/metrics` another one would be found.
+#[test]
+fn labels_are_read_where_the_target_has_its_metrics() {
+    let told = |kind: &'static str| async move {
+        format!("vllm:cache_config_info{{cache_dtype=\"{kind}\"}} 1.0\n")
+    };
+    let vllm = engine::built_in().unwrap().iter().find(|engine| engine.name == "vllm");
+    let mut spec = vllm.unwrap().metrics.clone().unwrap();
+    spec.path = "/own/metrics".to_owned();
+    let target = EngineTarget {
+        engine: Some(std::sync::Arc::new(vllm.unwrap().clone())),
+        metrics: Some(spec),
+        ..EngineTarget::running("http://h", crate::scenario::Endpoint::Completions, "fp8")
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let proof = runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = Url::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let routes = axum::Router::new()
+            .route("/metrics", axum::routing::get(move || told("wrong")))
+            .route("/own/metrics", axum::routing::get(move || told("right")));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let question = Question {
+            client: &http::client(None).unwrap(),
+            base: &base,
+            target: &target,
+            name: "t",
+            method: "fp8",
+            version: Some("1"),
+            session: None,
+        };
+        ask(&question, || Ok(None)).await.unwrap()
+    });
+    assert_eq!(proof.tells["kv_dtype"].as_deref(), Some("right"));
 }
 
 fn start(model: &str) -> Start {

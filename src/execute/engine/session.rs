@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader},
     net::TcpListener,
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -11,11 +12,15 @@ use std::{
 use anyhow::Context as _;
 use reqwest::{Client, Url};
 
-use super::facts;
+use super::{
+    facts,
+    listener::{self, Listener},
+    log::{last_line, tail},
+};
 use crate::{
-    execute::{Observer, StopFlag, clock},
+    execute::{Observer, StopFlag, clock, supervise},
     plan::Cell,
-    scenario::{Command as Words, Engine, EngineTarget, Start, StopSignal},
+    scenario::{Command as Words, Engine, EngineTarget, Start, StopSignal, secret},
 };
 
 /// How often a starting engine is asked whether it is ready.
@@ -24,10 +29,8 @@ const POLL: Duration = Duration::from_millis(200);
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Beyond the engine's own grace, for its supervisor to end what is left.
 const REST: Duration = Duration::from_secs(15);
-/// Longest version command: a Python engine imports for minutes on a busy machine.
-const VERSION_TIMEOUT: Duration = Duration::from_secs(300);
-/// Lines of the log that an error shows.
-const LOG_LINES: usize = 12;
+/// How often a listener must look foreign: a process may be moved to another parent while they are read.
+const FOREIGN_LOOKS: u32 = 3;
 
 /// What is needed to start engines.
 #[derive(Debug, Clone)]
@@ -36,6 +39,17 @@ pub struct Starter {
     pub supervisor: PathBuf,
     /// Folder for logs and the engines' files.
     pub folder: PathBuf,
+}
+
+impl Starter {
+    /// The supervisor, before the words that it is to run.
+    pub(super) fn supervise(&self, signal: &str, grace: Duration) -> Command {
+        let mut command = Command::new(&self.supervisor);
+        // As it is called, wherever its file lies (or lay) now.
+        command.arg0("kvbench").args(["supervise", "--signal", signal]);
+        command.args(["--grace-ms", &grace.as_millis().to_string()]);
+        command
+    }
 }
 
 /// Which engine a cell needs. Cells of one key share a process.
@@ -55,9 +69,9 @@ impl Key {
         Self { target, method, repeat: cell.repeat }
     }
 
-    /// As log files are named.
+    /// What a start is called in the run folder: `_` is in no name, so that no two keys share a label.
     pub(super) fn label(&self) -> String {
-        format!("{}-{}-r{}", self.target, self.method, self.repeat)
+        format!("{}_{}_r{}", self.target, self.method, self.repeat)
     }
 }
 
@@ -65,7 +79,11 @@ impl Key {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) key: Key,
+    /// Name of this start, which no other start of the run has.
+    pub(super) label: String,
     pub(super) base: Url,
+    /// Whether it is the one that listens on its port.
+    pub(super) listener: Listener,
     /// What was started.
     pub(super) words: Words,
     /// Process id of the engine (or of its wrapper).
@@ -75,6 +93,9 @@ pub(super) struct Session {
     pub(super) ready_after: Duration,
     child: Child,
     grace: Duration,
+    port: u16,
+    /// Descendants of this process before the start.
+    before: Vec<i32>,
 }
 
 /// Where and under what name a session is to run.
@@ -103,9 +124,6 @@ impl Session {
         order: Order<'_>,
         around: &Around<'_>,
     ) -> anyhow::Result<Result<Self, String>> {
-        let label = order.key.label();
-        let dir = std::path::absolute(around.starter.folder.join(&label))?;
-        let log = around.starter.folder.join(format!("{label}.log"));
         let port = match port(order.start) {
             Ok(port) => port,
             Err(text) => return Ok(Err(text)),
@@ -116,13 +134,15 @@ impl Session {
                 order.key.method
             )));
         };
+        let logbook = Logbook::open(&around.starter.folder, &order.key.label())?;
+        let dir = std::path::absolute(around.starter.folder.join(&logbook.label))?;
         let dir_text = dir.display().to_string();
         let spot = crate::scenario::Spot { port, dir: &dir_text };
         let cache = order.target.prefix_cache;
         let words = order.start.command(order.engine, setting, order.variant, cache, spot);
         write_files(&dir, &words)?;
         let began = clock::now();
-        let mut session = match spawn(&order, around.starter, words, &log, port)? {
+        let mut session = match spawn(&order, around.starter, words, logbook, port)? {
             Ok(session) => session,
             Err(text) => return Ok(Err(text)),
         };
@@ -156,6 +176,7 @@ impl Session {
         let limit = Duration::try_from_secs_f64(order.start.timeout_s).unwrap_or(Duration::MAX);
         let health = facts::below(&self.base, order.engine.health_path.trim_start_matches('/'));
         let title = &order.engine.title;
+        let mut foreign = 0;
         loop {
             if let Some(how) = self.died() {
                 return Err(format!("{title} did not start: {how}"));
@@ -164,8 +185,16 @@ impl Session {
                 return Err(format!("{title} was not waited for: interrupted"));
             }
             if is_ready(around, &health) {
-                self.ready_after = clock::now() - began;
-                return Ok(());
+                match self.check_listener(order.start) {
+                    Ok(()) => {
+                        self.ready_after = clock::now() - began;
+                        return Ok(());
+                    }
+                    Err(text) if foreign >= FOREIGN_LOOKS => {
+                        return Err(format!("{title} is not measured: {text}"));
+                    }
+                    Err(_) => foreign += 1,
+                }
             }
             let waited = clock::now() - began;
             if waited > limit {
@@ -176,13 +205,25 @@ impl Session {
                 ));
             }
             around.observer.status(&format!(
-                "starting {title} for {} ({:.0} s, {})",
+                "{title}, method {}: started, awaiting {} ({:.0} of {:.0} s; {})",
                 self.key.method,
+                order.engine.health_path,
                 waited.as_secs_f64(),
+                limit.as_secs_f64(),
                 last_line(&self.log)
             ));
             std::thread::sleep(POLL);
         }
+    }
+
+    /// Another server that took the port answers as well. What a wrapper starts may run elsewhere, where nobody can look.
+    fn check_listener(&mut self, start: &Start) -> Result<(), String> {
+        if !start.wrapper.is_empty() {
+            self.listener = Listener::NotCheckedWrapper;
+            return Ok(());
+        }
+        self.listener = Listener::Engine;
+        listener::check(&start.host, self.port, self.child.id())
     }
 }
 
@@ -193,12 +234,44 @@ impl Drop for Session {
         let end = clock::now() + self.grace + REST;
         while matches!(self.child.try_wait(), Ok(None)) {
             if clock::now() > end {
-                // Its engine then dies with it (PR_SET_PDEATHSIG); an error means that it is gone already.
+                // An error means that it is gone already.
                 let _ = self.child.kill();
                 let _ = self.child.wait();
-                return;
+                break;
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+        // One that was killed has ended nothing but the engine itself (PR_SET_PDEATHSIG): its workers are ours now.
+        if !matches!(self.child.try_wait(), Ok(Some(status)) if status.code().is_some()) {
+            supervise::end_orphans(&self.before);
+        }
+    }
+}
+
+/// The log of one start.
+struct Logbook {
+    label: String,
+    path: PathBuf,
+    file: std::fs::File,
+}
+
+impl Logbook {
+    /// A log that no start of this run has written: the label, else the label with a number.
+    fn open(folder: &Path, label: &str) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("{}: cannot be made", folder.display()))?;
+        let mut n = 1_u32;
+        loop {
+            let label = if n == 1 { label.to_owned() } else { format!("{label}.{n}") };
+            let path = folder.join(format!("{label}.log"));
+            match std::fs::OpenOptions::new().append(true).create_new(true).open(&path) {
+                Ok(file) => return Ok(Self { label, path, file }),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => n += 1,
+                Err(error) => {
+                    return Err(error)
+                        .with_context(|| format!("{}: cannot be written", path.display()));
+                }
+            }
         }
     }
 }
@@ -242,15 +315,11 @@ fn spawn(
     order: &Order<'_>,
     starter: &Starter,
     words: Words,
-    log: &Path,
+    logbook: Logbook,
     port: u16,
 ) -> anyhow::Result<Result<Session, String>> {
+    let Logbook { label, path: log, mut file } = logbook;
     let text = format!("$ {}\n", words.shown());
-    let mut file = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(log)
-        .with_context(|| format!("{}: cannot be written", log.display()))?;
     std::io::Write::write_all(&mut file, text.as_bytes())
         .with_context(|| format!("{}: cannot be written", log.display()))?;
     let grace = Duration::try_from_secs_f64(order.engine.stop_grace_s).unwrap_or(REST);
@@ -258,20 +327,21 @@ fn spawn(
         StopSignal::Term => "TERM",
         StopSignal::Int => "INT",
     };
-    let mut command = Command::new(&starter.supervisor);
-    command.args([
-        "supervise",
-        "--signal",
-        signal,
-        "--grace-ms",
-        &grace.as_millis().to_string(),
-        "--",
-    ]);
-    command.args(&words.words).envs(&words.env);
+    supervise::adopt_orphans();
+    let before = supervise::descendants(std::process::id());
+    let mut command = starter.supervise(signal, grace);
+    command.arg("--").args(&words.words).envs(&words.env);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::from(file));
-    let mut child = command.spawn().with_context(|| {
-        format!("{}: cannot be started as the engine's supervisor", starter.supervisor.display())
-    })?;
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            return Ok(Err(format!(
+                "{} cannot be started: {} cannot be run as its supervisor: {error}\n  hint: put kvbench back where it was, and resume",
+                order.engine.title,
+                starter.supervisor.display()
+            )));
+        }
+    };
     let mut first = String::new();
     if let Some(out) = child.stdout.take() {
         BufReader::new(out).read_line(&mut first).context("supervisor: cannot be read")?;
@@ -281,13 +351,27 @@ fn spawn(
         return Ok(Err(format!(
             "{} cannot be started: {}\n  hint: install it, or name it with `program`",
             order.engine.title,
-            tail(log)
+            tail(&log)
         )));
     };
     let url = format!("http://{}:{port}", order.start.host);
     let base = Url::parse(&url).with_context(|| format!("{url}: no URL"))?;
-    let (key, log) = (order.key.clone(), log.to_owned());
-    Ok(Ok(Session { key, base, words, pid, log, ready_after: Duration::ZERO, child, grace }))
+    let (key, listener, ready_after) =
+        (order.key.clone(), Listener::NotCheckedWrapper, Duration::ZERO);
+    Ok(Ok(Session {
+        key,
+        label,
+        base,
+        listener,
+        words,
+        pid,
+        log,
+        ready_after,
+        child,
+        grace,
+        port,
+        before,
+    }))
 }
 
 fn is_ready(around: &Around<'_>, health: &Url) -> bool {
@@ -297,85 +381,28 @@ fn is_ready(around: &Around<'_>, health: &Url) -> bool {
     around.runtime.block_on(ask).is_ok_and(|answer| answer.status().is_success())
 }
 
-/// The first line that the version command prints.
-///
-/// # Errors
-/// It cannot be started, fails, or prints nothing: a sentence for a row.
-pub(super) fn version(start: &Start, engine: &Engine) -> Result<Option<String>, String> {
-    let Some(words) = start.version_command(engine) else { return Ok(None) };
-    let shown = words.shown();
-    let Some((program, arguments)) = words.words.split_first() else { return Ok(None) };
-    let mut command = Command::new(program);
-    command.args(arguments).envs(&words.env).stdin(Stdio::null());
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let child = child.map_err(|error| format!("{shown}: {error}"))?;
-    let output = within(child, VERSION_TIMEOUT).map_err(|error| format!("{shown}: {error}"))?;
-    // llama.cpp prints it on standard error.
-    let texts =
-        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    let line =
-        texts.iter().flat_map(|text| text.lines()).map(str::trim).find(|line| !line.is_empty());
-    match (output.status.success(), line) {
-        (true, Some(line)) => Ok(Some(line.chars().take(200).collect())),
-        (true, None) => Err(format!("{shown}: printed nothing")),
-        (false, line) => {
-            Err(format!("{shown}: {}: {}", output.status, line.unwrap_or("no message")))
-        }
-    }
-}
-
-fn within(mut child: Child, limit: Duration) -> std::io::Result<std::process::Output> {
-    let end = clock::now() + limit;
-    while child.try_wait()?.is_none() {
-        if clock::now() > end {
-            child.kill()?;
-            child.wait()?;
-            let text = format!("not finished after {} s", limit.as_secs());
-            return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, text));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    child.wait_with_output()
-}
-
-/// The words a process runs with, as the kernel has them; `None` where they cannot be read.
+/// The words a process runs with, as the kernel has them, secrets aside; `None` where they cannot be read.
 pub(super) fn arguments(pid: u32) -> Option<Vec<String>> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
-    Some(words.map(|word| String::from_utf8_lossy(word).into_owned()).collect())
+    let words: Vec<String> = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+    Some(secret::hidden(&words))
 }
 
-/// The end of a log, for an error.
-fn tail(log: &Path) -> String {
-    let lines = last_lines(log, LOG_LINES);
-    if lines.is_empty() {
-        return format!("its log {} is empty", log.display());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_starts_share_a_log() {
+        let key = |target: &str, method: &str| Key {
+            target: target.to_owned(),
+            method: method.to_owned(),
+            repeat: 0,
+        };
+        assert_ne!(key("a-b", "c").label(), key("a", "b-c").label());
+        let folder = tempfile::tempdir().unwrap();
+        let labels = [(); 3].map(|()| Logbook::open(folder.path(), "a_b_r0").unwrap().label);
+        assert_eq!(labels, ["a_b_r0", "a_b_r0.2", "a_b_r0.3"]);
     }
-    format!("last lines of {}:\n    {}", log.display(), lines.join("\n    "))
-}
-
-fn last_line(log: &Path) -> String {
-    let line = last_lines(log, 1).pop().unwrap_or_default();
-    line.chars().take(60).collect()
-}
-
-/// Reads at most the last 16 KiB: logs grow to gigabytes.
-fn last_lines(log: &Path, n: usize) -> Vec<String> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = std::fs::File::open(log)?;
-        let len = file.metadata()?.len();
-        file.seek(SeekFrom::Start(len.saturating_sub(16 << 10)))?;
-        let mut bytes = Vec::new();
-        file.take(16 << 10).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
-    let lines: Vec<String> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty() && !line.starts_with("$ "))
-        .map(|line| line.chars().take(300).collect())
-        .collect();
-    lines[lines.len().saturating_sub(n)..].to_vec()
 }

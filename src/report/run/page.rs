@@ -177,6 +177,7 @@ fn status(status: Status) -> &'static str {
     match status {
         Status::Running => "running",
         Status::Complete => "complete",
+        Status::Incomplete => "incomplete",
         Status::Interrupted => "interrupted",
         Status::Failed => "failed",
     }
@@ -189,6 +190,9 @@ pub(super) fn partial(status: Status) -> Option<&'static str> {
         Status::Running => {
             Some("the run goes on or was killed; this holds the cells finished so far.")
         }
+        Status::Incomplete => Some(
+            "some cells were never sent, since their server did not start or answer; `kvbench run --resume` measures them.",
+        ),
         Status::Interrupted => {
             Some("the run was stopped by its user; this holds the cells finished until then.")
         }

@@ -19,6 +19,7 @@ pub use pick::{Reading, pick};
 pub use prometheus::{Bad, parse as parse_prometheus};
 pub use trtllm::parse as parse_trtllm;
 pub use watch::Watch;
+pub(super) use watch::place;
 
 /// One number as an engine gave it.
 #[derive(Debug, Clone, PartialEq)]

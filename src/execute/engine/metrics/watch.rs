@@ -157,7 +157,7 @@ fn pass(rows: &Mutex<Vec<EngineMetricRow>>, sink: &mut dyn Sink) -> anyhow::Resu
 }
 
 /// Where the metrics are, and whether that is the target's own port, which may see its key.
-fn place(base: &Url, spec: &MetricsSpec) -> (Url, bool) {
+pub(in super::super) fn place(base: &Url, spec: &MetricsSpec) -> (Url, bool) {
     let (port, path) = MetricsSpec::split(&spec.path);
     let mut root = base.clone();
     let other = port.filter(|port| base.port_or_known_default() != Some(*port));
