@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use kvbench::record::{Manifest, RequestRow, parquet::read_rows};
+use kvbench::record::{Manifest, RequestRow};
 
 pub(crate) const POLL: Duration = Duration::from_millis(20);
 
@@ -85,7 +85,7 @@ impl Place {
     }
 
     pub(crate) fn rows(&self) -> Vec<RequestRow> {
-        read_rows(&self.run_folder()).unwrap()
+        super::serve::measured(&self.run_folder())
     }
 
     /// Processes of the run that still live.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, process::Command};
 
 use kvbench::{
     analyse::{Reason, RunData, Saturation, judge},
-    record::{Manifest, RequestRow, parquet::read_rows},
+    record::{Manifest, RequestRow},
 };
 
 use super::serve::Server;
@@ -52,7 +52,7 @@ probe_max_requests = 40
         .path();
     let data = RunData::load(&folder).unwrap();
     let found = judge(&data).unwrap().searches.remove(0);
-    (read_rows(&folder).unwrap(), found, data.manifest)
+    (super::serve::measured(&folder), found, data.manifest)
 }
 
 #[test]

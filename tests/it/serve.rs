@@ -8,6 +8,13 @@ use std::{
 
 use kvbench::record::{RequestRow, parquet::read_rows};
 
+/// The rows of a run folder that were measured; warm-ups are rows too.
+pub(super) fn measured(dir: &std::path::Path) -> Vec<RequestRow> {
+    let mut rows = read_rows::<RequestRow>(dir).unwrap();
+    rows.retain(|row| !row.warmup);
+    rows
+}
+
 /// The server; it ends with its standard input, so also when the test panics.
 pub(super) struct Server {
     child: Child,
@@ -114,7 +121,7 @@ fn a_server_is_driven_and_judged() {
     let server = Server::start();
     let (output, _work, dir) = run(&format!("http://{}", server.address), "");
     exit_code_fits(&output, &dir);
-    let rows = read_rows::<RequestRow>(&dir).unwrap();
+    let rows = measured(&dir);
     assert_eq!(rows.len(), 2 * 2 * 2 * 6, "targets, loads, repeats, requests");
     for row in &rows {
         assert_eq!(row.err, None);
@@ -159,7 +166,7 @@ fn the_api_key_is_written_nowhere() {
 fn a_server_that_is_not_there_is_rows_with_the_reason() {
     let (output, _work, dir) = run("http://127.0.0.1:9", "");
     assert_eq!(output.status.code(), Some(1));
-    let rows = read_rows::<RequestRow>(&dir).unwrap();
+    let rows = measured(&dir);
     assert!(!rows.is_empty());
     for row in rows {
         assert!(row.err.unwrap().contains("127.0.0.1:9"));

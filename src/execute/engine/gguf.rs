@@ -93,7 +93,9 @@ impl Metadata {
         let heads = list("attention.head_count_kv").or(list("attention.head_count"));
         let kv_heads = match heads {
             Some([every]) => *every as f64 * layers,
-            Some(each) if each.len() as f64 == layers => each.iter().map(|n| *n as f64).sum(),
+            Some(each) if (each.len() as f64).total_cmp(&layers).is_eq() => {
+                each.iter().map(|n| *n as f64).sum()
+            }
             _ => bail!(
                 "GGUF: expected {name}.attention.head_count_kv to be one number, or one a layer"
             ),

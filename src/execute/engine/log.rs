@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use crate::units::harmless;
+
 /// Lines of the log that an error shows.
 const LOG_LINES: usize = 12;
 /// Read of each end of a log in which facts are looked for: an engine tells them while it starts.
@@ -52,7 +54,26 @@ pub(super) fn tail(log: &Path) -> String {
     if lines.is_empty() {
         return format!("its log {} is empty", log.display());
     }
-    format!("last lines of {}:\n    {}", log.display(), lines.join("\n    "))
+    let shown = format!("last lines of {}:\n    {}", log.display(), lines.join("\n    "));
+    match first_error(log).filter(|error| !lines.contains(error)) {
+        Some(error) => format!("first error in its log: {}\n  {shown}", error.trim_start()),
+        None => shown,
+    }
+}
+
+/// A Python engine prints the cause first and ends with pages of what followed from it.
+fn first_error(log: &Path) -> Option<String> {
+    let text = ends(log, END_BYTES).ok()?.text;
+    let told = |line: &&str| {
+        let warns = line.contains("WARN") || line.contains("Warning");
+        !warns && ["Error: ", "error: "].iter().any(|word| line.contains(word))
+    };
+    text.lines().find(told).map(short)
+}
+
+/// As much of a line as is shown, and nothing in it that a terminal would obey.
+fn short(line: &str) -> String {
+    harmless(&line.trim_end().chars().take(300).collect::<String>())
 }
 
 pub(super) fn last_line(log: &Path) -> String {
@@ -75,7 +96,7 @@ fn last_lines(log: &Path, n: usize) -> Vec<String> {
         .lines()
         .map(str::trim_end)
         .filter(|line| !line.is_empty() && !line.starts_with("$ "))
-        .map(|line| line.chars().take(300).collect())
+        .map(short)
         .collect();
     lines[lines.len().saturating_sub(n)..].to_vec()
 }
@@ -83,6 +104,26 @@ fn last_lines(log: &Path, n: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_error_is_shown_above_the_last_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let more = "    at module.py, line 7\n".repeat(40);
+        let text = format!(
+            "WARNING: fd limits cause `OSError: 24`\n  \u{1b}[31mNotImplementedError: needs AVX-512\n{more}\
+             RuntimeError: see root cause above\n"
+        );
+        std::fs::write(&log, text).unwrap();
+        let shown = tail(&log);
+        assert!(
+            shown.starts_with("first error in its log: \\u{1b}[31mNotImplementedError"),
+            "{shown}"
+        );
+        assert!(shown.ends_with("RuntimeError: see root cause above"), "{shown}");
+        std::fs::write(&log, "error: no such flag\n").unwrap();
+        assert!(tail(&log).starts_with("last lines of"), "what is in sight is not said twice");
+    }
 
     #[test]
     fn a_long_log_is_read_at_its_ends_by_whole_lines() {

@@ -43,10 +43,7 @@ pub(super) fn ask(
         Ok(child) => child,
         Err(error) => return failed(format!("its supervisor cannot be started: {error}")),
     };
-    let outputs = [
-        child.stdout.take().map(|pipe| Output::read(pipe)),
-        child.stderr.take().map(|pipe| Output::read(pipe)),
-    ];
+    let outputs = [child.stdout.take().map(Output::read), child.stderr.take().map(Output::read)];
     let ended = wait(&mut child, stop, limit);
     let status = match ended {
         Ok(Some(status)) => status,
