@@ -14,11 +14,13 @@ mod facts;
 pub mod import;
 pub mod kernels;
 mod keys;
+pub mod negatives;
 pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod run;
 pub mod schema;
+pub mod score;
 pub mod signals;
 mod splice;
 pub mod supervise;
@@ -70,6 +72,10 @@ enum Command {
     Data(data::DataArgs),
     /// Results of other load generators under our definitions.
     Import(import::ImportArgs),
+    /// Prompts whose answer a method breaks, from score files, beside the null.
+    Negatives(negatives::NegativesArgs),
+    /// Answers scored as LongBench does.
+    Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
     Token(token::TokenArgs),
     /// What this machine has, with the remedy for what it lacks.
@@ -113,6 +119,8 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),
         Command::Import(args) => import::run(&args, ui),
+        Command::Negatives(args) => negatives::run(&args, ui),
+        Command::Score(args) => score::run(&args, ui),
         Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),
         Command::Schema(args) => schema::run(&args, ui),

@@ -1,0 +1,155 @@
+use std::path::PathBuf;
+
+use super::*;
+
+const THETAS: [f64; 8] = [0.01, 0.02, 0.04, 0.08, 0.10, 0.16, 0.24, 0.32];
+
+fn rule(mode: Mode) -> Rule<'static> {
+    Rule { mode, thetas: &THETAS, seed: 1 }
+}
+
+fn scores(name: &str, rows: &[(&str, u32, f64)]) -> Scores {
+    let row = |(dataset, id, score): &(&str, u32, f64)| Score {
+        dataset: (*dataset).into(),
+        id: id.to_string().into(),
+        score: *score,
+        prompt_sha256: None,
+    };
+    Scores { name: name.to_owned(), rows: rows.iter().map(row).collect() }
+}
+
+#[test]
+fn strict_against_the_mean_and_loose_against_the_median() {
+    // Mean 0.35, median 0.2.
+    let base = scores("fp16", &[("a", 0, 1.0), ("a", 1, 0.2), ("a", 2, 0.2), ("a", 3, 0.0)]);
+    let other = [scores("m", &[("a", 0, 0.9), ("a", 1, 0.1), ("a", 2, 0.2), ("a", 3, 0.0)])];
+    let paired = Paired::new(&base, &other).unwrap();
+    let strict = &paired.methods(&rule(Mode::Algorithm1))[0];
+    assert_eq!((strict.n_paired, strict.n_benign), (4, 1));
+    // 0.9 is not below 0.9 at theta 10 %.
+    assert_eq!(strict.negatives, [1, 1, 1, 1, 0, 0, 0, 0]);
+    let loose = &paired.methods(&rule(Mode::AsShipped))[0];
+    assert_eq!(loose.n_benign, 3);
+    assert_eq!(loose.negatives, [2, 2, 2, 2, 2, 1, 1, 1]);
+}
+
+#[test]
+fn what_cannot_be_compared_is_counted_and_named() {
+    let base = scores("fp16", &[("a", 0, 1.0), ("a", 1, 1.0), ("b", 0, 1.0)]);
+    let mut other = scores("m", &[("a", 0, 0.0), ("c", 5, 0.5), ("b", 0, 0.0)]);
+    other.rows[2].prompt_sha256 = Some("x".into());
+    let mut told = base.clone();
+    told.rows[2].prompt_sha256 = Some("y".into());
+    let others = [other];
+    let paired = Paired::new(&told, &others).unwrap();
+    let said: Vec<_> = paired.excluded.iter().map(|e| (e.why, e.n, e.example.as_str())).collect();
+    assert_eq!(
+        said,
+        [
+            ("not in the baseline", 1, "c/5"),
+            ("in the baseline only", 1, "a/1"),
+            ("another prompt than the baseline's", 1, "b/0")
+        ]
+    );
+    assert_eq!(paired.methods(&rule(Mode::Algorithm1))[0].n_paired, 1);
+    let stranger = [scores("m", &[("z", 0, 1.0)])];
+    assert!(Paired::new(&base, &stranger).unwrap_err().to_string().contains("got none"));
+    let twins = [base.clone(), base.clone()];
+    assert!(Paired::new(&base, &twins).unwrap_err().to_string().contains("`fp16` twice"));
+}
+
+#[test]
+fn an_ensemble_breaks_what_all_of_its_members_break() {
+    let base = scores("fp16", &[("a", 0, 1.0), ("a", 1, 1.0)]);
+    let others = [
+        scores("m", &[("a", 0, 0.0), ("a", 1, 0.0)]),
+        scores("n", &[("a", 0, 0.0), ("a", 1, 1.0)]),
+    ];
+    let paired = Paired::new(&base, &others).unwrap();
+    let all = paired.ensemble("all", &paired.names(), &rule(Mode::Algorithm1)).unwrap();
+    assert_eq!((all.negatives[4], all.mirror), (1, None));
+    let unknown = paired.ensemble("g", &["x".to_owned()], &rule(Mode::Algorithm1));
+    assert!(unknown.unwrap_err().to_string().contains("expected one of m, n, got `x`"));
+}
+
+/// Symmetric jitter has as many mirrors as negatives: over many draws the sign test claims an effect no more often than it
+/// says; where a tenth of the samples really breaks it is found.
+#[test]
+fn jitter_is_no_effect_and_broken_samples_are_one() {
+    let mut rng = stats::seeded(7);
+    let mut uniform = || rand::RngExt::random::<f64>(&mut rng);
+    let (mut claimed, mut found) = (0, 0);
+    let n_draws = 400;
+    for _ in 0..n_draws {
+        let (mut base, mut same, mut broken) = (Vec::new(), Vec::new(), Vec::new());
+        for id in 0..150 {
+            let level = 0.2 + 0.6 * uniform();
+            base.push(("a", id, level * (0.85 + 0.3 * uniform())));
+            let other = level * (0.85 + 0.3 * uniform());
+            same.push(("a", id, other));
+            broken.push(("a", id, if uniform() < 0.1 { 0.0 } else { other }));
+        }
+        let (base, others) = (scores("b", &base), [scores("s", &same), scores("x", &broken)]);
+        let counts = Paired::new(&base, &others).unwrap();
+        let counts =
+            counts.methods(&Rule { mode: Mode::Algorithm1, thetas: &[0.10, 0.32], seed: 1 });
+        let p = |i: usize, theta: usize| counts[i].p_sign.as_ref().unwrap()[theta];
+        claimed += usize::from(p(0, 0) < 0.05);
+        // Jitter never loses a third: what does is broken.
+        found += usize::from(p(1, 1) < 0.05);
+    }
+    // The exact test is conservative; 5 % of 400 is 20, four standard deviations above it are 38.
+    assert!(claimed <= 38, "{claimed} of {n_draws}");
+    assert!(found >= n_draws * 6 / 10, "{found} of {n_draws}");
+}
+
+#[test]
+fn intervals_hold_the_count_and_nothing_has_none() {
+    let rows: Vec<_> = (0..200).map(|id| ("a", id, 1.0)).collect();
+    let lost: Vec<_> = (0..200).map(|id| ("a", id, if id < 20 { 0.0 } else { 1.0 })).collect();
+    let (base, others) = (scores("b", &rows), [scores("m", &lost), scores("n", &rows)]);
+    let paired = Paired::new(&base, &others).unwrap();
+    let counts = paired.methods(&rule(Mode::Algorithm1));
+    let (low, high) = counts[0].intervals[0];
+    // A binomial of 200 at 0.1: a standard deviation of 4.2.
+    assert!((10.0..14.0).contains(&low) && (26.0..30.0).contains(&high), "{low} {high}");
+    assert_eq!(counts[1].intervals[0], (0.0, 0.0));
+}
+
+/// The published artifact's scores: counts to the unit (reference/paper.md 2.3).
+#[test]
+fn the_papers_scores_give_the_known_counts() {
+    let Some(shared) = std::env::var_os("KVBENCH_SHARED") else {
+        let word = b"skipped: KVBENCH_SHARED is not set\n";
+        std::io::Write::write_all(&mut std::io::stderr(), word).unwrap();
+        return;
+    };
+    let folder = PathBuf::from(shared).join("artifact/scores");
+    let load = |name: &str| {
+        let place = folder.join(format!("{name}.jsonl"));
+        let file = std::fs::File::open(&place).unwrap();
+        read(name, &place.display().to_string(), std::io::BufReader::new(file)).unwrap()
+    };
+    let base = load("fp16");
+    let methods = ["kivi-4", "h2o-2048", "h2o-512"].map(load);
+    let paired = Paired::new(&base, &methods).unwrap();
+    assert_eq!(paired.excluded, []);
+    let strict = paired.methods(&rule(Mode::Algorithm1));
+    assert_eq!(strict[0].negatives, [182, 168, 143, 107, 86, 64, 41, 26]);
+    assert_eq!(strict[1].negatives, [336, 332, 307, 263, 242, 192, 134, 103]);
+    assert_eq!(strict[2].negatives, [665, 655, 631, 569, 544, 465, 360, 279]);
+    let tasks = |counts: &Counts| counts.by_task.values().map(|n| n[4]).collect::<Vec<_>>();
+    assert_eq!(tasks(&strict[0]), [10, 54, 5, 2, 15]);
+    assert_eq!(tasks(&strict[1]), [54, 120, 39, 0, 29]);
+    assert_eq!(tasks(&strict[2]), [106, 202, 88, 0, 148]);
+    let mirror: Vec<usize> = strict.iter().map(|c| c.mirror.as_ref().unwrap()[4]).collect();
+    assert_eq!(mirror, [94, 116, 185]);
+    let p = strict[0].p_sign.as_ref().unwrap()[4];
+    assert!((p - 0.59).abs() < 0.02, "{p}");
+    let benign = paired.benign(Mode::Algorithm1);
+    let by_task: Vec<usize> = benign.by_task.values().copied().collect();
+    assert_eq!((benign.total, by_task), (1552, vec![306, 284, 348, 149, 465]));
+    let loose = paired.methods(&rule(Mode::AsShipped));
+    assert_eq!(loose[0].negatives, [594, 576, 551, 510, 488, 459, 434, 414]);
+    assert_eq!(loose[1].negatives, [755, 748, 720, 675, 651, 591, 527, 490]);
+}
