@@ -134,6 +134,7 @@ struct Counting<'a> {
 impl Sink for Counting<'_> {
     fn row(&mut self, row: Row) -> anyhow::Result<()> {
         let failed = match &row {
+            Row::Request(row) if row.warmup => None,
             Row::Request(row) => row.err.as_ref().map(|_| &row.cell_id),
             Row::Kernel(row) => row.err.as_ref().map(|_| &row.cell_id),
             Row::Telemetry(_) | Row::EngineMetric(_) => None,

@@ -241,10 +241,11 @@ fn broken_streams_are_errors_and_keep_what_came() {
 }
 
 #[test]
-fn a_reset_before_the_answer_is_tried_once_more() {
+fn a_new_connection_that_is_reset_is_not_tried_again() {
+    // The server may have begun to work on it: twice the load is no favour to one that fails.
     let row = one(Fault::ResetEarly);
     assert!(row.err.is_some());
-    assert_eq!((row.attempt, row.http_status), (2, None));
+    assert_eq!((row.attempt, row.http_status), (1, None));
 }
 
 #[test]

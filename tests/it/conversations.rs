@@ -20,7 +20,7 @@ use super::client::{Rows, cell, fault, known, run, target};
 const THINK_NS: u64 = 3_000_000;
 
 /// `n` conversations of three turns; first turns at once in an open loop.
-fn backend(n: u64, open: bool) -> EngineBackend {
+fn backend(n: u64, open: bool, think_ns: u64) -> EngineBackend {
     let request = move |id: u64| Request {
         id,
         sample_id: format!("c{}", id / 3),
@@ -28,7 +28,7 @@ fn backend(n: u64, open: bool) -> EngineBackend {
         due: match (id % 3, open) {
             (0, true) => Due::AtNs(id * 500_000),
             (0, false) => Due::WhenFree,
-            _ => Due::After { request: id - 1, think_ns: THINK_NS },
+            _ => Due::After { request: id - 1, think_ns },
         },
         prompt: format!("prompt {id}"),
         prompt_tokens_est: 2,
@@ -49,7 +49,7 @@ fn rows(
     let stop = StopFlag::default();
     let mut sink = Rows { stop_after: stop_after.map(|n| (n, stop.clone())), ..Rows::default() };
     let open = !matches!(arrival, Arrival::Closed { .. });
-    run(&mut backend(n, open), &cell(target, arrival), &mut sink, stop).0.unwrap();
+    run(&mut backend(n, open, THINK_NS), &cell(target, arrival), &mut sink, stop).0.unwrap();
     let ids: BTreeSet<i64> = sink.rows.iter().map(|row| row.request_id).collect();
     assert_eq!((ids.len(), sink.rows.len()), (3 * n as usize, 3 * n as usize), "one row each");
     sink.rows.sort_by_key(|row| row.request_id);
@@ -93,6 +93,18 @@ fn a_conversation_keeps_its_place_in_a_closed_loop() {
     for pair in rows.windows(2) {
         assert!(pair[1].sent_ns >= pair[0].done_ns, "one user says one thing at a time");
     }
+}
+
+/// A user may think longer than any request may take: the turn after that is still waited for.
+#[test]
+fn long_thought_is_no_silence() {
+    let server = known(Mode::Independent);
+    let target = EngineTarget { request_timeout_s: 1.5, ..target(&server.url) };
+    let mut sink = Rows::default();
+    let cell = cell(target, Arrival::Constant { rate: 1.0 });
+    run(&mut backend(1, true, 2_000_000_000), &cell, &mut sink, StopFlag::default()).0.unwrap();
+    assert_eq!(sink.rows.len(), 3);
+    assert!(sink.rows.iter().all(|row| row.err.is_none()), "{:?}", sink.rows);
 }
 
 #[test]

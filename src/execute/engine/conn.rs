@@ -112,6 +112,11 @@ impl Conn {
 
     /// Whether an idle connection is still good: the server has neither closed it nor said anything.
     pub(super) fn is_quiet(&mut self) -> bool {
+        if let Self::Plain(stream) = self {
+            // Without tokio's budget for a task: a pool full of dead connections must not use that up.
+            let read = stream.try_read(&mut [0]);
+            return matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        }
         // Nothing waits on it; the next read brings its own waker.
         self.poll_read(&mut Context::from_waker(Waker::noop()), |_| ()).is_pending()
     }

@@ -7,7 +7,7 @@
 //! is an outcome that says why.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{Arc, OnceLock, mpsc},
     time::Duration,
 };
@@ -113,13 +113,15 @@ struct Sender<'a> {
     freed_tx: mpsc::Sender<Ended>,
     freed: mpsc::Receiver<Ended>,
     followers: Followers<'a>,
-    /// When each free slot came free.
-    slots: VecDeque<i64>,
+    /// When each free slot came free; `None` for one that was never used, which is free when it is asked for: that the first
+    /// requests of a closed loop are written one after the other is no lateness.
+    slots: VecDeque<Option<i64>>,
     in_flight: usize,
     start_ns: i64,
     /// How late this thread woke.
     wakes: Histogram,
-    aborts: Vec<AbortHandle>,
+    /// Of what is in flight: a handle keeps the memory of its task.
+    aborts: HashMap<usize, AbortHandle>,
     /// Why running requests were given up; set before they are.
     reason: Arc<OnceLock<String>>,
 }
@@ -134,8 +136,8 @@ impl<'a> Sender<'a> {
     ) -> Self {
         let (freed_tx, freed) = mpsc::channel();
         let start_ns = http.clock.now_ns();
-        let slots = VecDeque::from(vec![start_ns; job.concurrency]);
-        let (aborts, reason) = (Vec::new(), Arc::default());
+        let slots = VecDeque::from(vec![None; job.concurrency]);
+        let (aborts, reason) = (HashMap::new(), Arc::default());
         Self {
             job,
             http,
@@ -207,8 +209,11 @@ impl<'a> Sender<'a> {
         let mut quiet_since_ns = self.http.clock.now_ns();
         let total_ns = i64::try_from(self.http.total.as_nanos()).unwrap_or(i64::MAX / 2);
         while self.followers.any() && !self.stopped() {
+            // A turn on the list is something that will happen, however long its user thinks.
+            let expected = self.followers.next_due_ns().is_some();
+            let heard = self.listen(LOOK);
             let now_ns = self.http.clock.now_ns();
-            if self.listen(LOOK) {
+            if heard || expected {
                 quiet_since_ns = now_ns;
             }
             // Nothing was heard for longer than any request may take: `drain` knows what to do.
@@ -278,8 +283,8 @@ impl<'a> Sender<'a> {
 
     fn wait_for_slot(&mut self) -> Option<i64> {
         while !self.stopped() {
-            if let Some(at_ns) = self.slots.pop_front() {
-                return Some(at_ns);
+            if let Some(slot) = self.slots.pop_front() {
+                return Some(slot.unwrap_or_else(|| self.http.clock.now_ns()));
             }
             self.listen(LOOK);
         }
@@ -289,6 +294,7 @@ impl<'a> Sender<'a> {
     /// A conversation keeps its slot until it has ended.
     fn free(&mut self, ended: Ended) {
         self.in_flight -= 1;
+        self.aborts.remove(&ended.index);
         let at_ns = ended.at_ns;
         match self.followers.ended(ended) {
             Then::GoesOn => return,
@@ -297,7 +303,7 @@ impl<'a> Sender<'a> {
                 lost.into_iter().for_each(|index| self.refuse(index, at_ns, why.clone()));
             }
         }
-        self.slots.push_back(at_ns);
+        self.slots.push_back(Some(at_ns));
     }
 
     fn refuse(&self, index: usize, due_ns: i64, why: String) {
@@ -323,7 +329,7 @@ impl<'a> Sender<'a> {
 
     fn spawn(&mut self, index: usize, due_ns: i64, body: Bytes, transcript: Option<String>) {
         let (abort, registration) = AbortHandle::new_pair();
-        self.aborts.push(abort);
+        self.aborts.insert(index, abort);
         self.in_flight += 1;
         let (http, out, reason) = (self.http.clone(), self.out.clone(), self.reason.clone());
         let followed = self.followers.is_followed(index);
@@ -382,7 +388,7 @@ impl<'a> Sender<'a> {
             "unfinished: still running long after its own time-out".to_owned()
         };
         self.reason.get_or_init(|| why);
-        self.aborts.drain(..).for_each(|abort| abort.abort());
+        self.aborts.drain().for_each(|(_, abort)| abort.abort());
     }
 }
 

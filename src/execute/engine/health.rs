@@ -95,6 +95,14 @@ pub struct ClientHealth {
     pub n_over_cap: u64,
 }
 
+impl ClientHealth {
+    /// Whether its times deserve less trust than another's: by the verdict, then by the lag.
+    pub(super) fn is_worse_than(&self, other: &Self) -> bool {
+        let lag = |health: &Self| health.watchdog_lag.map_or(f64::INFINITY, |lag| lag.p99_ms);
+        self.verdict.cmp(&other.verdict).then(lag(self).total_cmp(&lag(other))).is_gt()
+    }
+}
+
 /// What the load loop counted.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
@@ -167,8 +175,8 @@ impl Probe {
         let listeners: Vec<_> = probe.lags.iter().enumerate().map(listen).collect();
         let over = probe.over.clone();
         let thread = std::thread::Builder::new().name("kvbench-watchdog".to_owned());
+        let mut due = probe.started;
         thread.spawn(move || {
-            let mut due = clock::now();
             while !over.load(Ordering::Relaxed) {
                 due += PING;
                 std::thread::sleep(due.saturating_duration_since(clock::now()));
@@ -213,10 +221,24 @@ impl Probe {
     }
 
     fn worst_lag(&self) -> Option<Lag> {
+        let since = clock::now().saturating_duration_since(self.started);
         let lags = self.lags.iter();
-        let lags =
-            lags.filter_map(|lags| lags.lock().unwrap_or_else(PoisonError::into_inner).lag());
+        let lags = lags.filter_map(|lags| {
+            let mut lags = lags.lock().unwrap_or_else(PoisonError::into_inner);
+            add_unread(&mut lags, since);
+            lags.lag()
+        });
         lags.max_by(|a, b| a.p99_ms.total_cmp(&b.p99_ms))
+    }
+}
+
+/// A thread that is blocked to the end has read no ping since: those were due all the same, and are as late as now. One that
+/// became due within the last period is not late yet.
+fn add_unread(lags: &mut Histogram, since: Duration) {
+    let n_due = (since.as_nanos() / PING.as_nanos()) as u64;
+    for ping in lags.n() + 1..n_due {
+        let due = PING.saturating_mul(u32::try_from(ping).unwrap_or(u32::MAX));
+        lags.add(since.saturating_sub(due).as_nanos() as i64);
     }
 }
 
@@ -325,6 +347,29 @@ mod tests {
         let starved = health(10.0, 20.0);
         assert_eq!(starved.verdict, Verdict::Invalid);
         assert_eq!(starved.reasons, ["p99 lag of the client in ms: 20.00, expected at most 5.00"]);
+    }
+
+    #[test]
+    fn pings_that_nobody_read_are_late() {
+        let mut blocked = Histogram::default();
+        blocked.add(50_000);
+        add_unread(&mut blocked, Duration::from_millis(1000));
+        let lag = blocked.lag().unwrap();
+        // Of 250 pings one was read; the others have been waiting for up to 992 ms.
+        assert_eq!(blocked.n(), 249);
+        assert!(lag.max_ms > 990.0 && lag.p50_ms > 400.0, "{lag:?}");
+        let mut awake = Histogram::default();
+        (0..249).for_each(|_| awake.add(50_000));
+        add_unread(&mut awake, Duration::from_millis(1000));
+        assert!(awake.lag().unwrap().max_ms < 1.0, "the last one is not late yet");
+    }
+
+    #[test]
+    fn the_worse_of_two_probes_is_told() {
+        let (good, bad, slow) = (health(50.0, 0.1), health(10.0, 20.0), health(50.0, 4.0));
+        assert!(
+            bad.is_worse_than(&slow) && slow.is_worse_than(&good) && !good.is_worse_than(&good)
+        );
     }
 
     #[test]

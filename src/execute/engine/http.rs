@@ -164,8 +164,8 @@ pub(super) fn describe(error: reqwest::Error) -> String {
 /// Sends and receives on the receiving thread `shard`, filling `capture` as it goes, so that whoever drops this future
 /// keeps what came so far.
 ///
-/// A second attempt is made once, on a new connection, and only if the first ended before an answer began: no
-/// connection, or one that the server closed or reset before a complete response head (the keep-alive race).
+/// A second attempt is made once, on a new connection, and only if the server cannot have answered the first: it could not
+/// be reached, or an idle connection turned out to be closed before any byte of an answer (the keep-alive race).
 pub(super) async fn exchange(http: &Http, shard: usize, body: Bytes, capture: &mut Capture) {
     let first = clock::now();
     capture.sent_ns = Some(http.clock.at_ns(first));
@@ -217,6 +217,7 @@ async fn send(
     watch: &mut Watch,
 ) -> Result<Answering, Refused> {
     let free = if capture.attempt < 2 { http.take(shard) } else { None };
+    let pooled = free.is_some();
     let mut conn = match free {
         Some(conn) => conn,
         None => open(http, capture, watch).await?,
@@ -230,27 +231,23 @@ async fn send(
     while answering.reader.head().is_none() {
         let read = read(http, &mut answering, capture, watch).await.map_err(Refused::Final)?;
         // A server may refuse a request and close before it has read it all: what it said counts, if it said anything.
-        let failure = match (read, &sent) {
+        let text = match (read, &sent) {
             (Ok(true), _) => continue,
-            (Err(Broken::Protocol(text)), _) => Refused::Final(text),
+            (Err(Broken::Protocol(text)), _) => return Err(Refused::Final(text)),
             (Ok(false) | Err(Broken::Io(_)), Err(error)) => lost(error),
             (Err(Broken::Io(error)), Ok(())) => lost(&error),
-            (Ok(false), Ok(())) => {
-                Refused::MayRetry("connection closed before an answer began".to_owned())
-            }
+            (Ok(false), Ok(())) => "connection closed before an answer began".to_owned(),
         };
-        return Err(failure);
+        // Only of an idle connection is it sure enough that the server closed it before it saw the request: anywhere else a
+        // second attempt may be a second answer (RFC 9112, section 9.3.1).
+        let unseen = pooled && !answering.reader.has_begun();
+        return Err(if unseen { Refused::MayRetry(text) } else { Refused::Final(text) });
     }
     Ok(answering)
 }
 
-fn lost(error: &io::Error) -> Refused {
-    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-    let text = format!("connection lost before an answer began: {error}");
-    match error.kind() {
-        BrokenPipe | ConnectionAborted | ConnectionReset => Refused::MayRetry(text),
-        _ => Refused::Final(text),
-    }
+fn lost(error: &io::Error) -> String {
+    format!("connection lost before an answer began: {error}")
 }
 
 /// Opens a connection and notes how long that took.
@@ -386,7 +383,8 @@ impl Watch {
             let next = self.end.min(self.last + self.idle);
             self.sleep.as_mut().reset(next.into());
         }
-        self.armed = true;
+        // With its budget spent tokio answers before it looks at the timer, and calls this task again at once.
+        self.armed = tokio::task::coop::has_budget_remaining();
         Poll::Pending
     }
 }

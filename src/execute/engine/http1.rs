@@ -26,6 +26,8 @@ pub(super) struct Head {
 pub(super) struct Reader {
     head: Option<Head>,
     state: State,
+    /// Bytes have come.
+    begun: bool,
     /// Bytes came after the end of the answer.
     excess: bool,
 }
@@ -48,7 +50,7 @@ enum State {
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { head: None, state: State::Head(Vec::new()), excess: false }
+        Self { head: None, state: State::Head(Vec::new()), begun: false, excess: false }
     }
 }
 
@@ -56,6 +58,11 @@ impl Reader {
     /// The head, once it is complete.
     pub(super) fn head(&self) -> Option<&Head> {
         self.head.as_ref()
+    }
+
+    /// Whether anything has come, be it a part of a head.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// Whether the answer is complete.
@@ -70,6 +77,7 @@ impl Reader {
 
     /// Takes the next bytes and appends what they hold of the body to `body`. An error ends the answer.
     pub(super) fn feed(&mut self, mut bytes: &[u8], body: &mut Vec<u8>) -> Result<(), String> {
+        self.begun |= !bytes.is_empty();
         while !bytes.is_empty() {
             match &mut self.state {
                 State::Head(seen) => {
@@ -319,6 +327,7 @@ mod tests {
         assert!(until.2.is_done() && !until.2.leaves_open());
         for (cut, said) in [
             ("", "head"),
+            ("HTTP/1.1 100 Continue\r\n\r\n", "head"),
             ("HTTP/1.1 200 OK\r\ncontent-le", "head"),
             ("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nabc", "body"),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "body"),
@@ -327,6 +336,7 @@ mod tests {
             let (result, _, mut reader) = read(cut.as_bytes(), 3);
             assert_eq!(result, Ok(()));
             assert!(reader.close().unwrap_err().contains(said), "{cut}");
+            assert_eq!(reader.has_begun(), !cut.is_empty());
         }
     }
 

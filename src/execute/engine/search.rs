@@ -1,7 +1,10 @@
 //! A saturation search: probes at rates that [`crate::plan::search`] chooses, each a cell's worth of requests of its own. All of
 //! them become rows of the one cell, told apart by their `load`.
 
-use super::{Context, EngineBackend, Prepared, health::Probe as Watch, health::Tally, row};
+use super::{
+    Context, EngineBackend, Prepared, health::ClientHealth, health::Probe as Watch, health::Tally,
+    row,
+};
 use crate::{
     plan::{
         Arrival, Cell, Task,
@@ -18,7 +21,9 @@ struct Search<'a> {
     cell: &'a Cell,
     slo: SloFacts,
     probes: Vec<Probe>,
-    tally: Tally,
+    /// How the client fared in the probe where it fared worst: a mean over probes would hide that one, and starting the
+    /// engine is no part of any.
+    worst: Option<ClientHealth>,
     n_sent: u64,
 }
 
@@ -30,15 +35,13 @@ impl EngineBackend {
         (rule, slo): (&SearchRule, SloFacts),
         context: &mut Context<'_>,
     ) -> anyhow::Result<bool> {
-        let watch = Watch::start(&self.shards)?;
-        let (probes, tally) = (Vec::new(), Tally::default());
-        let mut search = Search { cell, slo, probes, tally, n_sent: 0 };
+        let mut search = Search { cell, slo, probes: Vec::new(), worst: None, n_sent: 0 };
         while let Step::Send { rate, n } = next(rule, &search.probes) {
             if !self.probe(&mut search, rate, n, context)? {
                 break;
             }
         }
-        self.health.push(watch.finish(&cell.id, &self.shards, &search.tally));
+        self.health.extend(search.worst);
         Ok(!context.stop.is_raised())
     }
 
@@ -79,9 +82,10 @@ impl EngineBackend {
         prepared: &Prepared<'_>,
         context: &mut Context<'_>,
     ) -> anyhow::Result<()> {
-        let Search { slo, probes, tally, n_sent, .. } = search;
+        let Search { cell, slo, probes, worst, n_sent } = search;
+        let (watch, mut tally) = (Watch::start(&self.shards)?, Tally::default());
         let total = *n_sent + prepared.requests.len() as u64;
-        self.record(prepared, None, tally, context, &mut |row, observer| {
+        self.record(prepared, None, &mut tally, context, &mut |row, observer| {
             if let Some(probe) = probes.last_mut() {
                 probe.n += 1;
                 probe.good += usize::from(slo.holds(row));
@@ -89,7 +93,12 @@ impl EngineBackend {
             }
             *n_sent += 1;
             observer.progress(*n_sent, total);
-        })
+        })?;
+        let health = watch.finish(&cell.id, &self.shards, &tally);
+        if worst.as_ref().is_none_or(|worst| health.is_worse_than(worst)) {
+            *worst = Some(health);
+        }
+        Ok(())
     }
 }
 
