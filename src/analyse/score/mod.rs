@@ -55,7 +55,7 @@ fn rule(dataset: &str) -> anyhow::Result<(Scorer, bool)> {
 /// The best score of an answer over its references, 0 to 1.
 ///
 /// # Errors
-/// See [`Scorer`]'s rules: an unknown data set, classes that are missing, a reference that names no paragraph, or no
+/// An unknown data set or one of Chinese words, classes that are missing, a reference that names no paragraph, or no
 /// reference at all.
 pub fn score(
     dataset: &str,
