@@ -110,7 +110,7 @@ def check_preemptions(run, least):
         return
     counts = collections.defaultdict(list)
     for row in pyarrow.parquet.read_table(path).to_pylist():
-        if row["name"] in ("preemptions", "vllm:num_preemptions_total") and row["value"] is not None:
+        if row["name"] == "preemptions_total" and row["value"] is not None:
             counts[row["cell_id"]].append(row["value"])
     grown = max((max(values) - min(values) for values in counts.values()), default=None)
     if grown is None or grown < least:
