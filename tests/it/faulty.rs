@@ -7,13 +7,11 @@ use kvbench::{
     serve::faults::Fault,
 };
 
-use super::client::fault;
+use super::{client::fault, serve::run_scenario};
 
 /// 40 requests, four at a time; what the program said, and the rows.
 fn run(kind: Fault) -> (Output, Vec<RequestRow>) {
     let server = fault(kind);
-    let work = tempfile::tempdir().unwrap();
-    let file = work.path().join("faulty.toml");
     let text = format!(
         r#"
 name = "faulty"
@@ -36,16 +34,8 @@ concurrency = [4]
 "#,
         server.url
     );
-    std::fs::write(&file, text).unwrap();
-    let out = work.path().join("results");
-    let output = Command::new(env!("CARGO_BIN_EXE_kvbench"))
-        .args(["run", file.to_str().unwrap(), "--out", out.to_str().unwrap()])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let folder = std::fs::read_dir(&out).unwrap_or_else(|_| panic!("{said}")).next().unwrap();
-    let rows = read_rows(&folder.unwrap().path()).unwrap();
-    (output, rows)
+    let (_work, output, folder) = run_scenario(&text, &[]);
+    (output, read_rows(&folder).unwrap())
 }
 
 fn holds(kind: Fault, n_failed: usize, cause: &str) {

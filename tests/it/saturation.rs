@@ -1,20 +1,18 @@
 //! A saturation search from the outside: `kvbench run` against the server of known timing. Only searches whose end does
 //! not depend on how fast this machine is.
 
-use std::{collections::BTreeSet, process::Command};
+use std::collections::BTreeSet;
 
 use kvbench::{
     analyse::{Reason, RunData, Saturation, judge},
     record::{Manifest, RequestRow},
 };
 
-use super::serve::Server;
+use super::serve::{Server, measured, run_scenario};
 
 /// The rows, the judged search and the manifest of one run.
 fn search(slo: &str, start_rate: u32) -> (Vec<RequestRow>, Saturation, Manifest) {
     let server = Server::start();
-    let work = tempfile::tempdir().unwrap();
-    let file = work.path().join("sat.toml");
     let text = format!(
         r#"
 name = "sat"
@@ -38,21 +36,10 @@ probe_max_requests = 40
 "#,
         server.address
     );
-    std::fs::write(&file, text).unwrap();
-    let out = work.path().join("results");
-    let output = Command::new(env!("CARGO_BIN_EXE_kvbench"))
-        .args(["run", file.to_str().unwrap(), "--out", out.to_str().unwrap()])
-        .output()
-        .unwrap();
-    let folder = std::fs::read_dir(&out)
-        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
+    let (_work, _, folder) = run_scenario(&text, &[]);
     let data = RunData::load(&folder).unwrap();
     let found = judge(&data).unwrap().searches.remove(0);
-    (super::serve::measured(&folder), found, data.manifest)
+    (measured(&folder), found, data.manifest)
 }
 
 #[test]

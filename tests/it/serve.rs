@@ -2,17 +2,37 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
 };
 
 use kvbench::record::{RequestRow, parquet::read_rows};
 
 /// The rows of a run folder that were measured; warm-ups are rows too.
-pub(super) fn measured(dir: &std::path::Path) -> Vec<RequestRow> {
+pub(super) fn measured(dir: &Path) -> Vec<RequestRow> {
     let mut rows = read_rows::<RequestRow>(dir).unwrap();
     rows.retain(|row| !row.warmup);
     rows
+}
+
+/// Runs a scenario in a folder of its own; what the program said, and the run's folder, which lives as long as the first.
+pub(super) fn run_scenario(
+    text: &str,
+    env: &[(&str, &Path)],
+) -> (tempfile::TempDir, Output, PathBuf) {
+    let work = tempfile::tempdir().unwrap();
+    let file = work.path().join("scenario.toml");
+    std::fs::write(&file, text).unwrap();
+    let out = work.path().join("results");
+    let output = Command::new(env!("CARGO_BIN_EXE_kvbench"))
+        .args(["run", file.to_str().unwrap(), "--out", out.to_str().unwrap()])
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let folder = std::fs::read_dir(&out).unwrap_or_else(|_| panic!("{said}")).next().unwrap();
+    let folder = folder.unwrap().path();
+    (work, output, folder)
 }
 
 /// The server; it ends with its standard input, so also when the test panics.

@@ -1,6 +1,6 @@
 //! The load client over TLS: a server of known timing behind a certificate of our own making.
 
-use std::{net::SocketAddr, path::Path, process::Command, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use kvbench::{
     record::{RequestRow, parquet::read_rows},
@@ -51,8 +51,6 @@ fn front(acceptor: TlsAcceptor, to: SocketAddr) -> (tokio::runtime::Runtime, Soc
 
 /// Runs eight requests against an address, trusting what `trusted` holds; exit code and rows.
 fn run(address: SocketAddr, trusted: &Path) -> (Option<i32>, Vec<RequestRow>) {
-    let work = tempfile::tempdir().unwrap();
-    let file = work.path().join("tls.toml");
     let text = format!(
         r#"
 name = "tls"
@@ -72,16 +70,8 @@ output_tokens = {{ fixed = 4 }}
 concurrency = [2]
 "#
     );
-    std::fs::write(&file, text).unwrap();
-    let out = work.path().join("results");
-    let output = Command::new(env!("CARGO_BIN_EXE_kvbench"))
-        .args(["run", file.to_str().unwrap(), "--out", out.to_str().unwrap()])
-        .env("SSL_CERT_FILE", trusted)
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let folder = std::fs::read_dir(&out).unwrap_or_else(|_| panic!("{said}")).next().unwrap();
-    (output.status.code(), read_rows(&folder.unwrap().path()).unwrap())
+    let (_work, output, folder) = super::serve::run_scenario(&text, &[("SSL_CERT_FILE", trusted)]);
+    (output.status.code(), read_rows(&folder).unwrap())
 }
 
 #[test]

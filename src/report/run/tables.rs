@@ -3,8 +3,8 @@
 use super::saturation;
 use crate::{
     analyse::{
-        ClientView, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, RequestPoint,
-        WarmUp,
+        ClientView, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point,
+        RequestPoint, WarmUp,
     },
     report::table::{Column, Table, Value},
 };
@@ -34,45 +34,45 @@ pub fn headline(judgement: &Judgement) -> Vec<Table> {
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
 
+/// Columns that say which cell a row is about; [`place`] fills them.
+const CELL: [(&str, &str); 5] =
+    [("target", ""), ("workload", ""), ("load", ""), ("method", ""), ("repeat", "")];
+
+fn place(point: &Point, repeat: i64) -> Vec<Value> {
+    let words = [&point.target, &point.workload, &point.load, &point.method];
+    let mut row: Vec<Value> = words.map(|word| text(word)).into();
+    row.push(text(&format!("r{repeat}")));
+    row
+}
+
 fn warm_ups(cells: &[WarmUp]) -> Table {
     let names = [
-        ("target", ""),
-        ("workload", ""),
-        ("load", ""),
-        ("method", ""),
-        ("repeat", ""),
         ("requests", ""),
         ("failed", ""),
         ("first_ttft", "ms"),
         ("last_ttft", "ms"),
         ("took", "s"),
     ];
-    let mut table = Table::new("Warm-up, sent before measuring and not counted", columns(&names));
+    let mut table = Table::new(
+        "Warm-up, sent before measuring and not counted",
+        columns(&[&CELL[..], &names].concat()),
+    );
     table.rows.extend(cells.iter().map(|cell| {
-        let p = &cell.point;
-        vec![
-            text(&p.target),
-            text(&p.workload),
-            text(&p.load),
-            text(&p.method),
-            text(&format!("r{}", cell.repeat)),
+        let mut row = place(&cell.point, cell.repeat);
+        row.extend([
             Value::Int(cell.n),
             Value::Int(cell.n_failed),
             Value::maybe(cell.first_ttft_ms),
             Value::maybe(cell.last_ttft_ms),
             Value::maybe(cell.took_s),
-        ]
+        ]);
+        row
     }));
     table
 }
 
 fn clients(cells: &[ClientView]) -> Table {
     let names = [
-        ("target", ""),
-        ("workload", ""),
-        ("load", ""),
-        ("method", ""),
-        ("repeat", ""),
         ("client", ""),
         ("lag_p99", "ms"),
         ("load_lag_p99", "ms"),
@@ -84,15 +84,10 @@ fn clients(cells: &[ClientView]) -> Table {
         ("cpu_per_event", "us"),
         ("chunks_per_read", ""),
     ];
-    let mut table = Table::new("How the load client fared", columns(&names));
+    let mut table = Table::new("How the load client fared", columns(&[&CELL[..], &names].concat()));
     table.rows.extend(cells.iter().map(|cell| {
-        let p = &cell.point;
-        vec![
-            text(&p.target),
-            text(&p.workload),
-            text(&p.load),
-            text(&p.method),
-            text(&format!("r{}", cell.repeat)),
+        let mut row = place(&cell.point, cell.repeat);
+        row.extend([
             text(&format!("{:?}", cell.verdict).to_uppercase()),
             Value::maybe(cell.lag_p99_ms),
             Value::maybe(cell.load_lag_p99_ms),
@@ -103,7 +98,8 @@ fn clients(cells: &[ClientView]) -> Table {
             percent(cell.cpu_share),
             Value::maybe(cell.cpu_us_per_event),
             Value::maybe(cell.events_per_read),
-        ]
+        ]);
+        row
     }));
     table
 }
