@@ -21,7 +21,7 @@ mod synthetic;
 pub mod trace;
 
 use conversation::Shape;
-pub use dataset::{DatasetReport, RowError, Sample, sha256_file};
+pub use dataset::{DatasetReport, Reference, RowError, Sample, sha256_file};
 pub use schedule::schedule_hash;
 
 /// One request to be sent.

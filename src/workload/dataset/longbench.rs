@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Sample, id, kind, text};
+use super::{Reference, Sample, id, kind, text};
 
 /// The prompt is a neutral layout of context and input, the same for every task; LongBench's own prompt for each task
 /// is not applied, so answers are not comparable with published scores.
@@ -14,14 +14,26 @@ pub(super) fn sample(row: &Value) -> Result<Sample, String> {
     if context.trim().is_empty() && input.trim().is_empty() {
         return Err("expected text in `context` or `input`, got blanks in both".to_owned());
     }
+    let answers = texts(row, "answers")?;
     Ok(Sample {
         id: id(row, "_id"),
         line: 0,
         prompt: prompt(context, input),
-        answer: first_answer(row)?,
+        answer: answers.first().cloned(),
         language: row.get("language").and_then(Value::as_str).map(str::to_owned),
         later: Vec::new(),
+        reference: reference(row, answers)?,
     })
+}
+
+/// `None` for a row without the name of its data set, or without an answer.
+fn reference(row: &Value, answers: Vec<String>) -> Result<Option<Reference>, String> {
+    let Some(dataset) = row.get("dataset").filter(|_| !answers.is_empty()) else { return Ok(None) };
+    let Some(dataset) = dataset.as_str() else {
+        return Err(format!("expected `dataset` to be a text, got {}", kind(dataset)));
+    };
+    let all_classes = texts(row, "all_classes")?;
+    Ok(Some(Reference { dataset: dataset.to_owned(), answers, all_classes }))
 }
 
 fn prompt(context: &str, input: &str) -> String {
@@ -32,16 +44,16 @@ fn prompt(context: &str, input: &str) -> String {
     }
 }
 
-fn first_answer(row: &Value) -> Result<Option<String>, String> {
-    let answers = match row.get("answers") {
-        None | Some(Value::Null) => return Ok(None),
-        Some(Value::Array(answers)) => answers,
-        Some(other) => {
-            return Err(format!("expected `answers` to be an array, got {}", kind(other)));
-        }
+/// A list of texts; none where the key is missing or null.
+fn texts(row: &Value, key: &str) -> Result<Vec<String>, String> {
+    let list = match row.get(key) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        Some(other) => return Err(format!("expected `{key}` to be an array, got {}", kind(other))),
     };
-    match answers.iter().find(|answer| !answer.is_string()) {
-        Some(other) => Err(format!("expected `answers` to hold texts, got {}", kind(other))),
-        None => Ok(answers.first().and_then(Value::as_str).map(str::to_owned)),
-    }
+    let text = |value: &Value| match value {
+        Value::String(text) => Ok(text.clone()),
+        other => Err(format!("expected `{key}` to hold texts, got {}", kind(other))),
+    };
+    list.iter().map(text).collect()
 }

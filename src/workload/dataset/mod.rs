@@ -37,6 +37,19 @@ pub struct Sample {
     pub language: Option<String>,
     /// What the conversation goes on with, where the row holds one.
     pub later: Vec<Turn>,
+    /// What an answer is scored against, where the row tells.
+    pub reference: Option<Reference>,
+}
+
+/// What an answer to a row is scored against.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    /// Data set that the row is from, which decides how it is scored.
+    pub dataset: String,
+    /// Right answers; the best score over them counts.
+    pub answers: Vec<String>,
+    /// All classes of a classification task; empty elsewhere.
+    pub all_classes: Vec<String>,
 }
 
 /// A later turn of a conversation.

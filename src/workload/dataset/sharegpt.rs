@@ -38,6 +38,7 @@ pub(super) fn sample(row: &Value) -> Result<Sample, String> {
         answer: answer.filter(|answer| !answer.trim().is_empty()).map(str::to_owned),
         language: None,
         later: answer_at.map_or_else(Vec::new, |at| later(&turns[at + 1..])),
+        reference: None,
     })
 }
 
