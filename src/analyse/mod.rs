@@ -17,6 +17,7 @@ pub mod definitions;
 mod engine;
 pub mod judgement;
 mod kernels;
+pub mod lengths;
 pub mod negatives;
 mod ngram;
 mod peers;
@@ -100,6 +101,10 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         engines,
         warm_ups,
         clients: client::views(data),
+        lengths: lengths::points(lengths::Source {
+            manifest: &data.manifest,
+            requests: &data.requests,
+        })?,
         warnings,
         verdict,
     })

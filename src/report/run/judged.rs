@@ -182,6 +182,7 @@ mod tests {
             cells,
             warm_ups: vec![],
             clients: vec![],
+            lengths: vec![],
             warnings: vec![],
             verdict: Verdict::Valid,
         }
