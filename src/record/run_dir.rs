@@ -157,6 +157,21 @@ impl RunDir {
         Ok(all)
     }
 
+    /// Some columns of a table, in this order; the others are not read.
+    ///
+    /// # Errors
+    /// I/O, or another schema.
+    pub fn read_columns(&self, table: Table, columns: &[&str]) -> anyhow::Result<DataFrame> {
+        let mut all = table.empty()?.select(columns.iter().copied())?;
+        for path in self.files_of(table)? {
+            let another = || format!("{}: another schema", path.display());
+            let frame = read_columns(&path, columns).with_context(another)?;
+            all.vstack_mut_owned(frame).with_context(another)?;
+        }
+        all.rechunk_mut();
+        Ok(all)
+    }
+
     pub(crate) fn parts(&self) -> PathBuf {
         self.path.join(PARTS)
     }

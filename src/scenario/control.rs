@@ -36,6 +36,23 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// Bits of one stored number by method, where every engine target that runs it says the same.
+    pub fn kv_bits(&self) -> BTreeMap<String, f64> {
+        let mut bits: BTreeMap<String, Option<f64>> = BTreeMap::new();
+        for target in &self.targets {
+            let TargetKind::Engine(target) = &target.kind else { continue };
+            for (method, setting) in &target.settings {
+                let known = bits.entry(method.clone()).or_insert(setting.bits);
+                if *known != setting.bits {
+                    *known = None;
+                }
+            }
+        }
+        bits.into_iter().filter_map(|(method, bits)| Some((method, bits?))).collect()
+    }
+}
+
 fn of_target(target: &EngineTarget, method: &str, baseline: &str) -> Option<Control> {
     let (own, theirs) = (target.settings.get(method)?, target.settings.get(baseline)?);
     let (sampled, usual) = (target.sampling(method), target.sampling(baseline));
@@ -104,6 +121,7 @@ concurrency = [1]
         assert_eq!((controls["f16-aa"], controls["f16-seed"]), (Control::Again, Control::Seed));
         let Control::Temperature(by) = controls["f16-warm"] else { panic!("{controls:?}") };
         assert!((by - 0.1).abs() < 1e-9);
+        assert_eq!(scenario.kv_bits().get("q8"), Some(&8.5));
         let TargetKind::Engine(target) = &scenario.targets[0].kind else { panic!() };
         assert_eq!(
             target.sampling("f16-seed"),

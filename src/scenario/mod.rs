@@ -298,6 +298,18 @@ impl Workload {
         workload
     }
 
+    /// How its prompts are counted, cut and rendered; `None` without a tokenizer.
+    pub fn tokens(&self) -> Option<&TokenRules> {
+        match self {
+            Workload::Dataset { tokens, .. } | Workload::Synthetic { tokens, .. } => {
+                tokens.as_ref()
+            }
+            Workload::Dialogues(dialogues) => dialogues.tokens.as_ref(),
+            Workload::Trace(trace) => trace.tokens.as_ref(),
+            Workload::Shapes { .. } => None,
+        }
+    }
+
     /// Whether its requests have times of their own.
     pub fn has_times(&self) -> bool {
         matches!(self, Workload::Trace(trace) if trace.format != TraceFormat::Lengths)

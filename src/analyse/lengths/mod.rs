@@ -55,6 +55,8 @@ pub struct LengthPoint {
     pub control: Option<Control>,
     /// The baseline's other repeats, in the place of a method.
     pub is_repeat: bool,
+    /// Bits of one number in the method's cache and in the baseline's, where the engine's data say.
+    pub bits: Option<(f64, f64)>,
     /// Pairs.
     pub n_pairs: usize,
     /// Prompts with a pair.
@@ -109,21 +111,26 @@ pub struct Decomposition {
 }
 
 /// What of a run is looked at.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Source<'a> {
     /// What was run.
     pub manifest: &'a Manifest,
     /// `requests.parquet` with at least [`COLUMNS`], without warm-ups.
     pub requests: &'a DataFrame,
+    /// Makes tokens of an answer, so that texts can part at a token; without it they part at a character.
+    pub encode: Option<&'a Encode<'a>>,
 }
+
+/// Makes tokens of a text, without BOS.
+pub type Encode<'a> = dyn Fn(&str) -> anyhow::Result<Vec<u32>> + 'a;
 
 /// Every method and control at every place, methods in plan order, then the baseline's repeats.
 ///
 /// # Errors
-/// A column is missing or of another type.
+/// A column is missing or of another type, or an answer cannot be encoded.
 pub fn points(source: Source<'_>) -> anyhow::Result<Vec<LengthPoint>> {
     let answers = answers::Answers::of(source.requests)?;
-    let compared = pairs::compared(source.manifest, &answers);
+    let compared = pairs::compared(source, &answers)?;
     let seed = source.manifest.scenario.seed;
     let mut points: Vec<LengthPoint> =
         compared.iter().map(|compared| compared.point(seed)).collect();
@@ -155,4 +162,34 @@ impl LengthPoint {
 /// Whether a control is noise, as against a yardstick.
 fn is_null(control: Control) -> bool {
     !matches!(control, Control::Temperature(_))
+}
+
+/// What may be said of the length of a method's answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// Fewer than [`PROMPTS_MIN`] prompts: nothing.
+    TooFew,
+    /// No difference that the data can show.
+    NotShown,
+    /// Longer than baseline-like runs.
+    Longer,
+    /// Shorter than baseline-like runs.
+    Shorter,
+}
+
+impl LengthPoint {
+    /// What the test of the mean allows to say.
+    pub fn claim(&self) -> Claim {
+        match self.shift {
+            None => Claim::TooFew,
+            Some(shift) if shift.q > ALPHA => Claim::NotShown,
+            Some(shift) if shift.value > 0.0 => Claim::Longer,
+            Some(_) => Claim::Shorter,
+        }
+    }
+
+    /// Whether more answers are long than of baseline-like runs.
+    pub fn more_are_long(&self) -> bool {
+        self.spread.is_some_and(|spread| spread.q <= ALPHA && spread.value > 0.0)
+    }
 }

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{
-    D_DROPPED, Decomposition, LONG, LengthPoint, SHORT, Unusable,
+    D_DROPPED, Decomposition, Encode, LONG, LengthPoint, SHORT, Source, Unusable,
     answers::{Answer, Answers, End},
 };
 use crate::{
     analyse::{Estimate, Point, summary::rng_for},
-    record::Manifest,
     scenario::{Control, Scenario},
     stats,
 };
@@ -25,6 +24,8 @@ pub struct Divergence {
     pub n_same: usize,
     /// Position of the first differing character of each other pair, from 0, rising.
     pub characters: Vec<f64>,
+    /// The same in tokens; `None` without a tokenizer.
+    pub tokens: Option<Vec<f64>>,
 }
 
 /// One method's pairs at one place.
@@ -37,6 +38,7 @@ pub(super) struct Compared {
     pub(super) baseline: Point,
     pub(super) control: Option<Control>,
     pub(super) is_repeat: bool,
+    bits: Option<(f64, f64)>,
     pub(super) pairs: Vec<Pair>,
     excluded: BTreeMap<Unusable, usize>,
     divergence: Divergence,
@@ -54,11 +56,15 @@ pub(super) struct Pair {
 }
 
 /// Every point but the baselines, with its baseline under the same workload and load; then the baselines' other repeats.
-pub(super) fn compared(manifest: &Manifest, answers: &Answers<'_>) -> Vec<Compared> {
+pub(super) fn compared(
+    source: Source<'_>,
+    answers: &Answers<'_>,
+) -> anyhow::Result<Vec<Compared>> {
+    let manifest = source.manifest;
     // An imported run has no scenario that could name controls.
-    let controls = Scenario::parse(&manifest.scenario.text, "the run's scenario")
-        .map(|scenario| scenario.controls())
-        .unwrap_or_default();
+    let scenario = Scenario::parse(&manifest.scenario.text, "the run's scenario").ok();
+    let controls = scenario.as_ref().map(Scenario::controls).unwrap_or_default();
+    let bits = scenario.as_ref().map(Scenario::kv_bits).unwrap_or_default();
     let baseline = &manifest.scenario.baseline;
     let aa = format!("{baseline}-aa");
     let rank = |point: &Point| {
@@ -76,15 +82,17 @@ pub(super) fn compared(manifest: &Manifest, answers: &Answers<'_>) -> Vec<Compar
         let method = &answers.points[own].method;
         let known = controls.get(method).copied();
         let control = known.or((*method == aa).then_some(Control::Again));
-        all.push(Compared::new(answers, (own, theirs), control, false));
+        let mut one = Compared::new(source, answers, (own, theirs), control)?;
+        one.bits = bits.get(method).copied().zip(bits.get(baseline).copied());
+        all.push(one);
     }
     for &own in order.iter().filter(|own| answers.points[**own].method == *baseline) {
-        let repeats = Compared::new(answers, (own, own), None, true);
+        let repeats = Compared::new(source, answers, (own, own), None)?;
         if !repeats.pairs.is_empty() {
             all.push(repeats);
         }
     }
-    all
+    Ok(all)
 }
 
 /// The baseline on the same target, or on the only one that ran it.
@@ -100,12 +108,14 @@ fn baseline_of(points: &[Point], own: usize, method: &str) -> Option<usize> {
 }
 
 impl Compared {
+    /// A point beside itself is its first repeat beside the others.
     fn new(
+        source: Source<'_>,
         answers: &Answers<'_>,
         (own, theirs): (usize, usize),
         control: Option<Control>,
-        is_repeat: bool,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
+        let is_repeat = own == theirs;
         let mut new = Self {
             point: answers.points[own].clone(),
             own,
@@ -113,9 +123,13 @@ impl Compared {
             baseline: answers.points[theirs].clone(),
             control,
             is_repeat,
+            bits: None,
             pairs: Vec::new(),
             excluded: BTreeMap::new(),
-            divergence: Divergence::default(),
+            divergence: Divergence {
+                tokens: source.encode.map(|_| Vec::new()),
+                ..Divergence::default()
+            },
         };
         let first = answers.prompts.iter().flatten().filter(|a| a.point == own).map(|a| a.repeat);
         let first = first.min().unwrap_or(0);
@@ -126,21 +140,28 @@ impl Compared {
                         a.point == theirs
                             && (a.repeat, a.request) == (answer.repeat, answer.request)
                     };
-                    new.take(index, answer, prompt.iter().find(same));
+                    new.take(index, answer, prompt.iter().find(same), source.encode)?;
                 } else if answer.repeat != first {
                     // Prompts come in another order in each repeat; one that a repeat did not draw has no pair.
                     let same = |a: &&Answer<'_>| a.point == own && a.repeat == first;
                     if let Some(other) = prompt.iter().find(same) {
-                        new.take(index, answer, Some(other));
+                        new.take(index, answer, Some(other), source.encode)?;
                     }
                 }
             }
         }
         new.divergence.characters.sort_by(f64::total_cmp);
-        new
+        new.divergence.tokens.iter_mut().for_each(|tokens| tokens.sort_by(f64::total_cmp));
+        Ok(new)
     }
 
-    fn take(&mut self, prompt: usize, own: &Answer<'_>, theirs: Option<&Answer<'_>>) {
+    fn take(
+        &mut self,
+        prompt: usize,
+        own: &Answer<'_>,
+        theirs: Option<&Answer<'_>>,
+        encode: Option<&Encode<'_>>,
+    ) -> anyhow::Result<()> {
         let lengths = own.tokens.and_then(|tokens| {
             let theirs = theirs.ok_or(Unusable::OtherPrompt)?;
             Ok((tokens, theirs.tokens.map_err(|_| Unusable::BaselineUnusable)?, theirs))
@@ -149,7 +170,7 @@ impl Compared {
             Ok(lengths) => lengths,
             Err(why) => {
                 *self.excluded.entry(why).or_default() += 1;
-                return;
+                return Ok(());
             }
         };
         self.pairs.push(Pair {
@@ -159,8 +180,9 @@ impl Compared {
             e2e_ns: (own.e2e_ns, theirs.e2e_ns),
         });
         if !(own.text.is_empty() && theirs.text.is_empty()) {
-            self.divergence.take(own.text, theirs.text);
+            self.divergence.take(own.text, theirs.text, encode)?;
         }
+        Ok(())
     }
 
     /// Everything but the tests against the controls.
@@ -182,6 +204,7 @@ impl Compared {
             baseline: self.baseline.clone(),
             control: self.control,
             is_repeat: self.is_repeat,
+            bits: self.bits,
             n_pairs: pairs.len(),
             n_prompts: by_prompt.len(),
             excluded: self.excluded.clone(),
@@ -302,13 +325,23 @@ impl<'a> ByPrompt<'a> {
 }
 
 impl Divergence {
-    fn take(&mut self, own: &str, theirs: &str) {
+    fn take(
+        &mut self,
+        own: &str,
+        theirs: &str,
+        encode: Option<&Encode<'_>>,
+    ) -> anyhow::Result<()> {
         self.n_compared += 1;
         if own == theirs {
             self.n_same += 1;
-            return;
+            return Ok(());
         }
         let same = own.chars().zip(theirs.chars()).take(TEXT_MAX).take_while(|(a, b)| a == b);
         self.characters.push(same.count() as f64);
+        if let (Some(encode), Some(tokens)) = (encode, &mut self.tokens) {
+            let (own, theirs) = (encode(own)?, encode(theirs)?);
+            tokens.push(own.iter().zip(&theirs).take_while(|(a, b)| a == b).count() as f64);
+        }
+        Ok(())
     }
 }

@@ -85,7 +85,7 @@ fn judged(rows: &[RequestRow], baseline: &str) -> Vec<LengthPoint> {
     let mut manifest = manifest::example("r", &[]);
     manifest.scenario.baseline = baseline.to_owned();
     let requests = RequestRow::frame(rows).unwrap();
-    points(Source { manifest: &manifest, requests: &requests }).unwrap()
+    points(Source { manifest: &manifest, requests: &requests, encode: None }).unwrap()
 }
 
 #[test]
