@@ -101,7 +101,11 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         engines,
         warm_ups,
         clients: client::views(data),
-        lengths: lengths::points(lengths::Source { manifest: &data.manifest, requests: &data.requests, encode: None })?,
+        lengths: lengths::points(lengths::Source {
+            manifest: &data.manifest,
+            requests: &data.requests,
+            encode: None,
+        })?,
         warnings,
         verdict,
     })

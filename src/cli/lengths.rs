@@ -44,7 +44,8 @@ pub fn run(args: &LengthsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     } else {
         finding.iter().for_each(|said| ui.note(said));
         let tables = report::tables(&points);
-        let narrowed = |table| if ui.format == Format::Text { narrow(table) } else { table.clone() };
+        let narrowed =
+            |table| if ui.format == Format::Text { narrow(table) } else { table.clone() };
         let texts: Vec<String> =
             tables.iter().map(|table| render(&narrowed(table), ui.format, ui.color)).collect();
         ui.out(&texts.join("\n"))?;
@@ -65,7 +66,8 @@ fn judged(args: &LengthsArgs) -> anyhow::Result<Vec<LengthPoint>> {
     let measured = !all.column("warmup").with_context(place)?.bool().with_context(place)?;
     let requests = all.filter(&measured)?;
     let tokenizer = tokenizer(args.tokenizer.as_deref(), &manifest)?;
-    let encode = |text: &str| tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |it| it.encode(text, false));
+    let encode =
+        |text: &str| tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |it| it.encode(text, false));
     let encode: Option<&lengths::Encode<'_>> =
         if tokenizer.is_some() { Some(&encode) } else { None };
     let points = lengths::points(Source { manifest: &manifest, requests: &requests, encode })
@@ -80,10 +82,7 @@ fn judged(args: &LengthsArgs) -> anyhow::Result<Vec<LengthPoint>> {
 }
 
 /// The tokenizer that was named, or the one that every workload of the run shares, where it is still there.
-fn tokenizer(
-    named: Option<&Path>,
-    manifest: &Manifest,
-) -> anyhow::Result<Option<Arc<Tokenizer>>> {
+fn tokenizer(named: Option<&Path>, manifest: &Manifest) -> anyhow::Result<Option<Arc<Tokenizer>>> {
     if let Some(path) = named {
         return token::shared(path).map(Some);
     }

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Recorder,
     disk::{Files, RealFiles, aside},
-    parquet::{Table, check_columns, read_frame},
+    parquet::{Table, check_columns, read_columns, read_frame},
 };
 
 /// Name of the journal inside a run folder.

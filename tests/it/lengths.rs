@@ -65,7 +65,10 @@ fn lengths_of_a_run_are_compared_and_drawn() {
         rows.iter().find(|row| row["method"] == method).cloned().unwrap()
     };
     let same = of(&json, "fp8");
-    assert_eq!((&same["length_ratio"], &same["longer_than_chance"]), (&1.0.into(), &"not shown".into()));
+    assert_eq!(
+        (&same["length_ratio"], &same["longer_than_chance"]),
+        (&1.0.into(), &"not shown".into())
+    );
     // Each repeat draws prompts of its own; some may be drawn twice.
     assert!((20..=24).contains(&same["prompts"].as_i64().unwrap()), "{same}");
 
@@ -75,10 +78,12 @@ fn lengths_of_a_run_are_compared_and_drawn() {
         row.max_tokens = 8;
         row.output_text.push_str(" and more");
     }
-    rows.iter_mut().find(|row| row.method == "fp8" && !row.warmup).unwrap().err = Some("reset".to_owned());
+    rows.iter_mut().find(|row| row.method == "fp8" && !row.warmup).unwrap().err =
+        Some("reset".to_owned());
     write_rows(&folder, &rows).unwrap();
     let plots = folder.join("drawn");
-    let (code, out, err) = lengths(&folder, &["--format", "json", "--plots", plots.to_str().unwrap()]);
+    let (code, out, err) =
+        lengths(&folder, &["--format", "json", "--plots", plots.to_str().unwrap()]);
     assert_eq!(code, Some(0), "{err}");
     let json: Value = serde_json::from_str(&out).unwrap();
     let longer = of(&json, "fp8");
@@ -89,7 +94,10 @@ fn lengths_of_a_run_are_compared_and_drawn() {
     assert_eq!((&ending["pairs"], &ending["left_out"]), (&23.into(), &"1 failed".into()));
     let said = json["finding"][0].as_str().unwrap();
     assert!(said.contains("fp8 at openings") && said.contains("no control ran"), "{said}");
-    assert!(plots.join("first-difference.svg").is_file(), "all ratios are 2: only where texts part can be drawn");
+    assert!(
+        plots.join("first-difference.svg").is_file(),
+        "all ratios are 2: only where texts part can be drawn"
+    );
 
     let (code, out, err) = lengths(&folder, &[]);
     assert_eq!(code, Some(0), "{err}");

@@ -56,10 +56,7 @@ pub(super) struct Pair {
 }
 
 /// Every point but the baselines, with its baseline under the same workload and load; then the baselines' other repeats.
-pub(super) fn compared(
-    source: Source<'_>,
-    answers: &Answers<'_>,
-) -> anyhow::Result<Vec<Compared>> {
+pub(super) fn compared(source: Source<'_>, answers: &Answers<'_>) -> anyhow::Result<Vec<Compared>> {
     let manifest = source.manifest;
     // An imported run has no scenario that could name controls.
     let scenario = Scenario::parse(&manifest.scenario.text, "the run's scenario").ok();
@@ -325,12 +322,7 @@ impl<'a> ByPrompt<'a> {
 }
 
 impl Divergence {
-    fn take(
-        &mut self,
-        own: &str,
-        theirs: &str,
-        encode: Option<&Encode<'_>>,
-    ) -> anyhow::Result<()> {
+    fn take(&mut self, own: &str, theirs: &str, encode: Option<&Encode<'_>>) -> anyhow::Result<()> {
         self.n_compared += 1;
         if own == theirs {
             self.n_same += 1;

@@ -144,7 +144,8 @@ fn ending(p: &LengthPoint) -> Vec<Value> {
     let left_out: Vec<String> =
         p.excluded.iter().map(|(why, n)| format!("{n} {}", why.words())).collect();
     let parts = &p.divergence;
-    let same = known(parts.n_compared > 0, text(&format!("{} of {}", parts.n_same, parts.n_compared)));
+    let same =
+        known(parts.n_compared > 0, text(&format!("{} of {}", parts.n_same, parts.n_compared)));
     let mut row = place(p);
     row.extend([
         count(p.n_pairs),
@@ -187,13 +188,13 @@ fn said(p: &LengthPoint, all: &[LengthPoint]) -> String {
     let baseline = &p.baseline.method;
     let mut out = format!("{method} at {workload}, {load}: ");
     if p.n_prompts < PROMPTS_MIN {
-        return out + &format!("{} prompts are too few to say anything of the length of answers.", p.n_prompts);
+        return out
+            + &format!(
+                "{} prompts are too few to say anything of the length of answers.",
+                p.n_prompts
+            );
     }
-    out += &format!(
-        "answers are {} as long as {baseline}'s ({} prompts). ",
-        ratio(p),
-        p.n_prompts
-    );
+    out += &format!("answers are {} as long as {baseline}'s ({} prompts). ", ratio(p), p.n_prompts);
     out += &shift_words(p);
     out += &long_words(p, all);
     out += &beside(p, all);
@@ -222,7 +223,8 @@ fn ratio(p: &LengthPoint) -> String {
 fn shift_words(p: &LengthPoint) -> String {
     let Some(shift) = p.shift else { return String::new() };
     let others = match shift.n_controls {
-        0 => "the baseline's (no control ran: add a method with another `seed`, or a repeat)".to_owned(),
+        0 => "the baseline's (no control ran: add a method with another `seed`, or a repeat)"
+            .to_owned(),
         1 => "those of the baseline and its one control".to_owned(),
         n => format!("those of the baseline and its {n} controls"),
     };
@@ -325,8 +327,7 @@ fn panels(
     slot: Slot<'_>,
     curve: &dyn Fn(&LengthPoint) -> Vec<(f64, f64)>,
 ) -> Vec<Panel> {
-    let places =
-        distinct(points.iter().map(|p| (p.point.workload.clone(), p.point.load.clone())));
+    let places = distinct(points.iter().map(|p| (p.point.workload.clone(), p.point.load.clone())));
     let panel = |(workload, load): (String, String)| {
         let mut panel = Panel { label: format!("{workload}, {load}"), ..Panel::default() };
         let here = points.iter().filter(|p| p.point.workload == workload && p.point.load == load);
@@ -335,7 +336,12 @@ fn panels(
             if curve.is_empty() {
             } else if p.is_subject() {
                 let points = curve.into_iter().map(|(x, y)| Point::new(x, y)).collect();
-                panel.series.push(Series { name: p.name(), slot: slot(p), kind: Kind::Step, points });
+                panel.series.push(Series {
+                    name: p.name(),
+                    slot: slot(p),
+                    kind: Kind::Step,
+                    points,
+                });
             } else {
                 let name = format!("{} (compresses nothing)", p.name());
                 panel.references.push(Reference::curve(&name, slot(p), curve));
@@ -385,12 +391,12 @@ fn d_figure(points: &[LengthPoint], slot: Slot<'_>) -> Figure {
 
 /// Bits below the baseline's, and what that does; a panel a workload and load.
 fn dose(points: &[LengthPoint], slot: Slot<'_>) -> Figure {
-    let places =
-        distinct(points.iter().map(|p| (p.point.workload.clone(), p.point.load.clone())));
+    let places = distinct(points.iter().map(|p| (p.point.workload.clone(), p.point.load.clone())));
     let series = |p: &LengthPoint| {
         let (bits, _) = p.bits?;
         let (low, high) = p.ratio.interval.unzip();
-        let name = if p.is_subject() { p.name() } else { format!("{} (compresses nothing)", p.name()) };
+        let name =
+            if p.is_subject() { p.name() } else { format!("{} (compresses nothing)", p.name()) };
         let points = vec![Point { x: bits, y: p.ratio.value, low, high }];
         Some(Series { name, slot: slot(p), kind: Kind::Points, points })
     };
@@ -426,8 +432,9 @@ fn parting(points: &[LengthPoint], slot: Slot<'_>) -> Figure {
     };
     Figure {
         title: "How long answers stay the same as the baseline's".to_owned(),
-        caption: "Share of pairs whose texts are equal up to there. Dashed: runs that compress nothing."
-            .to_owned(),
+        caption:
+            "Share of pairs whose texts are equal up to there. Dashed: runs that compress nothing."
+                .to_owned(),
         x: Axis::from_zero("characters of the answer", ""),
         y: Axis::from_zero("still the same", "%"),
         panels: panels(points, slot, &curve),
