@@ -24,6 +24,7 @@ mod requests;
 mod sanity;
 mod saturation;
 pub mod score;
+pub mod score_run;
 mod steady;
 mod summary;
 mod suspicion;
