@@ -21,6 +21,8 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod score;
+mod score_run;
+mod scored;
 pub mod signals;
 mod splice;
 pub mod supervise;
@@ -72,9 +74,9 @@ enum Command {
     Data(data::DataArgs),
     /// Results of other load generators under our definitions.
     Import(import::ImportArgs),
-    /// Prompts whose answer a method breaks, from score files, beside the null.
+    /// Prompts whose answer a method breaks, from a run or from score files, beside the null.
     Negatives(negatives::NegativesArgs),
-    /// Answers scored as LongBench does.
+    /// Answers of a run or of a file, scored as LongBench does.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
     Token(token::TokenArgs),

@@ -105,42 +105,16 @@ impl<'a> Sum<'a> {
 /// Fills in `q_sign` of methods that were asked together.
 pub(super) fn correct(counts: &mut [Counts]) {
     let all: Vec<f64> = counts.iter().flat_map(|c| c.p_sign.iter().flatten().copied()).collect();
-    let mut corrected = benjamini_hochberg(&all).into_iter();
+    let mut corrected = stats::benjamini_hochberg(&all).into_iter();
     for counts in counts.iter_mut() {
         let n = counts.p_sign.as_ref().map_or(0, Vec::len);
         counts.q_sign = counts.p_sign.is_some().then(|| corrected.by_ref().take(n).collect());
     }
 }
 
-/// Values q such that keeping everything with q at most some level holds the expected share of false discoveries at that
-/// level (Benjamini and Hochberg 1995, JRSS B 57:289-300): `q_(i)` is the least `p_(j) m / j` of all ranks j at or above i,
-/// at most 1. Thetas of one method hang together positively, under which the bound still holds (Benjamini and Yekutieli 2001).
-pub fn benjamini_hochberg(p: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..p.len()).collect();
-    order.sort_by(|a, b| p[*a].total_cmp(&p[*b]));
-    let mut q = vec![1.0; p.len()];
-    let mut least = 1.0_f64;
-    for (rank, index) in order.iter().enumerate().rev() {
-        least = least.min(p[*index] * p.len() as f64 / (rank + 1) as f64);
-        q[*index] = least;
-    }
-    q
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// By hand: 0.01 * 4 / 1, 0.02 * 4 / 2, 0.03 * 4 / 3, 0.5.
-    #[test]
-    fn the_correction_by_hand() {
-        let q = benjamini_hochberg(&[0.5, 0.01, 0.03, 0.02]);
-        for (found, expected) in q.iter().zip([0.5, 0.04, 0.04, 0.04]) {
-            assert!((found - expected).abs() < 1e-12, "{q:?}");
-        }
-        assert_eq!(benjamini_hochberg(&[]), Vec::<f64>::new());
-        assert_eq!(benjamini_hochberg(&[0.9, 0.8]), [0.9, 0.9]);
-    }
 
     /// Two data sets that never differ within: drawing within them has no spread, drawing across them would.
     #[test]

@@ -24,7 +24,7 @@ pub mod export;
 mod scores;
 mod tasks;
 
-pub use delta::{Delta, benjamini_hochberg};
+pub use delta::Delta;
 pub use scores::{Score, Scores, read};
 pub use tasks::TaskGroup;
 
@@ -72,7 +72,7 @@ pub struct Counts {
     pub mirror: Option<Vec<usize>>,
     /// Two-sided exact sign test of negatives against mirrors.
     pub p_sign: Option<Vec<f64>>,
-    /// The same with the false discovery rate held over all methods and thetas of a call ([`benjamini_hochberg`]).
+    /// The same with the false discovery rate held over all methods and thetas of a call ([`stats::benjamini_hochberg`]).
     pub q_sign: Option<Vec<f64>>,
     /// Score differences to the baseline over all pairs, benign or not; `None` for ensembles.
     pub delta: Option<Delta>,

@@ -1,7 +1,7 @@
 //! Where a run compares methods: one workload under one load, and one target where several ran the baseline.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -106,6 +106,27 @@ pub struct Subjects {
     pub again: Vec<Scores>,
     /// Every repeat of each method that has several, by its name.
     pub repeats: BTreeMap<String, Vec<Scores>>,
+}
+
+impl Subjects {
+    /// Drops repeats that share no sample with the baseline (a repeat of a workload that draws some rows of its file may draw
+    /// others); returns their names. Of a method of which less than two repeats are left nothing can be confirmed.
+    pub fn drop_strangers(&mut self) -> Vec<String> {
+        let known: HashSet<(&str, &str)> =
+            self.baseline.rows.iter().map(|row| (&*row.dataset, &*row.id)).collect();
+        let mut dropped = Vec::new();
+        let mut shares = |scores: &Scores| {
+            let shares = scores.rows.iter().any(|row| known.contains(&(&*row.dataset, &*row.id)));
+            if !shares && !dropped.contains(&scores.name) {
+                dropped.push(scores.name.clone());
+            }
+            shares
+        };
+        self.again.retain(&mut shares);
+        self.repeats.values_mut().for_each(|repeats| repeats.retain(&mut shares));
+        self.repeats.retain(|_, repeats| repeats.len() > 1);
+        dropped
+    }
 }
 
 /// What a run holds at a place: the baseline's repeat 0, each method's repeat 0, as noise the baseline's other repeats and
