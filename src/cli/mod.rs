@@ -6,6 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::report::Format;
 
+pub mod adaptive;
 pub mod data;
 pub mod definitions;
 pub mod doctor;
@@ -76,6 +77,8 @@ enum Command {
     Import(import::ImportArgs),
     /// Prompts whose answer a method breaks, from a run or from score files, beside the null.
     Negatives(negatives::NegativesArgs),
+    /// What choosing the method by the prompt could win at most, and how much of that is luck.
+    Adaptive(adaptive::AdaptiveArgs),
     /// Answers of a run or of a file, scored as LongBench does.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
@@ -122,6 +125,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Definitions(args) => definitions::run(&args, ui),
         Command::Import(args) => import::run(&args, ui),
         Command::Negatives(args) => negatives::run(&args, ui),
+        Command::Adaptive(args) => adaptive::run(&args, ui),
         Command::Score(args) => score::run(&args, ui),
         Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),

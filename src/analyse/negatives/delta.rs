@@ -63,7 +63,10 @@ impl Delta {
 }
 
 /// 95 % percentile bootstrap of the mean over all groups, in points, values drawn within their group.
-fn interval(groups: &[Vec<f64>], rng: &mut ChaCha8Rng) -> Option<(f64, f64)> {
+pub(in crate::analyse) fn interval(
+    groups: &[Vec<f64>],
+    rng: &mut ChaCha8Rng,
+) -> Option<(f64, f64)> {
     let n: usize = groups.iter().map(Vec::len).sum();
     if n < 2 {
         return None;

@@ -25,6 +25,7 @@ mod scores;
 mod tasks;
 
 pub use delta::Delta;
+pub(super) use delta::interval;
 pub use scores::{Score, Scores, read};
 pub use tasks::TaskGroup;
 
