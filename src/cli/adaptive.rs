@@ -114,9 +114,7 @@ fn as_json(bound: &Bound, speeds: &BTreeMap<String, f64>) -> Json {
     let curves: Map<String, Json> = bound
         .curves
         .iter()
-        .map(|(policy, steps)| {
-            (policy.name().to_owned(), steps.iter().map(outcome_json).collect())
-        })
+        .map(|(policy, steps)| (policy.name().to_owned(), steps.iter().map(outcome_json).collect()))
         .collect();
     json!({
         "n": bound.n,

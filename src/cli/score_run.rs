@@ -59,7 +59,11 @@ pub(super) fn rows(
     }
     let rows: Vec<ScoreRow> = read_rows(dir)?;
     let first = rows.first().with_context(|| {
-        format!("{}: expected scores, got none\n  hint: kvbench score {}", path.display(), dir.display())
+        format!(
+            "{}: expected scores, got none\n  hint: kvbench score {}",
+            path.display(),
+            dir.display()
+        )
     })?;
     if first.scorer != scorer::SCORER {
         ui.note(&format!(
@@ -87,8 +91,8 @@ fn score_and_write(
             data.manifest.n_cells
         ));
     }
-    let scored = score_run::score(data, files, equal_length)
-        .with_context(|| dir.display().to_string())?;
+    let scored =
+        score_run::score(data, files, equal_length).with_context(|| dir.display().to_string())?;
     write_rows(dir, &scored.rows)?;
     if let Some(matched) = &scored.matched {
         write_rows(dir, matched)?;
@@ -180,11 +184,7 @@ fn means_table(means: &[MeanScore]) -> Table {
     let mut table = Table::new(MEANS, columns(&rest));
     table.rows.extend(means.iter().map(|mean| {
         let mut row = place(&mean.point, &mean.dataset);
-        row.extend([
-            count(mean.mean.n),
-            estimate(Some(&mean.mean)),
-            estimate(mean.delta.as_ref()),
-        ]);
+        row.extend([count(mean.mean.n), estimate(Some(&mean.mean)), estimate(mean.delta.as_ref())]);
         row
     }));
     table

@@ -62,8 +62,9 @@ impl FromRun {
     /// Where the data set of the place's workload lies.
     pub(super) fn data_file(&self, files: &[PathBuf]) -> anyhow::Result<PathBuf> {
         let workload = &self.place.workload;
-        score_run::data_file(&self.data.manifest, workload, files)?
-            .with_context(|| format!("expected a LongBench file behind workload {workload}, got none"))
+        score_run::data_file(&self.data.manifest, workload, files)?.with_context(|| {
+            format!("expected a LongBench file behind workload {workload}, got none")
+        })
     }
 
     /// What an exported scenario is made of.
@@ -93,7 +94,11 @@ impl Source {
         let again = again.map(|(i, path)| load(&format!("baseline repeat {}", i + 1), path));
         let subjects = Subjects {
             baseline: load("baseline", baseline)?,
-            methods: self.methods.iter().map(|(name, path)| load(name, path)).collect::<Result<_, _>>()?,
+            methods: self
+                .methods
+                .iter()
+                .map(|(name, path)| load(name, path))
+                .collect::<Result<_, _>>()?,
             again: again.collect::<Result<_, _>>()?,
             repeats: std::collections::BTreeMap::new(),
         };
@@ -111,7 +116,9 @@ impl Source {
         let place = score_run::choose(places, self.place.as_deref())?;
         let mut subjects = score_run::subjects(manifest, &rows, &place)?;
         for name in subjects.drop_strangers() {
-            ui.note(&format!("{name}: left out, it holds none of the samples of the baseline's repeat 0"));
+            ui.note(&format!(
+                "{name}: left out, it holds none of the samples of the baseline's repeat 0"
+            ));
         }
         Ok((subjects, FromRun { data, place }))
     }

@@ -119,7 +119,10 @@ fn scores_are_written(dir: &str) {
         let is = |row: &&Value| row["method"] == method && row["dataset"] == dataset;
         means.iter().find(is).unwrap().clone()
     };
-    assert_eq!((mean("fp16", "qasper")["mean"].as_f64(), mean("fp16", "qasper")["delta"].as_f64()), (Some(100.0), None));
+    assert_eq!(
+        (mean("fp16", "qasper")["mean"].as_f64(), mean("fp16", "qasper")["delta"].as_f64()),
+        (Some(100.0), None)
+    );
     // 7 of 8 in repeat 0, two of them wrong; 8 in repeat 1, two of them wrong.
     let own = mean("kivi-4", "qasper");
     assert_eq!(own["answers"], 15);
@@ -161,11 +164,13 @@ fn the_benchmark_loads_again(dir: &str, out: &Path) {
     let ids: Vec<&str> = samples.iter().map(|sample| sample.id.as_str()).collect();
     assert_eq!((ids, report.n_bad), (vec!["id1", "id2", "id9"], 0));
     assert_eq!(found["ensembles"]["all"]["negatives"], json!([samples.len()]));
-    let first: Value = serde_json::from_str(fs::read_to_string(&file).unwrap().lines().next().unwrap()).unwrap();
+    let first: Value =
+        serde_json::from_str(fs::read_to_string(&file).unwrap().lines().next().unwrap()).unwrap();
     assert_eq!((&first["length"], &first["language"]), (&json!(2), &json!("en")), "all keys stay");
     let scenario = out.join("broken.toml");
     let cells = json_of(&["plan", scenario.to_str().unwrap()]);
-    let methods: Vec<_> = cells.as_array().unwrap().iter().map(|cell| cell["method"].clone()).collect();
+    let methods: Vec<_> =
+        cells.as_array().unwrap().iter().map(|cell| cell["method"].clone()).collect();
     assert_eq!(methods.len(), 4, "two targets, two repeats: {methods:?}");
     let text = fs::read_to_string(scenario).unwrap();
     assert!(text.contains("broken.jsonl") && text.contains("quality-negatives"), "{text}");
@@ -197,7 +202,8 @@ fn score_files_export_from_the_data_set_they_name() {
     let write = |name: &str, lost: &[usize]| {
         let row = |id: usize| {
             let score = if lost.contains(&id) { 0.0 } else { 1.0 };
-            json!({ "dataset": "qasper", "id": format!("id{id}"), "score": score }).to_string() + "\n"
+            json!({ "dataset": "qasper", "id": format!("id{id}"), "score": score }).to_string()
+                + "\n"
         };
         let path = dir.path().join(name);
         fs::write(&path, (0..8).map(row).collect::<String>()).unwrap();
@@ -205,7 +211,8 @@ fn score_files_export_from_the_data_set_they_name() {
     };
     let (base, own) = (write("base.jsonl", &[]), format!("m={}", write("own.jsonl", &[3, 5])));
     let out = dir.path().join("out.jsonl");
-    let export = ["negatives", "--baseline", &base, "--method", &own, "--export", out.to_str().unwrap()];
+    let export =
+        ["negatives", "--baseline", &base, "--method", &own, "--export", out.to_str().unwrap()];
     let (code, _, err) = kvbench(&export);
     assert!(code == Some(2) && err.contains("name its files with --data"), "{err}");
     let (code, _, err) = kvbench(&[&export[..], &["--data", benchmark.to_str().unwrap()]].concat());
@@ -213,7 +220,10 @@ fn score_files_export_from_the_data_set_they_name() {
     let (samples, _) = dataset::read(&out, DatasetFormat::Longbench).unwrap();
     assert_eq!(samples.iter().map(|sample| &*sample.id).collect::<Vec<_>>(), ["id3", "id5"]);
     let part = fs::read_to_string(dir.path().join("out.toml")).unwrap();
-    assert!(part.contains("[workload.negatives.dataset]") && part.starts_with("# 2 negative"), "{part}");
+    assert!(
+        part.contains("[workload.negatives.dataset]") && part.starts_with("# 2 negative"),
+        "{part}"
+    );
 }
 
 #[test]

@@ -41,9 +41,14 @@ pub(super) fn sort(ranked: &mut [Ranked]) {
 impl Grid {
     /// Samples of another prompt than the baseline's are left out, as those that a candidate lacks.
     pub(super) fn new(baseline: &Scores, candidates: &[&Scores]) -> anyhow::Result<Self> {
-        let mut columns: Vec<Vec<Option<f64>>> = vec![vec![None; baseline.rows.len()]; candidates.len()];
-        let index: HashMap<(&str, &str), usize> =
-            baseline.rows.iter().enumerate().map(|(i, row)| ((&*row.dataset, &*row.id), i)).collect();
+        let mut columns: Vec<Vec<Option<f64>>> =
+            vec![vec![None; baseline.rows.len()]; candidates.len()];
+        let index: HashMap<(&str, &str), usize> = baseline
+            .rows
+            .iter()
+            .enumerate()
+            .map(|(i, row)| ((&*row.dataset, &*row.id), i))
+            .collect();
         for (column, scores) in columns.iter_mut().zip(candidates) {
             for row in &scores.rows {
                 let Some(&at) = index.get(&(&*row.dataset, &*row.id)) else { continue };

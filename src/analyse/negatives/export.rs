@@ -33,7 +33,8 @@ pub fn rows(files: &[PathBuf], wanted: &[&Score]) -> anyhow::Result<String> {
     for path in files {
         let shown = path.display();
         let (samples, _) = dataset::read(path, DatasetFormat::Longbench)?;
-        let text = std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot be read"))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot be read"))?;
         let lines: Vec<&str> = text.split('\n').collect();
         for sample in &samples {
             let Some(reference) = &sample.reference else { continue };
@@ -43,12 +44,15 @@ pub fn rows(files: &[PathBuf], wanted: &[&Score]) -> anyhow::Result<String> {
             if !found.insert(*key) {
                 bail!(
                     "{shown}:{}: expected each row once, got {} of {} twice\n  hint: without ids of their own, rows of several files are all called `row-<n>`: add `_id` to each",
-                    sample.line, key.1, key.0
+                    sample.line,
+                    key.1,
+                    key.0
                 );
             }
             let line = usize::try_from(sample.line - 1).ok().and_then(|at| lines.get(at));
             let line = line.with_context(|| format!("{shown}:{}: no such line", sample.line))?;
-            out += &with_id(line, &sample.id).with_context(|| format!("{shown}:{}", sample.line))?;
+            out +=
+                &with_id(line, &sample.id).with_context(|| format!("{shown}:{}", sample.line))?;
             out.push('\n');
         }
     }
@@ -65,7 +69,9 @@ pub fn rows(files: &[PathBuf], wanted: &[&Score]) -> anyhow::Result<String> {
 fn with_id(line: &str, id: &str) -> anyhow::Result<String> {
     let line = line.trim_start_matches('\u{feff}').trim_end_matches('\r');
     let mut row: Map<String, Value> = serde_json::from_str(line)?;
-    if matches!(row.get("_id"), Some(Value::Number(_))) || row.get("_id").and_then(Value::as_str).is_some_and(|id| !id.is_empty()) {
+    if matches!(row.get("_id"), Some(Value::Number(_)))
+        || row.get("_id").and_then(Value::as_str).is_some_and(|id| !id.is_empty())
+    {
         return Ok(line.to_owned());
     }
     row.insert("_id".to_owned(), Value::from(id));
@@ -121,7 +127,8 @@ pub fn workload(path: &Path, comment: &str) -> anyhow::Result<String> {
         ("format", toml::Value::String("longbench".to_owned())),
         ("max_tokens", toml::Value::Integer(512)),
     ];
-    let dataset: toml::Table = facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let dataset: toml::Table =
+        facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let nested = ["dataset", "negatives", "workload"].into_iter().fold(dataset, |inner, key| {
         std::iter::once((key.to_owned(), toml::Value::Table(inner))).collect()
     });

@@ -219,9 +219,9 @@ impl<'a> Paired<'a> {
         let benign = benign(&self.datasets(), &self.own(), mode);
         let rows = self.baseline.rows.iter().enumerate().filter(|(i, _)| benign[*i]);
         let is_broken = |(i, row): &(usize, &Score)| {
-            members.iter().all(|scores| {
-                scores[*i].is_some_and(|score| lost(row.score, score, theta, mode))
-            })
+            members
+                .iter()
+                .all(|scores| scores[*i].is_some_and(|score| lost(row.score, score, theta, mode)))
         };
         Ok(rows.filter(is_broken).map(|(_, row)| row).collect())
     }

@@ -167,8 +167,9 @@ pub fn matched_means(data: &RunData, rows: &[MatchedRow], free: &[ScoreRow]) -> 
     groups.sort_by_key(|((point, dataset), _)| (data.rank(point), dataset.clone()));
     let all = super::means(data, free);
     let one = |((point, dataset), rows): ((Point, String), Vec<&MatchedRow>)| {
-        let seed =
-            |what| rng_for(data.manifest.scenario.seed, &format!("{point} {dataset} matched {what}"));
+        let seed = |what| {
+            rng_for(data.manifest.scenario.seed, &format!("{point} {dataset} matched {what}"))
+        };
         let scores = by_repeat(rows.iter().map(|row| (row.repeat, row.score)));
         let differences =
             by_repeat(rows.iter().map(|row| (row.repeat, row.score - row.baseline_score)));

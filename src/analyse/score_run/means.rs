@@ -32,17 +32,22 @@ pub fn means(data: &RunData, rows: &[ScoreRow]) -> Vec<MeanScore> {
         let mut datasets: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
         own.iter().for_each(|row| datasets.entry(&rows[*row].dataset).or_default().push(*row));
         for (dataset, own) in datasets {
-            let seed = |what| {
-                rng_for(data.manifest.scenario.seed, &format!("{point} {dataset} {what}"))
-            };
+            let seed =
+                |what| rng_for(data.manifest.scenario.seed, &format!("{point} {dataset} {what}"));
             let scores = by_repeat(own.iter().map(|row| (rows[*row].repeat, rows[*row].score)));
             let delta = baseline.and_then(|(_, theirs)| {
                 let pairs = pairs(rows, &own, theirs);
-                let differences = pairs.into_iter().map(|(a, b)| (rows[a].repeat, rows[a].score - rows[b].score));
+                let differences =
+                    pairs.into_iter().map(|(a, b)| (rows[a].repeat, rows[a].score - rows[b].score));
                 in_points(&by_repeat(differences), &mut seed("delta"))
             });
             if let Some(mean) = in_points(&scores, &mut seed("mean")) {
-                found.push(MeanScore { point: point.clone(), dataset: dataset.to_owned(), mean, delta });
+                found.push(MeanScore {
+                    point: point.clone(),
+                    dataset: dataset.to_owned(),
+                    mean,
+                    delta,
+                });
             }
         }
     }
@@ -62,7 +67,8 @@ pub(super) fn points(data: &RunData, rows: &[ScoreRow]) -> Vec<(Point, Vec<usize
 
 /// Own and the baseline's rows of the same repeat and sample.
 pub(super) fn pairs(rows: &[ScoreRow], own: &[usize], theirs: &[usize]) -> Vec<(usize, usize)> {
-    let key = |row: usize| (rows[row].repeat, rows[row].dataset.as_str(), rows[row].sample_id.as_str());
+    let key =
+        |row: usize| (rows[row].repeat, rows[row].dataset.as_str(), rows[row].sample_id.as_str());
     let theirs: BTreeMap<_, usize> = theirs.iter().map(|row| (key(*row), *row)).collect();
     own.iter().filter_map(|row| Some((*row, *theirs.get(&key(*row))?))).collect()
 }

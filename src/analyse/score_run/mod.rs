@@ -25,8 +25,8 @@ mod references;
 pub use matched::{MatchedMean, MatchedRow, matched_means};
 pub use means::{MeanScore, means};
 pub use place::{Place, Subjects, choose, elsewhere, places, subjects};
-pub use references::data_file;
 use references::References;
+pub use references::data_file;
 
 /// One scored answer: a row of `scores.parquet`.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -228,7 +228,8 @@ impl Tally {
     }
 
     fn counted(self) -> Vec<LeftOut> {
-        let one = |((target, method, why), (n, example))| LeftOut { target, method, why, n, example };
+        let one =
+            |((target, method, why), (n, example))| LeftOut { target, method, why, n, example };
         self.0.into_iter().map(one).collect()
     }
 }

@@ -86,7 +86,9 @@ pub fn choose(places: Vec<Place>, asked: Option<&str>) -> anyhow::Result<Place> 
             "expected scores of the baseline, got none\n  hint: `kvbench score RUN_DIR` says what was left out and why"
         ),
         (None, [only]) => Ok(only.clone()),
-        (None, _) => bail!("expected one place, got several: {names}\n  hint: choose one with --place"),
+        (None, _) => {
+            bail!("expected one place, got several: {names}\n  hint: choose one with --place")
+        }
         (Some(asked), _) => places
             .iter()
             .find(|place| place.to_string() == asked)
@@ -165,10 +167,14 @@ pub fn subjects(manifest: &Manifest, rows: &[ScoreRow], place: &Place) -> anyhow
         }
     }
     if found.baseline.rows.is_empty() {
-        bail!("{place}: expected scores of {baseline} in repeat 0, got none\n  hint: `kvbench score RUN_DIR` says what was left out and why");
+        bail!(
+            "{place}: expected scores of {baseline} in repeat 0, got none\n  hint: `kvbench score RUN_DIR` says what was left out and why"
+        );
     }
     if found.methods.is_empty() {
-        bail!("{place}: expected scores of a method beside {baseline}, got none\n  hint: a scenario compares methods that are listed under `methods`, or one server each");
+        bail!(
+            "{place}: expected scores of a method beside {baseline}, got none\n  hint: a scenario compares methods that are listed under `methods`, or one server each"
+        );
     }
     Ok(found)
 }
@@ -200,7 +206,8 @@ fn scores(name: String, rows: &[ScoreRow], chosen: &[usize]) -> Scores {
             dataset: dataset.clone(),
             id: row.sample_id.as_str().into(),
             score: row.score,
-            prompt_sha256: (!row.prompt_sha256.is_empty()).then(|| row.prompt_sha256.as_str().into()),
+            prompt_sha256: (!row.prompt_sha256.is_empty())
+                .then(|| row.prompt_sha256.as_str().into()),
         }
     };
     Scores { name, rows: chosen.iter().map(one).collect() }

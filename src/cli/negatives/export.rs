@@ -53,7 +53,9 @@ pub(super) fn write(
     let scenario = match from {
         Some(from) => export::scenario(&from.source(), path, &about)?,
         None => {
-            let about = format!("{about}\nA part of a scenario: add name, baseline, targets, methods and a load.");
+            let about = format!(
+                "{about}\nA part of a scenario: add name, baseline, targets, methods and a load."
+            );
             export::workload(path, &about)?
         }
     };
@@ -61,6 +63,10 @@ pub(super) fn write(
         std::fs::write(path, text)
             .with_context(|| format!("{}: cannot be written", path.display()))?;
     }
-    ui.note(&format!("export: {} rows in {shown}, scenario {}", broken.len(), beside(path).display()));
+    ui.note(&format!(
+        "export: {} rows in {shown}, scenario {}",
+        broken.len(),
+        beside(path).display()
+    ));
     Ok(())
 }

@@ -95,7 +95,10 @@ pub fn run(args: &NegativesArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         bail!("--theta: expected percentages above 0 and up to 100, got {theta}");
     }
     if !good(&args.export_theta) {
-        bail!("--export-theta: expected a percentage above 0 and up to 100, got {}", args.export_theta);
+        bail!(
+            "--export-theta: expected a percentage above 0 and up to 100, got {}",
+            args.export_theta
+        );
     }
     if let Some((name, _)) = args.groups.iter().find(|(name, _)| name == "all") {
         bail!("--group {name}: expected another name than `all`, which is every method");
@@ -155,10 +158,7 @@ fn count(args: &NegativesArgs, subjects: &Subjects, ui: &Ui) -> anyhow::Result<F
 }
 
 /// What every repeat of a method breaks, of the samples that all of them hold.
-fn confirmed(
-    subjects: &Subjects,
-    rule: &Rule<'_>,
-) -> anyhow::Result<BTreeMap<String, Confirmed>> {
+fn confirmed(subjects: &Subjects, rule: &Rule<'_>) -> anyhow::Result<BTreeMap<String, Confirmed>> {
     let one = |(name, repeats): (&String, &Vec<negatives::Scores>)| {
         let paired = Paired::new(&subjects.baseline, repeats)?;
         let counts = paired.ensemble(name, &paired.names(), rule)?;
