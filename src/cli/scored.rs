@@ -20,30 +20,30 @@ use crate::{
 
 /// A run folder, or files.
 #[derive(Debug, clap::Args)]
-pub struct Source {
+pub(super) struct Source {
     /// Folder that `kvbench run` made; it is scored first where it has no scores.parquet.
     #[arg(value_name = "RUN_DIR", conflicts_with_all = ["baseline", "methods", "baseline_repeat"])]
-    pub run_dir: Option<PathBuf>,
+    pub(super) run_dir: Option<PathBuf>,
     /// Scores of the baseline: JSON lines of `dataset`, `id` and `score` (0 to 1).
     #[arg(long, value_name = "FILE", required_unless_present = "run_dir")]
-    pub baseline: Option<PathBuf>,
+    pub(super) baseline: Option<PathBuf>,
     /// Scores of a method, as NAME=FILE; once each.
     #[arg(long = "method", value_name = "NAME=FILE", required_unless_present = "run_dir", value_parser = named)]
-    pub methods: Vec<(String, PathBuf)>,
+    pub(super) methods: Vec<(String, PathBuf)>,
     /// Another run of the baseline: what it "breaks" is the noise floor. As often as there are runs.
     #[arg(long, value_name = "FILE")]
-    pub baseline_repeat: Vec<PathBuf>,
+    pub(super) baseline_repeat: Vec<PathBuf>,
     /// With RUN_DIR: which of its places, as WORKLOAD/LOAD, or TARGET/WORKLOAD/LOAD where several targets ran the baseline.
     #[arg(long, value_name = "PLACE", requires = "run_dir")]
-    pub place: Option<String>,
+    pub(super) place: Option<String>,
     /// The data set: with RUN_DIR where it lies now, with files where the rows of --export come from. As often as there are
     /// files.
     #[arg(long, value_name = "FILE")]
-    pub data: Vec<PathBuf>,
+    pub(super) data: Vec<PathBuf>,
 }
 
 /// Splits NAME=FILE.
-pub(super) fn named(text: &str) -> Result<(String, PathBuf), String> {
+fn named(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, file)) if !name.is_empty() && !file.is_empty() => {
             Ok((name.to_owned(), PathBuf::from(file)))

@@ -154,7 +154,7 @@ impl Grid {
 
     /// Choices along a ranking: from nothing to everything in about equal shares of samples.
     pub(super) fn steps(&self, ranked: &[Ranked], n: usize) -> Vec<Vec<Option<usize>>> {
-        let mut found = vec![self.chosen([].iter())];
+        let mut found = vec![self.chosen(std::iter::empty())];
         let (mut taken, mut next) = (0, 1);
         for (at, one) in ranked.iter().enumerate() {
             taken += one.samples.len();

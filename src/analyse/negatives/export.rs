@@ -1,12 +1,9 @@
 //! Negative samples as a benchmark of their own: the rows of the data set as they stand in its file, and a scenario that runs
 //! nothing but them.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::{Map, Value};
 
 use super::Score;
@@ -27,40 +24,40 @@ const SUFFIX: &str = "-negatives";
 /// # Errors
 /// A file that cannot be read, a row that is in none of them, or two rows of one data set and id.
 pub fn rows(files: &[PathBuf], wanted: &[&Score]) -> anyhow::Result<String> {
-    let keys: BTreeSet<(&str, &str)> = wanted.iter().map(|row| (&*row.dataset, &*row.id)).collect();
-    let mut found = BTreeSet::new();
+    let mut keys: Vec<(&str, &str)> = wanted.iter().map(|row| (&*row.dataset, &*row.id)).collect();
+    keys.sort_unstable();
+    keys.dedup();
+    let mut found = vec![false; keys.len()];
     let mut out = String::new();
     for path in files {
         let shown = path.display();
         let (samples, _) = dataset::read(path, DatasetFormat::Longbench)?;
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot be read"))?;
-        let lines: Vec<&str> = text.split('\n').collect();
+        let bytes = std::fs::read(path).with_context(|| format!("{shown}: cannot be read"))?;
+        let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
         for sample in &samples {
             let Some(reference) = &sample.reference else { continue };
-            let Some(key) = keys.get(&(reference.dataset.as_str(), sample.id.as_str())) else {
-                continue;
-            };
-            if !found.insert(*key) {
-                bail!(
-                    "{shown}:{}: expected each row once, got {} of {} twice\n  hint: without ids of their own, rows of several files are all called `row-<n>`: add `_id` to each",
-                    sample.line,
-                    key.1,
-                    key.0
-                );
-            }
-            let line = usize::try_from(sample.line - 1).ok().and_then(|at| lines.get(at));
-            let line = line.with_context(|| format!("{shown}:{}: no such line", sample.line))?;
-            out +=
-                &with_id(line, &sample.id).with_context(|| format!("{shown}:{}", sample.line))?;
+            let Ok(key) = keys.binary_search(&(&reference.dataset, &sample.id)) else { continue };
+            let at = || format!("{shown}:{}", sample.line);
+            ensure!(
+                !std::mem::replace(&mut found[key], true),
+                "{}: expected each row once, got {} of {} twice\n  hint: without ids of their own, rows of several files are all \
+                 called `row-<n>`: add `_id` to each",
+                at(),
+                sample.id,
+                reference.dataset
+            );
+            let line = usize::try_from(sample.line - 1).ok().and_then(|line| lines.get(line));
+            let line = std::str::from_utf8(line.with_context(at)?).with_context(at)?;
+            out += &with_id(line, &sample.id).with_context(at)?;
             out.push('\n');
         }
     }
-    if let Some((dataset, id)) = keys.iter().find(|key| !found.contains(*key)) {
+    let n_found = found.iter().filter(|found| **found).count();
+    if let Some((_, (dataset, id))) = found.iter().zip(&keys).find(|(found, _)| !**found) {
         bail!(
-            "expected the rows of {} negative samples, got {} of them; {id} of {dataset} is not there\n  hint: ids of scores must be the `_id` of the data set's rows, and every data set must be named with --data",
-            keys.len(),
-            found.len()
+            "expected the rows of {} negative samples, got {n_found} of them; {id} of {dataset} is not there\n  hint: ids of \
+             scores must be the `_id` of the data set's rows, and every file of it must be named with --data",
+            keys.len()
         );
     }
     Ok(out)

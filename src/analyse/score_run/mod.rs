@@ -157,7 +157,7 @@ impl Answer<'_> {
     /// The score of a text in the place of the answer.
     fn score(&self, text: &str) -> anyhow::Result<f64> {
         let Reference { dataset, answers, all_classes } = self.reference;
-        score::score(dataset, text, answers, Some(all_classes))
+        score::score(dataset, text, answers, Some(all_classes.as_slice()))
     }
 
     fn scored(&self, score: f64) -> ScoreRow {
