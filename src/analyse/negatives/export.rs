@@ -187,7 +187,7 @@ engine = "vllm"
 model = "m"
 endpoint = "chat"
 methods = ["zeta", "fp16"]
-[method.zeta.int8]
+[method.zeta.fp8]
 [method.fp16.fp16]
 [workload.grid.shapes]
 ops = ["decode"]

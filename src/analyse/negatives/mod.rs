@@ -174,15 +174,23 @@ impl<'a> Paired<'a> {
         self.methods.push((&method.name, scores));
     }
 
-    /// Counts of each method, in order.
+    /// Counts and differences of each method, in order.
     pub fn methods(&self, rule: &Rule<'_>) -> Vec<Counts> {
+        let mut counts = self.counted(rule);
+        for (counts, (_, scores)) in counts.iter_mut().zip(&self.methods) {
+            counts.delta = Delta::of(&self.differences(scores), rule.seed);
+        }
+        counts
+    }
+
+    /// Counts of each method with their sign tests.
+    fn counted(&self, rule: &Rule<'_>) -> Vec<Counts> {
         let count = |(name, scores): &(&str, Vec<Option<f64>>)| {
             let mut counts = self.count(name, &[scores.as_slice()], rule);
             let mirror = self.mirror(scores, rule);
             let p = |(n, m): (&usize, &usize)| (2.0 * sign_test(*n.max(m), *n.min(m))).min(1.0);
             counts.p_sign = Some(counts.negatives.iter().zip(&mirror).map(p).collect());
             counts.mirror = Some(mirror);
-            counts.delta = Delta::of(&self.differences(scores), rule.seed);
             counts
         };
         let mut counts: Vec<Counts> = self.methods.iter().map(count).collect();

@@ -92,7 +92,7 @@ fn jitter_is_no_effect_and_broken_samples_are_one() {
         let (base, others) = (scores("b", &base), [scores("s", &same), scores("x", &broken)]);
         let counts = Paired::new(&base, &others).unwrap();
         let counts =
-            counts.methods(&Rule { mode: Mode::Algorithm1, thetas: &[0.10, 0.32], seed: 1 });
+            counts.counted(&Rule { mode: Mode::Algorithm1, thetas: &[0.10, 0.32], seed: 1 });
         let p = |i: usize, theta: usize| counts[i].p_sign.as_ref().unwrap()[theta];
         claimed += usize::from(p(0, 0) < 0.05);
         // Jitter never loses a third: what does is broken.
