@@ -27,7 +27,8 @@ use crate::{
 /// No run folder, a data set that is another than the run's, nothing to score, or writing.
 pub(super) fn run(dir: &Path, args: &ScoreArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let data = RunData::load(dir)?;
-    let scored = score_and_write(dir, &data, (args.data.as_slice(), args.truncate_to_baseline), ui)?;
+    let scored =
+        score_and_write(dir, &data, (args.data.as_slice(), args.truncate_to_baseline), ui)?;
     let mut tables = vec![means_table(&score_run::means(&data, &scored.rows))];
     if let Some(matched) = &scored.matched {
         tables.push(matched_table(&score_run::matched_means(&data, matched, &scored.rows)));

@@ -98,7 +98,7 @@ pub struct Outcome {
     pub n_compressed: usize,
     /// Its mean score less the baseline's.
     pub delta: Points,
-    /// Its mean score less that of the best single method; `None` of the null.
+    /// Its mean score less that of the best single method; `None` of the null and along curves.
     pub over_best: Option<Points>,
     /// Speed-up over the baseline when requests follow one another: the samples over the sum of `1 / speed` of each. `None`
     /// where the speed of a chosen method is unknown.
@@ -167,16 +167,21 @@ pub fn bound(subjects: &Subjects, question: &Question<'_>) -> anyhow::Result<Bou
 
 impl Bound {
     fn add(&mut self, policy: Policy, grid: &Grid, ranked: &[Ranked], question: &Question<'_>) {
-        let outcome = |allowed_loss, chosen: &[Option<usize>]| Outcome {
+        let step = |chosen: &[Option<usize>]| Outcome {
             policy,
             n_candidates: grid.names.len(),
-            allowed_loss,
+            allowed_loss: None,
             n: grid.len(),
             n_compressed: chosen.iter().flatten().count(),
             delta: grid.delta(chosen, question.seed),
+            over_best: None,
+            speedup: grid.speedup(chosen, question.speeds),
+        };
+        let outcome = |allowed_loss, chosen: &[Option<usize>]| Outcome {
+            allowed_loss,
             over_best: (policy != Policy::Null)
                 .then(|| grid.against(chosen, grid.best(), question.seed)),
-            speedup: grid.speedup(chosen, question.speeds),
+            ..step(chosen)
         };
         // One method for everything is a decision, not a search: with no loss allowed it is simply used.
         let free = match policy {
@@ -187,7 +192,7 @@ impl Bound {
         for loss in question.losses {
             self.outcomes.push(outcome(Some(*loss), &grid.choose(ranked, loss / 100.0)));
         }
-        let curve = grid.steps(ranked, STEPS).iter().map(|chosen| outcome(None, chosen)).collect();
+        let curve = grid.steps(ranked, STEPS).iter().map(|chosen| step(chosen)).collect();
         self.curves.push((policy, curve));
     }
 }

@@ -107,7 +107,7 @@ fn samples_that_one_lacks_are_counted() {
 fn luck_is_as_large_as_its_null_and_does_not_survive_validation() {
     let mut rng = stats::seeded(11);
     let mut noisy = |name: &str| {
-        let rows: Vec<(&str, u32, f64)> = (0..2000)
+        let rows: Vec<(&str, u32, f64)> = (0..800)
             .map(|id| {
                 let dataset = ["a", "b", "c", "d"][id as usize % 4];
                 (dataset, id, 0.4 + 0.2 * rand::RngExt::random::<f64>(&mut rng))
@@ -124,7 +124,7 @@ fn luck_is_as_large_as_its_null_and_does_not_survive_validation() {
     let found = bound(&subjects, &Question { losses: &[0.5], speeds: &speeds, seed: 1 }).unwrap();
     let gain = |policy| find(&found, policy, None).delta.mean;
     let (oracle, null) = (gain(Policy::PerSample), gain(Policy::Null));
-    // The best of three uniforms over 20 points is 5 above their mean; its standard error is 0.2.
+    // The best of three uniforms over 20 points is 5 above their mean; its standard error is 0.3.
     assert!((oracle - 5.0).abs() < 1.0 && (oracle - null).abs() < 1.0, "{oracle} {null}");
     let honest = find(&found, Policy::CrossValidated, None).delta;
     assert!(honest.mean.abs() < 0.8, "{honest:?}");
