@@ -18,6 +18,7 @@ pub mod definitions;
 mod engine;
 pub mod judgement;
 mod kernels;
+pub mod lengths;
 pub mod negatives;
 mod ngram;
 mod peers;
@@ -102,6 +103,11 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         engines,
         warm_ups,
         clients: client::views(data),
+        lengths: lengths::points(lengths::Source {
+            manifest: &data.manifest,
+            requests: &data.requests,
+            encode: None,
+        })?,
         warnings,
         verdict,
     })

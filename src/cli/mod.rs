@@ -15,6 +15,7 @@ mod facts;
 pub mod import;
 pub mod kernels;
 mod keys;
+pub mod lengths;
 pub mod negatives;
 pub mod plan;
 pub mod progress;
@@ -75,6 +76,8 @@ enum Command {
     Data(data::DataArgs),
     /// Results of other load generators under our definitions.
     Import(import::ImportArgs),
+    /// Lengths of answers against the baseline's and against chance.
+    Lengths(lengths::LengthsArgs),
     /// Prompts whose answer a method breaks, from a run or from score files, beside the null.
     Negatives(negatives::NegativesArgs),
     /// What choosing the method by the prompt could win at most, and how much of that is luck.
@@ -124,6 +127,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),
         Command::Import(args) => import::run(&args, ui),
+        Command::Lengths(args) => lengths::run(&args, ui),
         Command::Negatives(args) => negatives::run(&args, ui),
         Command::Adaptive(args) => adaptive::run(&args, ui),
         Command::Score(args) => score::run(&args, ui),

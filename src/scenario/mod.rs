@@ -9,6 +9,7 @@ use anyhow::Context;
 use crate::{kernel::Op, method::Method, record::manifest::SloFacts};
 
 mod check;
+mod control;
 pub mod engine;
 mod engine_target;
 mod error;
@@ -40,6 +41,7 @@ pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 
+pub use control::Control;
 pub use engine::{Engine, KvSetting, StopSignal};
 pub use error::ScenarioError;
 pub use host::Host;
@@ -49,7 +51,8 @@ pub use metrics::{
 };
 pub use start::{Command, Spot, Start};
 pub use targets::{
-    Device, Endpoint, EngineTarget, KernelTarget, PAGES, Place, PrefixCache, Target, TargetKind,
+    Device, Endpoint, EngineTarget, KernelTarget, PAGES, Place, PrefixCache, Sampling, Target,
+    TargetKind,
 };
 pub use think::TimeDist;
 pub use trace::{Trace, TraceFormat};
@@ -293,6 +296,18 @@ impl Workload {
             Workload::Shapes { .. } => {}
         }
         workload
+    }
+
+    /// How its prompts are counted, cut and rendered; `None` without a tokenizer.
+    pub fn tokens(&self) -> Option<&TokenRules> {
+        match self {
+            Workload::Dataset { tokens, .. } | Workload::Synthetic { tokens, .. } => {
+                tokens.as_ref()
+            }
+            Workload::Dialogues(dialogues) => dialogues.tokens.as_ref(),
+            Workload::Trace(trace) => trace.tokens.as_ref(),
+            Workload::Shapes { .. } => None,
+        }
     }
 
     /// Whether its requests have times of their own.

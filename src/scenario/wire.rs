@@ -250,6 +250,11 @@ pub(super) struct EngineMethod {
     /// Words added to the command.
     #[serde(default)]
     pub(super) flags: Vec<Sp<String>>,
+    /// Sampling temperature in place of the target's.
+    pub(super) temperature: Option<Real<0, 2_000>>,
+    /// Added to the sampling seed.
+    #[serde(default = "seed")]
+    pub(super) seed: Int<0, { i64::MAX }>,
 }
 
 /// A method without parameters.

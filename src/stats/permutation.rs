@@ -23,6 +23,8 @@ pub struct Block {
 pub struct Permuted {
     /// Mean of the statistic over blocks.
     pub value: f64,
+    /// What it is on average when labels are dealt by chance.
+    pub centre: f64,
     /// Two-sided p-value.
     pub p: f64,
     /// Standard deviation of that mean when labels are dealt by chance.
@@ -67,7 +69,7 @@ pub fn permutation_test(
         draws.iter().map(|d| (d - centre).powi(2)).sum::<f64>() / (draws.len() - 1) as f64;
     let deviation = variance.sqrt();
     let p = if many { by_spread(value - centre, deviation) } else { by_rank(value, &draws) };
-    Some(Permuted { value, p, deviation })
+    Some(Permuted { value, centre, p, deviation })
 }
 
 fn by_rank(value: f64, draws: &[f64]) -> f64 {
