@@ -86,7 +86,7 @@ impl RunData {
 }
 
 impl Point {
-    fn is_of(&self, cell: &CellFacts) -> bool {
+    pub(super) fn is_of(&self, cell: &CellFacts) -> bool {
         self.target == cell.target
             && self.workload == cell.workload
             && self.load == cell.load

@@ -10,6 +10,7 @@
 //! - Failed requests are counted and are in no latency and no rate.
 //! - Intervals are 95 % percentile bootstraps over repeats, then requests or launches: see [`crate::stats`].
 
+pub mod adaptive;
 mod client;
 mod compare;
 mod data;
@@ -25,6 +26,7 @@ mod requests;
 mod sanity;
 mod saturation;
 pub mod score;
+pub mod score_run;
 mod steady;
 mod summary;
 mod suspicion;

@@ -6,6 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::report::Format;
 
+pub mod adaptive;
 pub mod data;
 pub mod definitions;
 pub mod doctor;
@@ -22,6 +23,8 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod score;
+mod score_run;
+mod scored;
 pub mod signals;
 mod splice;
 pub mod supervise;
@@ -75,9 +78,11 @@ enum Command {
     Import(import::ImportArgs),
     /// Lengths of answers against the baseline's and against chance.
     Lengths(lengths::LengthsArgs),
-    /// Prompts whose answer a method breaks, from score files, beside the null.
+    /// Prompts whose answer a method breaks, from a run or from score files, beside the null.
     Negatives(negatives::NegativesArgs),
-    /// Answers scored as LongBench does.
+    /// What choosing the method by the prompt could win at most, and how much of that is luck.
+    Adaptive(adaptive::AdaptiveArgs),
+    /// Answers of a run or of a file, scored as LongBench does.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
     Token(token::TokenArgs),
@@ -124,6 +129,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Import(args) => import::run(&args, ui),
         Command::Lengths(args) => lengths::run(&args, ui),
         Command::Negatives(args) => negatives::run(&args, ui),
+        Command::Adaptive(args) => adaptive::run(&args, ui),
         Command::Score(args) => score::run(&args, ui),
         Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),

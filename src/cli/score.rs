@@ -12,21 +12,31 @@ use anyhow::Context as _;
 use serde::Deserialize as _;
 use serde_json::{Map, Value as Json};
 
-use super::ui::Ui;
+use super::{score_run, ui::Ui};
 use crate::{
     analyse::score,
     report::{Column, Table, Value, render},
 };
 
-/// Score answers as LongBench v1 does; print the mean of each data set.
+/// Score answers as LongBench v1 does, of a run or of a file; print the mean of each data set.
 #[derive(Debug, clap::Args)]
 pub struct ScoreArgs {
+    /// Folder that `kvbench run` made: its answers become scores.parquet there.
+    #[arg(value_name = "RUN_DIR", conflicts_with_all = ["predictions", "out"])]
+    pub run_dir: Option<PathBuf>,
     /// JSON lines of `dataset`, `prediction`, `answers` and, for classes, `all_classes`.
-    #[arg(long, value_name = "FILE")]
-    pub predictions: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "run_dir")]
+    pub predictions: Option<PathBuf>,
     /// The same lines with `score` (0 to 1) and `scorer`; other keys stay.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "run_dir")]
+    pub out: Option<PathBuf>,
+    /// With RUN_DIR: where its data set lies now; known by its hash.
+    #[arg(long, value_name = "FILE", requires = "run_dir")]
+    pub data: Vec<PathBuf>,
+    /// With RUN_DIR: score again at equal length, each answer and the baseline's to the same prompt cut to the shorter of the two
+    /// (in words), so that a difference in quality is not one in length; scores_matched.parquet.
+    #[arg(long, requires = "run_dir")]
+    pub truncate_to_baseline: bool,
 }
 
 /// Scores every line; nothing is written unless all of them can be scored.
@@ -34,8 +44,14 @@ pub struct ScoreArgs {
 /// # Errors
 /// A line that is no row or cannot be scored, reading, writing.
 pub fn run(args: &ScoreArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
-    let rows = scored(&args.predictions)?;
-    write(&args.out, &rows)?;
+    if let Some(dir) = &args.run_dir {
+        return score_run::run(dir, args, ui);
+    }
+    let (Some(predictions), Some(out)) = (&args.predictions, &args.out) else {
+        anyhow::bail!("expected RUN_DIR, or --predictions and --out, got neither");
+    };
+    let rows = scored(predictions)?;
+    write(out, &rows)?;
     let mut means: BTreeMap<&str, (usize, f64)> = BTreeMap::new();
     for (dataset, score, _) in &rows {
         let entry = means.entry(dataset).or_default();

@@ -19,6 +19,7 @@ mod fake_gpu;
 mod faulty;
 mod lengths;
 mod negatives;
+mod quality;
 mod resume;
 mod saturation;
 mod serve;
