@@ -221,8 +221,7 @@ fn make(args: &MakeArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let rows = usize::try_from(args.rows)?;
     let text = text(args, rows)?;
     let command = command(args, file);
-    let manifest =
-        make::manifest(file, args.dataset_format, args.task, rows, &text, &command);
+    let manifest = make::manifest(file, args.dataset_format, args.task, rows, &text, &command);
     write(&args.out, &text)?;
     write(&manifest_path, &manifest)?;
     ui.note(&format!("wrote {} ({rows} rows) and {}", args.out.display(), manifest_path.display()));

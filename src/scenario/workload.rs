@@ -1,8 +1,8 @@
 //! Workloads of the file.
 
 use super::{
-    DatasetFormat, Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, tokens,
-    value::Sp, wire,
+    DatasetFormat, Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think,
+    tokens, value::Sp, wire,
 };
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
@@ -95,7 +95,8 @@ fn only_longbench(wire: &wire::Dataset) -> Result<(), Fault> {
     }
     if wire.max_tokens.is_none() {
         let message = "expected the key `max_tokens`, got none";
-        let hint = "add `max_tokens = 256`; only LongBench's tasks have a longest answer of their own";
+        let hint =
+            "add `max_tokens = 256`; only LongBench's tasks have a longest answer of their own";
         return Err(Fault::new(wire.path.at, message, hint));
     }
     Ok(())

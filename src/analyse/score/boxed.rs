@@ -15,9 +15,9 @@ pub(super) fn accuracy(prediction: &str, reference: &str) -> f64 {
 
 /// What the last box holds; `None` without one, or where its brace is not closed.
 fn boxed(text: &str) -> Option<&str> {
-    let mark = [r"\boxed", r"\fbox"].into_iter().find_map(|mark| {
-        text.rfind(mark).map(|at| text[at + mark.len()..].trim_start())
-    })?;
+    let mark = [r"\boxed", r"\fbox"]
+        .into_iter()
+        .find_map(|mark| text.rfind(mark).map(|at| text[at + mark.len()..].trim_start()))?;
     let Some(inside) = mark.strip_prefix('{') else { return mark.split('$').next() };
     let mut depth = 1;
     for (at, c) in inside.char_indices() {

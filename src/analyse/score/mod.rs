@@ -146,11 +146,9 @@ impl Options {
             Metric::QaF1Zh => chinese::f1(prediction, answer),
             Metric::Rouge => rouge::limited(prediction, answer, steps_max(0)),
             // Upstream's function for Chinese calls the other one: a frame less is left.
-            Metric::RougeZh => rouge::limited(
-                &chinese::spaced(prediction),
-                &chinese::spaced(answer),
-                steps_max(1),
-            ),
+            Metric::RougeZh => {
+                rouge::limited(&chinese::spaced(prediction), &chinese::spaced(answer), steps_max(1))
+            }
             Metric::Classification => {
                 let Some(classes) = classes else {
                     anyhow::bail!(

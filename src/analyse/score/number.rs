@@ -43,8 +43,7 @@ impl Number {
     pub(super) fn only(text: &str) -> Option<Self> {
         let unsigned = text.strip_prefix(['-', '−']).unwrap_or(text);
         let (len, whole, fraction) = digits(unsigned)?;
-        (len == unsigned.len())
-            .then(|| Self::new(unsigned.len() < text.len(), whole, fraction))
+        (len == unsigned.len()).then(|| Self::new(unsigned.len() < text.len(), whole, fraction))
     }
 }
 
@@ -70,7 +69,9 @@ fn numbers(text: &str) -> impl Iterator<Item = Number> {
 fn is_negative(before: &str) -> bool {
     let before = before.strip_suffix('$').unwrap_or(before);
     let left = before.strip_suffix('-').or_else(|| before.strip_suffix('−'));
-    left.is_some_and(|left| !left.ends_with(|c: char| c.is_ascii_alphanumeric() || ")]}%$".contains(c)))
+    left.is_some_and(|left| {
+        !left.ends_with(|c: char| c.is_ascii_alphanumeric() || ")]}%$".contains(c))
+    })
 }
 
 /// The number without sign that a text starts with: bytes, whole part, fraction. Commas join groups of three digits only, so

@@ -119,13 +119,21 @@ fn scorers_are_those_of_the_published_code() {
             options.longbench(&task, &row.pred, &row.gt, row.all_classes.as_deref()).unwrap()
         };
         let expected = [
-            (Fuzz::Difflib, row.score_difflib.or(row.score.filter(|_| row.metric != "code_sim_score"))),
+            (
+                Fuzz::Difflib,
+                row.score_difflib.or(row.score.filter(|_| row.metric != "code_sim_score")),
+            ),
             (Fuzz::Levenshtein, row.score_lev.or(row.score)),
         ];
         for (fuzz, expected) in expected {
             let Some(expected) = expected else { continue };
             let own = own(fuzz);
-            assert!((own - expected).abs() < 1e-9, "{} {}: {own}, not {expected}", row.metric, row.pred);
+            assert!(
+                (own - expected).abs() < 1e-9,
+                "{} {}: {own}, not {expected}",
+                row.metric,
+                row.pred
+            );
         }
     }
     assert_eq!(rows.len(), 464);
@@ -143,7 +151,10 @@ fn right_answers_to_made_tasks_score_one() {
             assert_eq!(Some(dataset), task.to_possible_value().as_ref().map(|it| it.get_name()));
             let answers: Vec<String> = serde_json::from_value(row["answers"].clone()).unwrap();
             let right = format!("I think it is {}.", answers.join(", "));
-            assert!((score(dataset, &right, &answers, None).unwrap() - 1.0).abs() < 1e-12, "{line}");
+            assert!(
+                (score(dataset, &right, &answers, None).unwrap() - 1.0).abs() < 1e-12,
+                "{line}"
+            );
             let wrong = score(dataset, "I do not know, perhaps 3.5", &answers, None).unwrap();
             assert!(wrong.abs() < 1e-12, "{line}");
         }

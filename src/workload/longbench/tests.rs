@@ -20,8 +20,16 @@ const UPSTREAM: [(&str, u32, &str); 21] = [
     ("samsum", 128, "a68d884234907eefcaa0eacf7b2997f60fa46603988dceae6a44f9b49f045b3f"),
     ("lsht", 64, "f3edabdf7fae53d6cadfa7a10f3574d114302161c46dacecd5d30763204bbbf3"),
     ("passage_count", 32, "986550b6c61009c629a4535766d94b7b51e2b2b9e1ed169e4ecb54417466e964"),
-    ("passage_retrieval_en", 32, "39b96b7fa52bdd2aa2bde34ea199158505201b9a0a2c3ce94e80249293f60431"),
-    ("passage_retrieval_zh", 32, "c1e2346e245eb365bc33a1503cde2e473948a2aad51c3e4c72893e61ab074d60"),
+    (
+        "passage_retrieval_en",
+        32,
+        "39b96b7fa52bdd2aa2bde34ea199158505201b9a0a2c3ce94e80249293f60431",
+    ),
+    (
+        "passage_retrieval_zh",
+        32,
+        "c1e2346e245eb365bc33a1503cde2e473948a2aad51c3e4c72893e61ab074d60",
+    ),
     ("lcc", 64, "6a1f24cf0bb83cd90f1fca8f0dd24801626c2aaea29db834ddc83b950e71190e"),
     ("repobench-p", 64, "ee9ec182ea5ffeb70a7140d55baea97264a8612d88226d323afa90859c36240c"),
 ];

@@ -8,8 +8,10 @@ use super::{between, ruler::haystack, task::Row, world};
 /// A row whose answer is a number after two to five steps. `words` = length of the filler that the problem stands in, if any.
 pub(super) fn row(i: usize, rng: &mut ChaCha8Rng, words: Option<usize>) -> Row {
     let town = world::towns(rng, 1).remove(0);
-    let mut story =
-        vec![format!("The store of {} holds {} barrels of {}.", town.name, town.barrels, town.goods)];
+    let mut story = vec![format!(
+        "The store of {} holds {} barrels of {}.",
+        town.name, town.barrels, town.goods
+    )];
     let (mut barrels, mut steps) = (town.barrels, Vec::new());
     for _ in 0..between(rng, 2, 5) {
         let (sentence, step, after) = change(rng, town.keeper, barrels);
