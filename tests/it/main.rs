@@ -17,6 +17,7 @@ mod engine_faults;
 mod engine_resume;
 mod fake_gpu;
 mod faulty;
+mod longbench;
 mod negatives;
 mod resume;
 mod saturation;
