@@ -12,6 +12,7 @@
 
 pub mod adaptive;
 mod client;
+pub mod compensation;
 mod compare;
 mod data;
 pub mod definitions;
