@@ -12,8 +12,8 @@
 
 pub mod adaptive;
 mod client;
-pub mod compensation;
 mod compare;
+pub mod compensation;
 mod data;
 pub mod definitions;
 mod engine;

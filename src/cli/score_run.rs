@@ -32,8 +32,12 @@ pub(super) fn run(
     ui: &Ui,
 ) -> anyhow::Result<ExitCode> {
     let data = RunData::load(dir)?;
-    let scored =
-        score_and_write(dir, &data, (args.data.as_slice(), args.truncate_to_baseline, options), ui)?;
+    let scored = score_and_write(
+        dir,
+        &data,
+        (args.data.as_slice(), args.truncate_to_baseline, options),
+        ui,
+    )?;
     let mut tables = vec![means_table(&score_run::means(&data, &scored.rows))];
     if let Some(matched) = &scored.matched {
         tables.push(matched_table(&score_run::matched_means(&data, matched, &scored.rows)));
@@ -97,8 +101,8 @@ fn score_and_write(
             data.manifest.n_cells
         ));
     }
-    let scored =
-        score_run::score(data, files, equal_length, options).with_context(|| dir.display().to_string())?;
+    let scored = score_run::score(data, files, equal_length, options)
+        .with_context(|| dir.display().to_string())?;
     write_rows(dir, &scored.rows)?;
     if let Some(matched) = &scored.matched {
         write_rows(dir, matched)?;

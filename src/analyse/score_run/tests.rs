@@ -109,10 +109,17 @@ fn another_data_set_is_refused_and_a_moved_one_is_found() {
     let (dir, mut data) = run(&[answer(BASE, 0, "q1", "Paris")]);
     let (path, moved) = (dir.path().join("lb.jsonl"), dir.path().join("moved.jsonl"));
     std::fs::rename(&path, &moved).unwrap();
-    let error =
-        |files: &[PathBuf], data: &RunData| format!("{:#}", score(data, files, false, score::Options::default()).unwrap_err());
+    let error = |files: &[PathBuf], data: &RunData| {
+        format!("{:#}", score(data, files, false, score::Options::default()).unwrap_err())
+    };
     assert!(error(&[], &data).contains("--data FILE"));
-    assert_eq!(score(&data, std::slice::from_ref(&moved), false, score::Options::default()).unwrap().rows.len(), 1);
+    assert_eq!(
+        score(&data, std::slice::from_ref(&moved), false, score::Options::default())
+            .unwrap()
+            .rows
+            .len(),
+        1
+    );
     std::fs::write(&path, ROWS.replace("Paris", "Rome")).unwrap();
     assert!(error(&[], &data).contains("expected sha256"));
     let said = error(std::slice::from_ref(&path), &data);
