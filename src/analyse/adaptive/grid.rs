@@ -10,6 +10,9 @@ use super::{
 };
 use crate::stats;
 
+/// Prices tried: the last two differ by less than scores can tell.
+const PRICES: usize = 40;
+
 /// Samples that are compressed together or not at all.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Ranked {
@@ -19,6 +22,23 @@ pub(super) struct Ranked {
     pub(super) by: usize,
     /// What that gains a sample, as far as whoever chose could know; less than 0 for a loss.
     pub(super) gain: f64,
+}
+
+/// Groups of samples that are decided together: by what was seen of `seen`, for `used` beside it.
+pub(super) struct Groups {
+    pub(super) seen: Vec<Vec<usize>>,
+    pub(super) used: Vec<Vec<usize>>,
+}
+
+impl Groups {
+    /// Groups that are decided by themselves.
+    pub(super) fn own(groups: Vec<Vec<usize>>) -> Self {
+        Self { seen: groups.clone(), used: groups }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&Vec<usize>, &Vec<usize>)> {
+        self.seen.iter().zip(&self.used)
+    }
 }
 
 /// See the module.
@@ -32,7 +52,7 @@ pub(super) struct Grid {
 }
 
 /// Best first; among equals the one with more samples, so that ties do not depend on the order of files.
-pub(super) fn sort(ranked: &mut [Ranked]) {
+fn sort(ranked: &mut [Ranked]) {
     ranked.sort_by(|a, b| {
         b.gain.total_cmp(&a.gain).then_with(|| b.samples.len().cmp(&a.samples.len()))
     });
@@ -99,37 +119,65 @@ impl Grid {
         self.best_of(&(0..self.len()).collect::<Vec<_>>()).0
     }
 
-    /// Everything by one candidate.
-    pub(super) fn one_method(&self, by: usize) -> Vec<Ranked> {
-        let samples: Vec<usize> = (0..self.len()).collect();
-        let gain = self.sum(&samples, by) / samples.len() as f64;
-        vec![Ranked { samples, by, gain }]
-    }
-
-    /// Data sets, chosen and used on the same samples.
-    pub(super) fn per_dataset(&self) -> Vec<Ranked> {
-        let mut ranked = self.ranked(&self.datasets, &self.datasets);
-        sort(&mut ranked);
-        ranked
-    }
-
-    /// The best candidate of each group of `seen`, for the group of `used` beside it. A group of which nothing was seen stays
-    /// with the baseline.
-    pub(super) fn ranked(&self, seen: &[Vec<usize>], used: &[Vec<usize>]) -> Vec<Ranked> {
+    /// The best candidate of each group, best gain first. A group of which nothing was seen stays with the baseline.
+    pub(super) fn ranked(&self, groups: &Groups) -> Vec<Ranked> {
         let one = |(seen, used): (&Vec<usize>, &Vec<usize>)| {
             let (by, sum) = self.best_of(seen);
             let usable = !seen.is_empty() && !used.is_empty();
             usable.then(|| Ranked { samples: used.clone(), by, gain: sum / seen.len() as f64 })
         };
-        seen.iter().zip(used).filter_map(one).collect()
-    }
-
-    /// Samples, each by its best candidate.
-    pub(super) fn per_sample(&self) -> Vec<Ranked> {
-        let single: Vec<Vec<usize>> = (0..self.len()).map(|at| vec![at]).collect();
-        let mut ranked = self.ranked(&single, &single);
+        let mut ranked: Vec<Ranked> = groups.pairs().filter_map(one).collect();
         sort(&mut ranked);
         ranked
+    }
+
+    /// The fastest choice whose mean score (0 to 1), as far as was seen, loses no more than permitted. Found by a price on time: each
+    /// group takes what is best when a saved request is worth so much, and the highest price is sought that stays within the
+    /// loss (Everett 1963, "Generalized Lagrange Multiplier Method"). With few groups some of the permitted loss may stay unused.
+    /// `None` where the speed of a candidate is unknown.
+    pub(super) fn fastest(
+        &self,
+        groups: &Groups,
+        loss: f64,
+        speeds: &BTreeMap<String, f64>,
+    ) -> Option<Vec<Option<usize>>> {
+        let saved = |name: &String| speeds.get(name).map(|speed| 1.0 - 1.0 / speed);
+        let saved: Vec<f64> = self.names.iter().map(saved).collect::<Option<_>>()?;
+        let gains = |(seen, used): (&Vec<usize>, &Vec<usize>)| -> Option<Vec<f64>> {
+            let mean = |by| self.sum(seen, by) / seen.len() as f64;
+            (!seen.is_empty() && !used.is_empty()).then(|| (0..saved.len()).map(mean).collect())
+        };
+        let gains: Vec<Option<Vec<f64>>> = groups.pairs().map(gains).collect();
+        let at_price = |price: f64| {
+            let (mut chosen, mut total) = (vec![None; self.len()], 0.0);
+            for (gains, used) in gains.iter().zip(&groups.used) {
+                let worth = |by: usize| gains.as_ref().map_or(0.0, |g| g[by] + price * saved[by]);
+                let best = (0..saved.len()).max_by(|a, b| worth(*a).total_cmp(&worth(*b)));
+                let Some(by) = best.filter(|by| worth(*by) > 0.0) else { continue };
+                total += gains.as_ref().map_or(0.0, |g| g[by]) * used.len() as f64;
+                used.iter().for_each(|at| chosen[*at] = Some(by));
+            }
+            (chosen, total)
+        };
+        let allowed = -loss * self.len() as f64 - 1e-9;
+        let (mut best, _) = at_price(0.0);
+        // Prices from a millionth of a point to far above any score, by halves of the logarithm.
+        let (mut low, mut high) = (-18.0_f64, 10.0_f64);
+        for _ in 0..PRICES {
+            let middle = f64::midpoint(low, high);
+            let (chosen, total) = at_price(middle.exp());
+            if total >= allowed {
+                (best, low) = (chosen, middle);
+            } else {
+                high = middle;
+            }
+        }
+        Some(best)
+    }
+
+    /// Each sample by itself.
+    pub(super) fn singles(&self) -> Groups {
+        Groups::own((0..self.len()).map(|at| vec![at]).collect())
     }
 
     /// Compresses whatever gains.
