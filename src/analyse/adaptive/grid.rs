@@ -4,14 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::ensure;
 
+use super::menu::{Dish, Menu};
 use super::{
     super::negatives::{Scores, interval},
     Points,
 };
 use crate::stats;
-
-/// Prices tried: the last two differ by less than scores can tell.
-const PRICES: usize = 40;
 
 /// Samples that are compressed together or not at all.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +34,7 @@ impl Groups {
         Self { seen: groups.clone(), used: groups }
     }
 
-    fn pairs(&self) -> impl Iterator<Item = (&Vec<usize>, &Vec<usize>)> {
+    fn pairs(&self) -> impl Iterator<Item = (&Vec<usize>, &Vec<usize>)> + Clone {
         self.seen.iter().zip(&self.used)
     }
 }
@@ -131,10 +129,8 @@ impl Grid {
         ranked
     }
 
-    /// The fastest choice whose mean score (0 to 1), as far as was seen, loses no more than permitted. Found by a price on time: each
-    /// group takes what is best when a saved request is worth so much, and the highest price is sought that stays within the
-    /// loss (Everett 1963, "Generalized Lagrange Multiplier Method"). With few groups some of the permitted loss may stay unused.
-    /// `None` where the speed of a candidate is unknown.
+    /// The fastest choice whose mean score (0 to 1), as far as was seen, loses no more than permitted; see [`Menu`]. `None` where
+    /// the speed of a candidate is unknown.
     pub(super) fn fastest(
         &self,
         groups: &Groups,
@@ -143,36 +139,18 @@ impl Grid {
     ) -> Option<Vec<Option<usize>>> {
         let saved = |name: &String| speeds.get(name).map(|speed| 1.0 - 1.0 / speed);
         let saved: Vec<f64> = self.names.iter().map(saved).collect::<Option<_>>()?;
-        let gains = |(seen, used): (&Vec<usize>, &Vec<usize>)| -> Option<Vec<f64>> {
+        let usable = groups.pairs().filter(|(seen, used)| !seen.is_empty() && !used.is_empty());
+        let dish = |(seen, used): (&Vec<usize>, &Vec<usize>)| {
             let mean = |by| self.sum(seen, by) / seen.len() as f64;
-            (!seen.is_empty() && !used.is_empty()).then(|| (0..saved.len()).map(mean).collect())
+            Dish { n: used.len() as f64, gains: (0..saved.len()).map(mean).collect() }
         };
-        let gains: Vec<Option<Vec<f64>>> = groups.pairs().map(gains).collect();
-        let at_price = |price: f64| {
-            let (mut chosen, mut total) = (vec![None; self.len()], 0.0);
-            for (gains, used) in gains.iter().zip(&groups.used) {
-                let worth = |by: usize| gains.as_ref().map_or(0.0, |g| g[by] + price * saved[by]);
-                let best = (0..saved.len()).max_by(|a, b| worth(*a).total_cmp(&worth(*b)));
-                let Some(by) = best.filter(|by| worth(*by) > 0.0) else { continue };
-                total += gains.as_ref().map_or(0.0, |g| g[by]) * used.len() as f64;
-                used.iter().for_each(|at| chosen[*at] = Some(by));
-            }
-            (chosen, total)
-        };
-        let allowed = -loss * self.len() as f64 - 1e-9;
-        let (mut best, _) = at_price(0.0);
-        // Prices from a millionth of a point to far above any score, by halves of the logarithm.
-        let (mut low, mut high) = (-18.0_f64, 10.0_f64);
-        for _ in 0..PRICES {
-            let middle = f64::midpoint(low, high);
-            let (chosen, total) = at_price(middle.exp());
-            if total >= allowed {
-                (best, low) = (chosen, middle);
-            } else {
-                high = middle;
-            }
+        let dishes = usable.clone().map(dish).collect();
+        let picks = Menu { dishes, saved }.fastest(loss * self.len() as f64 + 1e-9);
+        let mut chosen = vec![None; self.len()];
+        for ((_, used), pick) in usable.zip(picks) {
+            used.iter().for_each(|at| chosen[*at] = pick);
         }
-        Some(best)
+        Some(chosen)
     }
 
     /// Each sample by itself.

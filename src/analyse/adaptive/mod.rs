@@ -24,6 +24,7 @@ use super::{
 use crate::stats;
 
 mod grid;
+mod menu;
 
 use grid::{Grid, Groups};
 
