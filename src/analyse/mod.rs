@@ -13,6 +13,7 @@
 pub mod adaptive;
 mod client;
 mod compare;
+pub mod compensation;
 mod data;
 pub mod definitions;
 mod engine;

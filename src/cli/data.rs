@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use clap::ValueEnum as _;
 
 use super::ui::Ui;
 use crate::{
@@ -55,6 +56,12 @@ pub struct MakeArgs {
     /// Format of the file
     #[arg(value_enum, value_name = "FORMAT")]
     pub dataset_format: DatasetFormat,
+    /// A task on contexts of any length instead of the small mixture: RULER-style, but our own texts (`longbench`)
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub task: Option<make::MakeTask>,
+    /// Longest context of a row, words [default: 1000; `arithmetic`: the problem alone]
+    #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    pub words: Option<u64>,
     /// How many rows
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=make::ROWS_MAX as u64))]
     pub rows: u64,
@@ -212,12 +219,33 @@ fn make(args: &MakeArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         );
     }
     let rows = usize::try_from(args.rows)?;
-    let text = make::generate(args.dataset_format, rows, args.seed);
-    let manifest = make::manifest(file, args.dataset_format, rows, &text, &command(args, file));
+    let text = text(args, rows)?;
+    let command = command(args, file);
+    let manifest = make::manifest(file, args.dataset_format, args.task, rows, &text, &command);
     write(&args.out, &text)?;
     write(&manifest_path, &manifest)?;
     ui.note(&format!("wrote {} ({rows} rows) and {}", args.out.display(), manifest_path.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Most words that are made at once: the file is held in memory.
+const WORDS_MAX: u64 = 200_000_000;
+
+fn text(args: &MakeArgs, rows: usize) -> anyhow::Result<String> {
+    let Some(task) = args.task else {
+        return Ok(make::generate(args.dataset_format, rows, args.seed));
+    };
+    if args.dataset_format != DatasetFormat::Longbench {
+        bail!("expected the format `longbench` beside `--task`, got `sharegpt`");
+    }
+    let words = args.words.map(usize::try_from).transpose()?;
+    let in_all = args.rows * args.words.unwrap_or(make::WORDS_DEFAULT as u64);
+    if in_all > WORDS_MAX {
+        bail!(
+            "expected at most {WORDS_MAX} words in all, got {in_all}\n  hint: lower `--rows` or `--words`, or make several files with other seeds"
+        );
+    }
+    Ok(make::generate_task(task, rows, words, args.seed))
 }
 
 /// The command that makes the file again, without the folder, which says nothing about its content.
@@ -226,7 +254,11 @@ fn command(args: &MakeArgs, file: &str) -> String {
         DatasetFormat::Sharegpt => "sharegpt",
         DatasetFormat::Longbench => "longbench",
     };
-    format!("kvbench data make {format} --rows {} --seed {} --out {file}", args.rows, args.seed)
+    let task = args.task.and_then(|task| task.to_possible_value());
+    let task = task.map_or_else(String::new, |task| format!(" --task {}", task.get_name()));
+    let words = args.words.map_or_else(String::new, |words| format!(" --words {words}"));
+    let (rows, seed) = (args.rows, args.seed);
+    format!("kvbench data make {format}{task}{words} --rows {rows} --seed {seed} --out {file}")
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -245,6 +277,8 @@ mod tests {
     fn args(out: &Path, force: bool) -> MakeArgs {
         MakeArgs {
             dataset_format: DatasetFormat::Longbench,
+            task: None,
+            words: None,
             rows: 4,
             seed: 2,
             out: out.to_owned(),

@@ -25,10 +25,19 @@ use crate::{
 ///
 /// # Errors
 /// No run folder, a data set that is another than the run's, nothing to score, or writing.
-pub(super) fn run(dir: &Path, args: &ScoreArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    dir: &Path,
+    args: &ScoreArgs,
+    options: scorer::Options,
+    ui: &Ui,
+) -> anyhow::Result<ExitCode> {
     let data = RunData::load(dir)?;
-    let scored =
-        score_and_write(dir, &data, (args.data.as_slice(), args.truncate_to_baseline), ui)?;
+    let scored = score_and_write(
+        dir,
+        &data,
+        (args.data.as_slice(), args.truncate_to_baseline, options),
+        ui,
+    )?;
     let mut tables = vec![means_table(&score_run::means(&data, &scored.rows))];
     if let Some(matched) = &scored.matched {
         tables.push(matched_table(&score_run::matched_means(&data, matched, &scored.rows)));
@@ -53,7 +62,7 @@ pub(super) fn rows(
 ) -> anyhow::Result<Vec<ScoreRow>> {
     let path = dir.join(format!("{}.parquet", ScoreRow::NAME));
     if !path.is_file() {
-        let scored = score_and_write(dir, data, (files, false), ui)?;
+        let scored = score_and_write(dir, data, (files, true, scorer::Options::default()), ui)?;
         tell_left_out(&scored.left_out, ui);
         ui.note(&format!("scores: {}", path.display()));
         return Ok(scored.rows);
@@ -66,12 +75,12 @@ pub(super) fn rows(
             dir.display()
         )
     })?;
-    if first.scorer != scorer::SCORER {
+    let now = scorer::Options::default().scorer(&first.dataset)?;
+    if first.scorer != now {
         ui.note(&format!(
-            "note: {} was scored by {}, this kvbench scores by {}: `kvbench score {}` scores again",
+            "note: {} was scored by {}, this kvbench scores by {now} unless told otherwise: `kvbench score {}` scores again",
             path.display(),
             first.scorer,
-            scorer::SCORER,
             dir.display()
         ));
     }
@@ -82,7 +91,7 @@ pub(super) fn rows(
 fn score_and_write(
     dir: &Path,
     data: &RunData,
-    (files, equal_length): (&[PathBuf], bool),
+    (files, equal_length, options): (&[PathBuf], bool, scorer::Options),
     ui: &Ui,
 ) -> anyhow::Result<Scored> {
     if data.manifest.status != Status::Complete {
@@ -92,8 +101,8 @@ fn score_and_write(
             data.manifest.n_cells
         ));
     }
-    let scored =
-        score_run::score(data, files, equal_length).with_context(|| dir.display().to_string())?;
+    let scored = score_run::score(data, files, equal_length, options)
+        .with_context(|| dir.display().to_string())?;
     write_rows(dir, &scored.rows)?;
     if let Some(matched) = &scored.matched {
         write_rows(dir, matched)?;

@@ -232,8 +232,10 @@ pub enum Workload {
         format: DatasetFormat,
         /// How many rows to draw (seeded, without replacement); `None` = all.
         n_requests: Option<usize>,
-        /// `max_tokens` of each request.
-        max_tokens: u32,
+        /// In which prompt a row of LongBench is sent.
+        prompt: PromptLayout,
+        /// `max_tokens` of each request; `None` = each LongBench task's own.
+        max_tokens: Option<u32>,
         /// Most turns of a conversation that are sent.
         turns: usize,
         /// From the end of an answer to the next turn; `None` = at once.
@@ -379,6 +381,27 @@ pub enum DatasetFormat {
     Sharegpt,
     /// LongBench v1 JSONL: `{input, context, answers, length, dataset, language, all_classes, _id}` a line.
     Longbench,
+}
+
+/// In which prompt a row of LongBench is sent; rows of other data sets are sent in the neutral layout in any case.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromptLayout {
+    /// In LongBench's prompt for the task.
+    #[default]
+    Task,
+    /// In one layout for every task.
+    Neutral,
 }
 
 /// How a kernel is timed.

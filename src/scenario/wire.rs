@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DatasetFormat, Device, MethodOrder, TraceFormat,
+    DatasetFormat, Device, MethodOrder, PromptLayout, TraceFormat,
     value::{Int, List, Ordered, Real, Sp},
     wire_engine::Engine,
     wire_target::EngineTarget,
@@ -364,8 +364,10 @@ pub(super) struct Dataset {
     pub(super) format: DatasetFormat,
     /// How many rows to draw, seeded, without replacement. Default: all, in drawn order.
     pub(super) n_requests: Option<Count>,
-    /// Longest answer asked for, tokens.
-    pub(super) max_tokens: Tokens,
+    /// In which prompt rows of LongBench's tasks are sent: `task` (LongBench's own) or `neutral`. Default: `task`.
+    pub(super) prompt: Option<Sp<PromptLayout>>,
+    /// Longest answer asked for, tokens. Default: the longest answer of each row's LongBench task.
+    pub(super) max_tokens: Option<Tokens>,
     /// Most turns of a conversation that are sent, each after the answer to the one before.
     #[serde(default = "turns")]
     pub(super) turns: Int<1, 64>,

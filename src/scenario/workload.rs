@@ -1,8 +1,8 @@
 //! Workloads of the file.
 
 use super::{
-    Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think, tokens,
-    value::Sp, wire,
+    DatasetFormat, Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think,
+    tokens, value::Sp, wire,
 };
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
@@ -72,15 +72,34 @@ fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
         let message = "expected `path` to name a file, got an empty text";
         return Err(Fault::new(wire.path.at, message, "for example `datasets/tiny-sharegpt.json`"));
     }
+    if wire.format != DatasetFormat::Longbench {
+        only_longbench(wire)?;
+    }
     Ok(Workload::Dataset {
         path: wire.path.value.clone(),
         format: wire.format,
         n_requests: wire.n_requests.map(|n| n.usize()),
-        max_tokens: wire.max_tokens.u32(),
+        prompt: wire.prompt.as_ref().map(|prompt| prompt.value).unwrap_or_default(),
+        max_tokens: wire.max_tokens.map(|n| n.u32()),
         turns: wire.turns.usize(),
         think: wire.think_s.as_ref().map(think::build).transpose()?,
         tokens: tokens::of_dataset(wire)?,
     })
+}
+
+/// What other formats have nothing for: prompts and longest answers of tasks.
+fn only_longbench(wire: &wire::Dataset) -> Result<(), Fault> {
+    if let Some(prompt) = &wire.prompt {
+        let message = "expected `prompt` beside `format = \"longbench\"`, got another format";
+        return Err(Fault::new(prompt.at, message, "remove it: other rows hold whole prompts"));
+    }
+    if wire.max_tokens.is_none() {
+        let message = "expected the key `max_tokens`, got none";
+        let hint =
+            "add `max_tokens = 256`; only LongBench's tasks have a longest answer of their own";
+        return Err(Fault::new(wire.path.at, message, hint));
+    }
+    Ok(())
 }
 
 fn synthetic(name: &Sp<String>, wire: &wire::Synthetic) -> Result<Workload, Fault> {

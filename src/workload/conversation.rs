@@ -1,5 +1,7 @@
 //! Conversations: a first turn that is due like any request, and turns that follow an answer.
 
+use anyhow::Context as _;
+
 use super::{
     Due, Request, Sample,
     count::Counter,
@@ -16,8 +18,8 @@ pub(super) struct Shape {
     pub(super) turns: usize,
     /// From the end of an answer to the next turn; `None` = at once.
     pub(super) think: Option<TimeDist>,
-    /// `max_tokens` of each turn.
-    pub(super) max_tokens: u32,
+    /// `max_tokens` of each turn; `None` = the longest answer of the row's LongBench task.
+    pub(super) max_tokens: Option<u32>,
 }
 
 /// One request a turn, the turns of a conversation one after another. First turns are due `WhenFree` until somebody says
@@ -25,7 +27,7 @@ pub(super) struct Shape {
 /// `counter` counts and cuts first turns; what a later one is sent with is known only when its turn has come.
 ///
 /// # Errors
-/// A prompt cannot be encoded.
+/// A prompt cannot be encoded, or nothing says how long its answer may be.
 pub(super) fn requests(
     samples: Vec<Sample>,
     shape: Shape,
@@ -35,6 +37,7 @@ pub(super) fn requests(
     let mut rng = stream(seed, Stream::Think);
     let mut requests: Vec<Request> = Vec::with_capacity(samples.len());
     for sample in samples {
+        let (max_tokens, raw) = (max_tokens(shape, &sample)?, sample.is_sent_raw());
         let first = dataset::Turn { prompt: sample.prompt, answer: sample.answer };
         let turns = std::iter::once(first).chain(sample.later).take(shape.turns);
         let mut said_tokens = 0;
@@ -59,15 +62,26 @@ pub(super) fn requests(
                 prompt_tokens_est,
                 counted: None,
                 answer_tokens_est,
-                max_tokens: shape.max_tokens,
+                max_tokens,
             };
             if let Some(counter) = counter.as_deref_mut().filter(|_| turn == 0) {
-                counter.take(&mut request, said.answer.as_deref())?;
+                counter.take(&mut request, said.answer.as_deref(), raw)?;
             }
             requests.push(request);
         }
     }
     Ok(requests)
+}
+
+fn max_tokens(shape: Shape, sample: &Sample) -> anyhow::Result<u32> {
+    let own = || sample.task.map(|task| task.max_new_tokens);
+    shape.max_tokens.or_else(own).with_context(|| {
+        let dataset = sample.reference.as_ref().map_or("none", |it| it.dataset.as_str());
+        format!(
+            "line {}, row {}: expected `dataset` to be one of LongBench's, whose longest answers are known, got {dataset}\n  hint: give the workload a `max_tokens`",
+            sample.line, sample.id
+        )
+    })
 }
 
 pub(super) fn draw_s(think: TimeDist, rng: &mut rand_chacha::ChaCha8Rng) -> f64 {

@@ -37,6 +37,8 @@ fn counted(meter: &Meter, prompt: &str) -> anyhow::Result<Counted> {
 /// Counts the prompts of a data set and keeps them to the longest length.
 pub(super) struct Counter {
     meter: Meter,
+    /// The same without a chat template.
+    raw: Meter,
     max: Option<u32>,
     n_seen: u64,
     n_cut: u64,
@@ -48,21 +50,22 @@ impl Counter {
     /// The tokenizer or the template cannot be read.
     pub(super) fn new(rules: &TokenRules) -> anyhow::Result<Self> {
         let max = rules.max_prompt_tokens;
-        Ok(Self { meter: meter(rules)?, max, n_seen: 0, n_cut: 0, longest: 0 })
+        let raw = Meter::new(token::shared(&rules.tokenizer)?, None);
+        Ok(Self { meter: meter(rules)?, raw, max, n_seen: 0, n_cut: 0, longest: 0 })
     }
 
-    /// Cuts and counts one prompt; `answer` is the data set's.
+    /// Cuts and counts one prompt; `answer` is the data set's. `raw` leaves the chat template off.
     pub(super) fn take(
         &mut self,
         request: &mut Request,
         answer: Option<&str>,
+        raw: bool,
     ) -> anyhow::Result<()> {
+        let meter = if raw { &self.raw } else { &self.meter };
         self.n_seen += 1;
         let place = || format!("row {}", request.sample_id);
         let cut = match self.max {
-            Some(max) => {
-                self.meter.cut_middle(&request.prompt, max as usize).with_context(place)?
-            }
+            Some(max) => meter.cut_middle(&request.prompt, max as usize).with_context(place)?,
             None => None,
         };
         if let Some(cut) = cut {
@@ -70,12 +73,12 @@ impl Counter {
             self.longest = self.longest.max(cut.tokens_before);
             request.prompt = cut.text;
         }
-        let counted = counted(&self.meter, &request.prompt)
+        let counted = counted(meter, &request.prompt)
             .with_context(|| format!("row {}", request.sample_id))?;
         request.prompt_tokens_est = counted.tokens;
         request.counted = Some(counted);
         request.answer_tokens_est = match answer {
-            Some(answer) => Some(u32::try_from(self.meter.tokenizer().count_continued(answer)?)?),
+            Some(answer) => Some(u32::try_from(meter.tokenizer().count_continued(answer)?)?),
             None => None,
         };
         Ok(())

@@ -12,7 +12,9 @@ use super::{
 };
 use crate::scenario::DatasetFormat;
 
+mod arithmetic;
 mod dialogue;
+mod ruler;
 mod task;
 mod world;
 
@@ -22,6 +24,50 @@ pub const ROWS_MAX: usize = 1_000_000;
 /// What is biased about these texts, for the manifest.
 const BIAS: &str = "template English about invented towns; few sentence forms and a small vocabulary, so prompts compress and \
 tokenise better than human text, and answer lengths follow the templates: good for tests and smoke runs, not for claims about real traffic";
+
+/// The same of tasks on long contexts.
+const BIAS_TASKS: &str = "texts and tasks of kvbench's own, in the manner of RULER and GSM8K but neither's data: filler from few sentence \
+forms and a small vocabulary, so contexts compress and tokenise better than human text; scores say which method loses what stands in a long \
+context, and must not be set beside published ones";
+
+/// Context of a task on long contexts, words, unless told.
+pub const WORDS_DEFAULT: usize = 1000;
+
+/// A task with rows as long as one likes, in the layout of LongBench; its name is that of the data set in the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum MakeTask {
+    /// A number in one sentence of a long text, from its start to its end by turns.
+    #[value(name = "ruler_niah_single")]
+    NiahSingle,
+    /// The same among seven sentences like it.
+    #[value(name = "ruler_niah_multikey")]
+    NiahMultikey,
+    /// All names that stand for a number, through a chain of five; a second chain is there to mislead.
+    #[value(name = "ruler_vt")]
+    VariableTracking,
+    /// The ten words of a list that stand in it most often.
+    #[value(name = "ruler_cwe")]
+    CommonWords,
+    /// A word problem in two to five steps.
+    #[value(name = "arithmetic")]
+    Arithmetic,
+}
+
+/// Rows of a task, each with a context of at most `words` words ([`WORDS_DEFAULT`] where `None`; `arithmetic` then has its
+/// problem alone). The same arguments give the same bytes, and the answers are true by construction.
+pub fn generate_task(task: MakeTask, rows: usize, words: Option<usize>, seed: u64) -> String {
+    let mut rng = stream(seed, Stream::Make);
+    let rng = &mut rng;
+    let n = words.unwrap_or(WORDS_DEFAULT);
+    let row = |i| match task {
+        MakeTask::NiahSingle => ruler::needle(i, rng, n, false),
+        MakeTask::NiahMultikey => ruler::needle(i, rng, n, true),
+        MakeTask::VariableTracking => ruler::chain(i, rng, n),
+        MakeTask::CommonWords => ruler::common_words(i, rng, n),
+        MakeTask::Arithmetic => arithmetic::row(i, rng, words),
+    };
+    (0..rows).map(row).map(|row| json(&row) + "\n").collect()
+}
 
 /// A data set of `rows` rows; the same arguments give the same bytes.
 pub fn generate(format: DatasetFormat, rows: usize, seed: u64) -> String {
@@ -55,10 +101,12 @@ pub struct Manifest {
     bias: String,
 }
 
-/// The manifest of `text`, which [`generate`] made for a file of this name; `command` made it.
+/// The manifest of `text`, which [`generate`] or, for a `task`, [`generate_task`] made for a file of this name; `command`
+/// made it.
 pub fn manifest(
     file: &str,
     format: DatasetFormat,
+    task: Option<MakeTask>,
     rows: usize,
     text: &str,
     command: &str,
@@ -71,7 +119,7 @@ pub fn manifest(
         n_rows: rows,
         n_bytes: text.len(),
         licence: "CC0-1.0".to_owned(),
-        bias: BIAS.to_owned(),
+        bias: if task.is_some() { BIAS_TASKS } else { BIAS }.to_owned(),
     };
     toml::to_string(&manifest).expect("texts and numbers are TOML")
 }

@@ -15,6 +15,7 @@ mod dialogue;
 mod draw;
 mod exact;
 mod intensity;
+pub mod longbench;
 pub mod make;
 mod schedule;
 mod synthetic;
@@ -124,9 +125,21 @@ pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> any
         Workload::Shapes { .. } => {
             bail!("a grid of shapes has no requests: it is launched, not sent")
         }
-        Workload::Dataset { path, format, n_requests, max_tokens, turns, think, tokens } => {
-            let (samples, report) = dataset::read(path, *format)?;
+        Workload::Dataset {
+            path,
+            format,
+            n_requests,
+            prompt,
+            max_tokens,
+            turns,
+            think,
+            tokens,
+        } => {
+            let (samples, report) = dataset::read_as(path, *format, *prompt)?;
             let samples = drawn(samples, &report, *n_requests, seed)?;
+            if *format == DatasetFormat::Longbench {
+                notes.extend(dataset::longbench::notes(&samples));
+            }
             let shape = Shape { turns: *turns, think: *think, max_tokens: *max_tokens };
             let mut counter = tokens.as_ref().map(count::Counter::new).transpose()?;
             let requests = conversation::requests(samples, shape, seed, counter.as_mut())?;

@@ -1,7 +1,7 @@
 use std::{collections::BTreeSet, io::Write};
 
 use super::*;
-use crate::scenario::{LengthDist, TimeDist};
+use crate::scenario::{LengthDist, PromptLayout, TimeDist};
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().expect("temporary file");
@@ -14,7 +14,8 @@ fn dataset(path: &std::path::Path, n_requests: Option<usize>) -> Workload {
         path: path.to_owned(),
         format: DatasetFormat::Longbench,
         n_requests,
-        max_tokens: 32,
+        prompt: PromptLayout::Task,
+        max_tokens: Some(32),
         turns: 1,
         think: None,
         tokens: None,
@@ -64,7 +65,16 @@ const TALK: &str = r#"[{"id": "a", "conversations": [{"from": "human", "value": 
 
 fn talk(path: &std::path::Path, turns: usize, think: Option<TimeDist>) -> Workload {
     let (path, format) = (path.to_owned(), DatasetFormat::Sharegpt);
-    Workload::Dataset { path, format, n_requests: None, max_tokens: 9, turns, think, tokens: None }
+    Workload::Dataset {
+        path,
+        format,
+        n_requests: None,
+        prompt: PromptLayout::Task,
+        max_tokens: Some(9),
+        turns,
+        think,
+        tokens: None,
+    }
 }
 
 #[test]
@@ -126,4 +136,88 @@ fn too_few_rows_is_an_error_with_the_number() {
 fn shapes_have_no_requests() {
     let shapes = Workload::Shapes { ops: vec![], batch: vec![], kv_len: vec![] };
     assert!(build(&shapes, &Arrival::Closed { concurrency: 1 }, 0).is_err());
+}
+
+/// Rows of two LongBench tasks, one of which upstream sends raw, and one of another data set.
+const TASKS: &str = r#"{"_id": "t", "dataset": "trec", "context": "C {input}", "input": "I", "answers": ["a"]}
+{"_id": "m", "dataset": "multi_news_e", "context": "N", "input": "", "answers": ["b"]}
+{"_id": "k", "dataset": "kvbench_count", "context": "c", "input": "q", "answers": ["3"]}
+"#;
+
+fn tasks(path: &std::path::Path) -> Workload {
+    Workload::Dataset {
+        path: path.to_owned(),
+        format: DatasetFormat::Longbench,
+        n_requests: None,
+        prompt: PromptLayout::Task,
+        max_tokens: None,
+        turns: 1,
+        think: None,
+        tokens: None,
+    }
+}
+
+const ONE: Arrival = Arrival::Closed { concurrency: 1 };
+
+fn of<'a>(built: &'a Built, id: &str) -> &'a Request {
+    built.requests.iter().find(|request| request.sample_id == id).expect("drawn")
+}
+
+#[test]
+fn longbench_rows_have_their_tasks_prompt_and_length() {
+    let rows: String = TASKS.lines().take(2).map(|row| format!("{row}\n")).collect();
+    let file = file(&rows);
+    let built = build_reporting(&tasks(file.path()), &ONE, 3).expect("built");
+    let (trec, news) = (of(&built, "t"), of(&built, "m"));
+    assert!(trec.prompt.ends_with("examples of questions.\n\nC {input}\nI"), "{}", trec.prompt);
+    assert!(news.prompt.contains("\n\nNews:\nN\n\nNow"), "{}", news.prompt);
+    assert_eq!((trec.max_tokens, news.max_tokens), (64, 512));
+    assert!(built.notes[0].starts_with("2 of 2 prompts are LongBench's own"), "{:?}", built.notes);
+    assert!(built.notes[1].starts_with("1 of 2 prompts"), "{:?}", built.notes);
+    let mut neutral = tasks(file.path());
+    if let Workload::Dataset { prompt, .. } = &mut neutral {
+        *prompt = PromptLayout::Neutral;
+    }
+    let built = build_reporting(&neutral, &ONE, 3).expect("built");
+    assert_eq!(of(&built, "t").prompt, "Text:\nC {input}\n\nTask:\nI\n\nAnswer:");
+    assert_eq!(of(&built, "t").max_tokens, 64, "the task is known in any layout");
+    assert_eq!(built.notes.len(), 1, "{:?}", built.notes);
+}
+
+#[test]
+fn other_rows_need_a_length_and_stay_neutral() {
+    let file = file(TASKS);
+    let error = build(&tasks(file.path()), &ONE, 3).expect_err("no length");
+    let text = format!("{error:#}");
+    assert!(text.contains("line 3, row k") && text.contains("got kvbench_count"), "{text}");
+    assert!(text.contains("hint: give the workload a `max_tokens`"), "{text}");
+    let built = build_reporting(&dataset(file.path(), None), &ONE, 3).expect("built");
+    assert_eq!(of(&built, "k").prompt, "Text:\nc\n\nTask:\nq\n\nAnswer:");
+    assert!(built.notes[0].starts_with("2 of 3 prompts are"), "{:?}", built.notes);
+    assert!(built.notes[0].contains("; 1 are in the neutral layout"), "{:?}", built.notes);
+    assert!(built.requests.iter().all(|request| request.max_tokens == 32));
+}
+
+#[test]
+fn tasks_that_upstream_sends_raw_get_no_template() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    crate::token::tiny::sentence_piece(folder.path());
+    let template = folder.path().join("template.jinja");
+    std::fs::write(&template, crate::token::tiny::TEMPLATE).expect("written");
+    let file = file(TASKS);
+    let mut workload = dataset(file.path(), None);
+    if let Workload::Dataset { tokens, .. } = &mut workload {
+        *tokens = Some(crate::scenario::TokenRules {
+            tokenizer: folder.path().to_owned(),
+            max_prompt_tokens: Some(120),
+            chat_template: Some(crate::scenario::TemplateSource::File(template)),
+            template_date: crate::token::date(crate::token::DATE_DEFAULT).expect("a day"),
+        });
+    }
+    let built = build_reporting(&workload, &ONE, 3).expect("built");
+    let rendered = |id| of(&built, id).counted.as_ref().expect("counted").rendered.clone();
+    assert_eq!(rendered("t"), None);
+    assert_eq!(of(&built, "t").text_for(Endpoint::Completions), of(&built, "t").prompt);
+    assert!(rendered("m").expect("a template").contains("<u>You are given"));
+    assert!(rendered("k").expect("a template").contains("<u>Text:"));
 }

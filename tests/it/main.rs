@@ -18,6 +18,7 @@ mod engine_resume;
 mod fake_gpu;
 mod faulty;
 mod lengths;
+mod longbench;
 mod negatives;
 mod quality;
 mod resume;

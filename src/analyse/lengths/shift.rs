@@ -26,7 +26,7 @@ pub struct Against {
     pub found_at: f64,
     /// Prompts.
     pub n_prompts: usize,
-    /// Baseline-like runs besides the baseline's first, over all prompts at least; 0: no control ran.
+    /// Baseline-like runs of each prompt, at least, besides the baseline's first; 0: no control ran.
     pub n_controls: usize,
 }
 
@@ -71,7 +71,7 @@ pub(super) fn against(
     statistic: Statistic,
 ) -> Option<Against> {
     let found = permutation_test(blocks, rng, statistic)?;
-    let n_others = blocks.iter().map(|block| block.values.len() - block.n_own).max()?;
+    let n_others = blocks.iter().map(|block| block.values.len() - block.n_own).min()?;
     Some(Against {
         value: found.value - found.centre,
         p: found.p,

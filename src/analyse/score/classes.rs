@@ -19,15 +19,16 @@ pub(super) fn classification(prediction: &str, reference: &str, classes: &[Strin
     if named.contains(&reference) { 1.0 / named.len() as f64 } else { 0.0 }
 }
 
-/// The share of the prediction's numbers that are the reference's paragraph.
-pub(super) fn retrieval(dataset: &str, prediction: &str, reference: &str) -> anyhow::Result<f64> {
-    let word = if dataset.contains("_zh") { "段落" } else { "Paragraph " };
-    let number = reference.match_indices(word).find_map(|(at, _)| {
-        let rest = &reference[at + word.len()..];
-        rest.starts_with(python::is_digit).then(|| python::numbers(rest).next())?
-    });
-    let Some(number) = number else {
-        anyhow::bail!("expected an answer such as `{word}7`, got `{reference}`");
+/// The share of the prediction's numbers that are the reference's paragraph, which stands behind `word`.
+///
+/// # Errors
+/// The reference names no paragraph.
+pub(super) fn retrieval(word: &str, prediction: &str, reference: &str) -> anyhow::Result<f64> {
+    let mut behind = reference.match_indices(word).map(|(at, word)| &reference[at + word.len()..]);
+    let Some(number) = behind.find_map(python::leading_number) else {
+        anyhow::bail!(
+            "expected an answer such as `{word}7`, got `{reference}`\n  hint: `answers` of passage_retrieval name a paragraph"
+        );
     };
     Ok(share_of_numbers(prediction, number))
 }

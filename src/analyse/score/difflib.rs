@@ -1,23 +1,7 @@
 //! Similarity of texts as Python's `difflib.SequenceMatcher` computes it (Ratcliff and Obershelp's gestalt matching with
-//! its rule against popular characters), and LongBench's similarity of code on top.
+//! its rule against popular characters).
 
 use std::collections::HashMap;
-
-use super::python;
-
-/// Similarity of the first line that is neither comment nor mark-up, 0 to 1 in steps of 0.01.
-pub(super) fn code_similarity(prediction: &str, reference: &str) -> f64 {
-    let is_code = |line: &&str| !line.contains('`') && !line.contains('#') && !line.contains("//");
-    let line = prediction.trim_start_matches('\n').split('\n').find(is_code).unwrap_or_default();
-    // fuzzywuzzy's order: equal texts first, so that two empty ones are equal.
-    if line == reference {
-        return 1.0;
-    }
-    if line.is_empty() || reference.is_empty() {
-        return 0.0;
-    }
-    python::round(100.0 * ratio(line, reference)) / 100.0
-}
 
 /// Twice the matched characters over all characters, 1 for two empty texts.
 pub fn ratio(a: &str, b: &str) -> f64 {
@@ -121,12 +105,5 @@ mod tests {
         let (a, b) = ("x".repeat(100), "x".repeat(200));
         assert!((ratio(&a, &b) - 2.0 / 3.0).abs() < 1e-12);
         assert!(ratio(&format!("y{a}"), &b).abs() < 1e-12);
-    }
-
-    #[test]
-    fn comments_and_marks_are_skipped() {
-        assert!((code_similarity("\n# no\n// no\n`no`\nreturn x", "return x") - 1.0).abs() < 1e-12);
-        assert!((code_similarity("# no", "") - 1.0).abs() < 1e-12, "two empty texts are equal");
-        assert!(code_similarity("# no", "x").abs() < 1e-12);
     }
 }

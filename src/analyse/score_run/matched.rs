@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    super::{Estimate, Point, RunData, compare::baseline_of, score, summary::rng_for},
+    super::{Estimate, Point, RunData, compare::baseline_of, summary::rng_for},
     Answer, ScoreRow, Tally,
     means::{by_repeat, in_points, pairs, points},
 };
@@ -132,6 +132,7 @@ fn pair(own: &Answer<'_>, base: &Answer<'_>) -> anyhow::Result<MatchedRow> {
     let (row, theirs) = (own.row, base.row);
     let (words, baseline_words) = (n_words(&row.output_text), n_words(&theirs.output_text));
     let shorter = words.min(baseline_words);
+    let (score, scorer) = own.score(first_words(&row.output_text, shorter))?;
     Ok(MatchedRow {
         run_id: row.run_id.clone(),
         cell_id: row.cell_id.clone(),
@@ -143,11 +144,11 @@ fn pair(own: &Answer<'_>, base: &Answer<'_>) -> anyhow::Result<MatchedRow> {
         request_id: row.request_id,
         sample_id: row.sample_id.clone(),
         dataset: own.reference.dataset.clone(),
-        scorer: score::SCORER.to_owned(),
+        scorer,
         words: i64::try_from(words)?,
         baseline_words: i64::try_from(baseline_words)?,
-        score: own.score(first_words(&row.output_text, shorter))?,
-        baseline_score: base.score(first_words(&theirs.output_text, shorter))?,
+        score,
+        baseline_score: base.score(first_words(&theirs.output_text, shorter))?.0,
         prompt_sha256: row.prompt_sha256.clone(),
     })
 }
@@ -188,7 +189,7 @@ pub fn matched_means(data: &RunData, rows: &[MatchedRow], free: &[ScoreRow]) -> 
 }
 
 impl MatchedRow {
-    fn point(&self) -> Point {
+    pub(in crate::analyse) fn point(&self) -> Point {
         Point {
             target: self.target.clone(),
             workload: self.workload.clone(),

@@ -119,18 +119,23 @@ pub struct Scored {
 ///
 /// # Errors
 /// A data set that is not there or is another than the run's, or nothing to score.
-pub fn score(data: &RunData, files: &[PathBuf], equal_length: bool) -> anyhow::Result<Scored> {
+pub fn score(
+    data: &RunData,
+    files: &[PathBuf],
+    equal_length: bool,
+    options: score::Options,
+) -> anyhow::Result<Scored> {
     let requests = RequestRow::rows(&data.requests)?;
     let references = References::read(&data.manifest, &requests, files)?;
     let mut left_out = Tally::default();
     for row in RequestRow::rows(&data.warm_up)? {
         left_out.tell(&row, "warm-up request");
     }
-    let answers = answers(&requests, &references, &mut left_out);
+    let answers = answers(&requests, &references, options, &mut left_out);
     let mut rows = Vec::with_capacity(answers.len());
     for answer in &answers {
         match answer.score(&answer.row.output_text) {
-            Ok(score) => rows.push(answer.scored(score)),
+            Ok((score, scorer)) => rows.push(answer.scored(score, scorer)),
             Err(error) => left_out.tell(answer.row, &format!("no score: {}", first_line(&error))),
         }
     }
@@ -151,16 +156,18 @@ pub fn score(data: &RunData, files: &[PathBuf], equal_length: bool) -> anyhow::R
 struct Answer<'a> {
     row: &'a RequestRow,
     reference: &'a Reference,
+    options: score::Options,
 }
 
 impl Answer<'_> {
-    /// The score of a text in the place of the answer.
-    fn score(&self, text: &str) -> anyhow::Result<f64> {
+    /// The score of a text in the place of the answer, and what scored it.
+    fn score(&self, text: &str) -> anyhow::Result<(f64, String)> {
         let Reference { dataset, answers, all_classes } = self.reference;
-        score::score(dataset, text, answers, Some(all_classes.as_slice()))
+        let score = self.options.score(dataset, text, answers, Some(all_classes.as_slice()))?;
+        Ok((score, self.options.scorer(dataset)?))
     }
 
-    fn scored(&self, score: f64) -> ScoreRow {
+    fn scored(&self, score: f64, scorer: String) -> ScoreRow {
         let row = self.row;
         ScoreRow {
             run_id: row.run_id.clone(),
@@ -173,7 +180,7 @@ impl Answer<'_> {
             request_id: row.request_id,
             sample_id: row.sample_id.clone(),
             dataset: self.reference.dataset.clone(),
-            scorer: score::SCORER.to_owned(),
+            scorer,
             score,
             prompt_sha256: row.prompt_sha256.clone(),
         }
@@ -185,6 +192,7 @@ impl Answer<'_> {
 fn answers<'a>(
     requests: &'a [RequestRow],
     references: &'a References,
+    options: score::Options,
     left_out: &mut Tally,
 ) -> Vec<Answer<'a>> {
     let (mut samples, mut prompts) = (BTreeSet::new(), BTreeSet::new());
@@ -203,7 +211,7 @@ fn answers<'a>(
             {
                 Err("its prompt is that of another sample of its cell")
             }
-            Ok(reference) => Ok(Answer { row, reference }),
+            Ok(reference) => Ok(Answer { row, reference, options }),
         }
     };
     let mut found = Vec::with_capacity(requests.len());

@@ -70,7 +70,7 @@ fn every_request_has_a_score_or_a_reason() {
     rows.push(RequestRow { workload: "chat".into(), ..answer(BASE, 10, "q1", "x") });
     let (_dir, mut data) = run(&rows);
     data.warm_up = RequestRow::frame(&[answer(BASE, 0, "q1", "x")]).unwrap();
-    let scored = score(&data, &[], false).unwrap();
+    let scored = score(&data, &[], false, score::Options::default()).unwrap();
     let found: Vec<_> =
         scored.rows.iter().map(|row| (row.sample_id.as_str(), &*row.dataset, row.score)).collect();
     assert_eq!(found, [("q1", "qasper", 1.0), ("t1", "trec", 1.0)]);
@@ -100,7 +100,7 @@ fn every_request_has_a_score_or_a_reason() {
 fn nothing_to_score_is_one_sentence() {
     let failed = RequestRow { err: Some("reset".into()), ..answer(BASE, 0, "q1", "") };
     let (_dir, data) = run(&[failed]);
-    let error = score(&data, &[], false).unwrap_err().to_string();
+    let error = score(&data, &[], false, score::Options::default()).unwrap_err().to_string();
     assert!(error.contains("got none of 1 requests (the request failed: 1)\n  hint"), "{error}");
 }
 
@@ -109,10 +109,17 @@ fn another_data_set_is_refused_and_a_moved_one_is_found() {
     let (dir, mut data) = run(&[answer(BASE, 0, "q1", "Paris")]);
     let (path, moved) = (dir.path().join("lb.jsonl"), dir.path().join("moved.jsonl"));
     std::fs::rename(&path, &moved).unwrap();
-    let error =
-        |files: &[PathBuf], data: &RunData| format!("{:#}", score(data, files, false).unwrap_err());
+    let error = |files: &[PathBuf], data: &RunData| {
+        format!("{:#}", score(data, files, false, score::Options::default()).unwrap_err())
+    };
     assert!(error(&[], &data).contains("--data FILE"));
-    assert_eq!(score(&data, std::slice::from_ref(&moved), false).unwrap().rows.len(), 1);
+    assert_eq!(
+        score(&data, std::slice::from_ref(&moved), false, score::Options::default())
+            .unwrap()
+            .rows
+            .len(),
+        1
+    );
     std::fs::write(&path, ROWS.replace("Paris", "Rome")).unwrap();
     assert!(error(&[], &data).contains("expected sha256"));
     let said = error(std::slice::from_ref(&path), &data);
@@ -130,7 +137,7 @@ fn means_are_paired_by_prompt_and_repeat() {
         answer(OWN, 1, "t1", "food"),
     ];
     let (_dir, data) = run(&rows);
-    let scored = score(&data, &[], false).unwrap();
+    let scored = score(&data, &[], false, score::Options::default()).unwrap();
     let means = means(&data, &scored.rows);
     let found: Vec<_> = means
         .iter()
@@ -156,7 +163,7 @@ fn at_equal_length_rambling_costs_nothing() {
         answer(OWN, 1, "q2", "Ada"),
     ];
     let (_dir, data) = run(&rows);
-    let scored = score(&data, &[], true).unwrap();
+    let scored = score(&data, &[], true, score::Options::default()).unwrap();
     let matched = scored.matched.unwrap();
     let found: Vec<_> = matched
         .iter()
@@ -180,7 +187,7 @@ fn a_place_is_a_workload_under_a_load() {
         answer("example/u/int8/lb/c-1/1", 0, "q1", "London"),
     ];
     let (_dir, data) = run(&rows);
-    let scores = score(&data, &[], false).unwrap().rows;
+    let scores = score(&data, &[], false, score::Options::default()).unwrap().rows;
     let found = places(&data.manifest, &scores);
     assert_eq!(found.iter().map(ToString::to_string).collect::<Vec<_>>(), ["lb/c-1"]);
     let place = choose(found, None).unwrap();
@@ -196,7 +203,7 @@ fn a_place_is_a_workload_under_a_load() {
     // A second target with a baseline of its own, and a third without one.
     rows.push(answer("example/v/fp16/lb/c-1/0", 0, "q1", "Paris"));
     let (_dir, data) = run(&rows);
-    let scores = score(&data, &[], false).unwrap().rows;
+    let scores = score(&data, &[], false, score::Options::default()).unwrap().rows;
     let found = places(&data.manifest, &scores);
     let lost: Vec<String> = elsewhere(&scores, &found).iter().map(ToString::to_string).collect();
     assert_eq!(lost, ["u/int8/lb/c-1"]);
@@ -218,7 +225,7 @@ fn a_repeat_of_other_rows_is_dropped_and_named() {
         answer("example/u/int8/lb/c-1/1", 0, "q2", "Ada"),
     ];
     let (_dir, data) = run(&rows);
-    let scores = score(&data, &[], false).unwrap().rows;
+    let scores = score(&data, &[], false, score::Options::default()).unwrap().rows;
     let place = choose(places(&data.manifest, &scores), None).unwrap();
     let mut found = subjects(&data.manifest, &scores, &place).unwrap();
     assert_eq!(found.drop_strangers(), ["baseline repeat 1", "int8 repeat 1"]);

@@ -440,3 +440,7 @@ fn parting(points: &[LengthPoint], slot: Slot<'_>) -> Figure {
         panels: panels(points, slot, &curve),
     }
 }
+
+#[cfg(test)]
+#[path = "lengths_tests.rs"]
+mod tests;

@@ -10,9 +10,13 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{scenario::DatasetFormat, units::hex};
+use super::longbench::Task;
+use crate::{
+    scenario::{DatasetFormat, PromptLayout},
+    units::hex,
+};
 
-mod longbench;
+pub(super) mod longbench;
 pub(super) mod rows;
 mod sharegpt;
 
@@ -39,6 +43,10 @@ pub struct Sample {
     pub later: Vec<Turn>,
     /// What an answer is scored against, where the row tells.
     pub reference: Option<Reference>,
+    /// The task of LongBench that the row is of.
+    pub task: Option<&'static Task>,
+    /// Whether `prompt` is LongBench's own for that task.
+    pub in_task_prompt: bool,
 }
 
 /// What an answer to a row is scored against.
@@ -94,7 +102,19 @@ pub struct DatasetReport {
 /// # Errors
 /// The file cannot be read, is not of this format as a whole (no array, cut off), or holds no usable row.
 pub fn read(path: &Path, format: DatasetFormat) -> anyhow::Result<(Vec<Sample>, DatasetReport)> {
-    read_with(path, |reader| read_rows(reader, format))
+    read_as(path, format, PromptLayout::default())
+}
+
+/// The same with prompts in this layout.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_as(
+    path: &Path,
+    format: DatasetFormat,
+    layout: PromptLayout,
+) -> anyhow::Result<(Vec<Sample>, DatasetReport)> {
+    read_with(path, |reader| read_rows(reader, format, layout))
 }
 
 /// Reads a file by `rows` and reports on it; the hash is that of the whole file.
@@ -183,6 +203,11 @@ impl<T> Found<T> {
 }
 
 impl Sample {
+    /// Whether the prompt is one that LongBench puts no chat template around.
+    pub fn is_sent_raw(&self) -> bool {
+        self.in_task_prompt && self.task.is_some_and(|task| !task.chat_template)
+    }
+
     fn placed(mut self, row: u64, line: u64) -> Self {
         self.line = line;
         if self.id.is_empty() {
@@ -192,9 +217,13 @@ impl Sample {
     }
 }
 
-fn read_rows<R: BufRead + ?Sized>(reader: &mut R, format: DatasetFormat) -> anyhow::Result<Found> {
+fn read_rows<R: BufRead + ?Sized>(
+    reader: &mut R,
+    format: DatasetFormat,
+    layout: PromptLayout,
+) -> anyhow::Result<Found> {
     let mut found = Found::default();
-    let mut push = |row: rows::Raw, sample: fn(&Value) -> Result<Sample, String>| {
+    let mut push = |row: rows::Raw, sample: &dyn Fn(&Value) -> Result<Sample, String>| {
         let parsed = row.json().and_then(|value| sample(&value));
         let n = found.n_rows;
         found.push(row.line, parsed.map(|sample| sample.placed(n, row.line)));
@@ -203,13 +232,13 @@ fn read_rows<R: BufRead + ?Sized>(reader: &mut R, format: DatasetFormat) -> anyh
         DatasetFormat::Sharegpt => {
             let mut rows = rows::ArrayRows::new(reader);
             while let Some(row) = rows.next()? {
-                push(row, sharegpt::sample);
+                push(row, &sharegpt::sample);
             }
         }
         DatasetFormat::Longbench => {
             let mut rows = rows::LineRows::new(reader);
             while let Some(row) = rows.next()? {
-                push(row, longbench::sample);
+                push(row, &|row| longbench::sample(row, layout));
             }
         }
     }

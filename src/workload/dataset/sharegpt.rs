@@ -39,6 +39,8 @@ pub(super) fn sample(row: &Value) -> Result<Sample, String> {
         language: None,
         later: answer_at.map_or_else(Vec::new, |at| later(&turns[at + 1..])),
         reference: None,
+        task: None,
+        in_task_prompt: false,
     })
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::scenario::{DatasetFormat::*, fuzz};
 
 fn found(bytes: &[u8], format: DatasetFormat) -> anyhow::Result<Found> {
-    read_rows(&mut Cursor::new(bytes), format)
+    read_rows(&mut Cursor::new(bytes), format, PromptLayout::Task)
 }
 
 const SHAREGPT: &str = r#"[

@@ -21,6 +21,28 @@ pub(super) struct Row {
     _id: String,
 }
 
+impl Row {
+    /// A row without classes, in English.
+    pub(super) fn new(
+        dataset: &'static str,
+        id: String,
+        context: String,
+        input: String,
+        answers: Vec<String>,
+    ) -> Self {
+        Self {
+            length: context.split_whitespace().count() + input.split_whitespace().count(),
+            input,
+            context,
+            answers,
+            dataset,
+            language: "en",
+            all_classes: None,
+            _id: id,
+        }
+    }
+}
+
 struct Task {
     dataset: &'static str,
     input: String,
@@ -39,16 +61,9 @@ pub(super) fn row(i: usize, rng: &mut ChaCha8Rng) -> Row {
         2 => classify(pick(rng, &towns)),
         _ => summary(&towns),
     };
-    Row {
-        length: context.split_whitespace().count() + task.input.split_whitespace().count(),
-        input: task.input,
-        context,
-        answers: vec![task.answer],
-        dataset: task.dataset,
-        language: "en",
-        all_classes: task.classes,
-        _id: format!("kvbench-longbench-{i}"),
-    }
+    let id = format!("kvbench-longbench-{i}");
+    let row = Row::new(task.dataset, id, context, task.input, vec![task.answer]);
+    Row { all_classes: task.classes, ..row }
 }
 
 fn context(towns: &[Town], rng: &mut ChaCha8Rng) -> String {
