@@ -249,7 +249,7 @@ fn controls_are_no_methods() {
          [workload.lb.dataset]\npath = \"{}\"\nformat = \"longbench\"\nmax_tokens = 8\n[load.c.closed]\nconcurrency = [1]\n",
         dir.path().join("lb.jsonl").display()
     );
-    let scores = score(&data, &[], false).unwrap().rows;
+    let scores = score(&data, &[], false, score::Options::default()).unwrap().rows;
     let place = choose(places(&data.manifest, &scores), None).unwrap();
     let found = subjects(&data.manifest, &scores, &place).unwrap();
     let names = |scores: &[super::super::negatives::Scores]| -> Vec<String> {
