@@ -131,7 +131,8 @@ fn outcome_json(outcome: &Outcome) -> Json {
     json!({
         "policy": outcome.policy.name(),
         "candidates": outcome.n_candidates,
-        "allowed_loss": outcome.allowed_loss,
+        "goal": outcome.goal.name(),
+        "allowed_loss": outcome.goal.allowed_loss(),
         "n": outcome.n,
         "compressed": outcome.n_compressed,
         "delta": points_json(&outcome.delta),
@@ -172,6 +173,7 @@ fn policies_table(bound: &Bound) -> Table {
     let columns = [
         ("policy", ""),
         ("candidates", ""),
+        ("goal", ""),
         ("allowed_loss", "points"),
         ("compressed", ""),
         ("share", "%"),
@@ -180,13 +182,14 @@ fn policies_table(bound: &Bound) -> Table {
         ("speedup", "x"),
     ];
     let columns = columns.iter().map(|(name, unit)| Column::new(name, unit)).collect();
-    let title = "What choosing could win; without an allowed loss the best quality";
+    let title = "What choosing could win: the best quality, and most compressed or fastest within an allowed loss";
     let mut table = Table::new(title, columns);
     table.rows.extend(bound.outcomes.iter().map(|outcome| {
         vec![
             Value::Text(outcome.policy.name().to_owned()),
             int(outcome.n_candidates),
-            Value::maybe(outcome.allowed_loss),
+            Value::Text(outcome.goal.name().to_owned()),
+            Value::maybe(outcome.goal.allowed_loss()),
             int(outcome.n_compressed),
             Value::Float(percent(outcome)),
             points(&outcome.delta),

@@ -16,6 +16,7 @@ use crate::{
         score_run::{self, Place, Subjects},
     },
     record::Manifest,
+    scenario::Control,
 };
 
 /// A run folder, or files.
@@ -115,6 +116,11 @@ impl Source {
         }
         let place = score_run::choose(places, self.place.as_deref())?;
         let mut subjects = score_run::subjects(manifest, &rows, &place)?;
+        for (name, control) in score_run::controls(manifest) {
+            if let Control::Temperature(_) = control {
+                ui.note(&format!("{name}: left out, a control with another temperature is neither noise nor a method"));
+            }
+        }
         for name in subjects.drop_strangers() {
             ui.note(&format!(
                 "{name}: left out, it holds none of the samples of the baseline's repeat 0"

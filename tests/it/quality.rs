@@ -107,6 +107,7 @@ fn a_run_is_scored_and_its_broken_prompts_become_a_benchmark() {
     let dir = run.to_str().unwrap();
     scores_are_written(dir);
     negatives_are_counted(dir);
+    the_bound_knows_the_speed(dir);
     the_benchmark_loads_again(dir, data.path());
     a_moved_data_set_is_asked_for(dir, &benchmark);
 }
@@ -153,6 +154,35 @@ fn negatives_are_counted(dir: &str) {
     let (_, out, _) = kvbench(&["negatives", dir]);
     for word in ["confirmed", "q_sign", "p_wilcoxon", "p_mcnemar"] {
         assert!(out.contains(word), "{out}");
+    }
+}
+
+fn the_bound_knows_the_speed(dir: &str) {
+    let picture = Path::new(dir).join("adaptive.svg");
+    let found = json_of(&["adaptive", dir, "--loss", "1", "--plot", picture.to_str().unwrap()]);
+    assert!(found["methods"]["fp8"]["speed"].as_f64().unwrap() > 0.0, "{found}");
+    assert_eq!((&found["n"], &found["n_left_out"]), (&json!(11), &json!(1)));
+    let policies = found["policies"].as_array().unwrap();
+    let of = |policy: &str, goal: &str| {
+        policies.iter().find(|one| one["policy"] == policy && one["goal"] == goal).unwrap()
+    };
+    // The method is never better: nothing is gained, and all but the broken samples cost nothing.
+    assert_eq!(of("per sample (oracle)", "quality")["compressed"], 0);
+    assert_eq!(of("per sample (oracle)", "share")["compressed"], 8);
+    assert_eq!(of("one method", "share")["compressed"], 0);
+    assert_eq!(of("null: oracle over baseline repeats", "quality")["delta"]["mean"], json!(0.0));
+    assert!(fs::read_to_string(picture).unwrap().starts_with("<svg"));
+    let given = json_of(&["adaptive", dir, "--loss", "1", "--speed", "fp8=2"]);
+    let fast = given["policies"].as_array().unwrap().iter().find(|one| one["goal"] == "speed");
+    assert!(fast.unwrap()["speedup"].as_f64().unwrap() >= 1.0, "{given}");
+    for (args, said) in [
+        (["--speed", "x=2"], "expected one of fp8, got `x`"),
+        (["--speed", "fp8=0"], "expected NAME=RATIO with a ratio above 0"),
+        (["--loss", "101"], "expected points from 0 to 100, got 101"),
+        (["--plot", "x.pdf"], "ends with .svg or .png"),
+    ] {
+        let (code, _, err) = kvbench(&[&["adaptive", dir][..], &args].concat());
+        assert!(code == Some(2) && err.contains(said), "{args:?}: {err}");
     }
 }
 

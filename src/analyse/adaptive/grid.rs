@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use anyhow::ensure;
 
+use super::menu::{Dish, Menu};
 use super::{
     super::negatives::{Scores, interval},
     Points,
@@ -21,6 +22,23 @@ pub(super) struct Ranked {
     pub(super) gain: f64,
 }
 
+/// Groups of samples that are decided together: by what was seen of `seen`, for `used` beside it.
+pub(super) struct Groups {
+    pub(super) seen: Vec<Vec<usize>>,
+    pub(super) used: Vec<Vec<usize>>,
+}
+
+impl Groups {
+    /// Groups that are decided by themselves.
+    pub(super) fn own(groups: Vec<Vec<usize>>) -> Self {
+        Self { seen: groups.clone(), used: groups }
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (&Vec<usize>, &Vec<usize>)> + Clone {
+        self.seen.iter().zip(&self.used)
+    }
+}
+
 /// See the module.
 pub(super) struct Grid {
     pub(super) names: Vec<String>,
@@ -32,7 +50,7 @@ pub(super) struct Grid {
 }
 
 /// Best first; among equals the one with more samples, so that ties do not depend on the order of files.
-pub(super) fn sort(ranked: &mut [Ranked]) {
+fn sort(ranked: &mut [Ranked]) {
     ranked.sort_by(|a, b| {
         b.gain.total_cmp(&a.gain).then_with(|| b.samples.len().cmp(&a.samples.len()))
     });
@@ -99,37 +117,45 @@ impl Grid {
         self.best_of(&(0..self.len()).collect::<Vec<_>>()).0
     }
 
-    /// Everything by one candidate.
-    pub(super) fn one_method(&self, by: usize) -> Vec<Ranked> {
-        let samples: Vec<usize> = (0..self.len()).collect();
-        let gain = self.sum(&samples, by) / samples.len() as f64;
-        vec![Ranked { samples, by, gain }]
-    }
-
-    /// Data sets, chosen and used on the same samples.
-    pub(super) fn per_dataset(&self) -> Vec<Ranked> {
-        let mut ranked = self.ranked(&self.datasets, &self.datasets);
-        sort(&mut ranked);
-        ranked
-    }
-
-    /// The best candidate of each group of `seen`, for the group of `used` beside it. A group of which nothing was seen stays
-    /// with the baseline.
-    pub(super) fn ranked(&self, seen: &[Vec<usize>], used: &[Vec<usize>]) -> Vec<Ranked> {
+    /// The best candidate of each group, best gain first. A group of which nothing was seen stays with the baseline.
+    pub(super) fn ranked(&self, groups: &Groups) -> Vec<Ranked> {
         let one = |(seen, used): (&Vec<usize>, &Vec<usize>)| {
             let (by, sum) = self.best_of(seen);
             let usable = !seen.is_empty() && !used.is_empty();
             usable.then(|| Ranked { samples: used.clone(), by, gain: sum / seen.len() as f64 })
         };
-        seen.iter().zip(used).filter_map(one).collect()
-    }
-
-    /// Samples, each by its best candidate.
-    pub(super) fn per_sample(&self) -> Vec<Ranked> {
-        let single: Vec<Vec<usize>> = (0..self.len()).map(|at| vec![at]).collect();
-        let mut ranked = self.ranked(&single, &single);
+        let mut ranked: Vec<Ranked> = groups.pairs().filter_map(one).collect();
         sort(&mut ranked);
         ranked
+    }
+
+    /// The fastest choice whose mean score (0 to 1), as far as was seen, loses no more than permitted; see [`Menu`]. `None` where
+    /// the speed of a candidate is unknown.
+    pub(super) fn fastest(
+        &self,
+        groups: &Groups,
+        loss: f64,
+        speeds: &BTreeMap<String, f64>,
+    ) -> Option<Vec<Option<usize>>> {
+        let saved = |name: &String| speeds.get(name).map(|speed| 1.0 - 1.0 / speed);
+        let saved: Vec<f64> = self.names.iter().map(saved).collect::<Option<_>>()?;
+        let usable = groups.pairs().filter(|(seen, used)| !seen.is_empty() && !used.is_empty());
+        let dish = |(seen, used): (&Vec<usize>, &Vec<usize>)| {
+            let mean = |by| self.sum(seen, by) / seen.len() as f64;
+            Dish { n: used.len() as f64, gains: (0..saved.len()).map(mean).collect() }
+        };
+        let dishes = usable.clone().map(dish).collect();
+        let picks = Menu { dishes, saved }.fastest(loss * self.len() as f64 + 1e-9);
+        let mut chosen = vec![None; self.len()];
+        for ((_, used), pick) in usable.zip(picks) {
+            used.iter().for_each(|at| chosen[*at] = pick);
+        }
+        Some(chosen)
+    }
+
+    /// Each sample by itself.
+    pub(super) fn singles(&self) -> Groups {
+        Groups::own((0..self.len()).map(|at| vec![at]).collect())
     }
 
     /// Compresses whatever gains.

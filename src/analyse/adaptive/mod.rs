@@ -8,7 +8,8 @@
 //! ways.
 //!
 //! Each policy ranks what it can give away by what that gains: samples, or whole data sets. Everything in front of some place in
-//! the ranking is compressed. The best quality is where gains end; a permitted loss allows to go on.
+//! the ranking is compressed. The best quality is where gains end; a permitted loss allows to go on. Where speeds are known, a
+//! third goal spends the permitted loss on time: then slower methods with better answers make room for faster ones.
 
 use std::collections::BTreeMap;
 
@@ -23,8 +24,9 @@ use super::{
 use crate::stats;
 
 mod grid;
+mod menu;
 
-use grid::{Grid, Ranked};
+use grid::{Grid, Groups};
 
 /// Who decides which samples are compressed, and by which method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +65,36 @@ impl Policy {
     }
 }
 
+/// What a policy goes for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Goal {
+    /// The best mean score.
+    Quality,
+    /// As many samples compressed as a loss of the mean score permits; in points.
+    Share(f64),
+    /// The shortest time that a loss of the mean score permits; in points. Only where the speed of every method is known.
+    Speed(f64),
+}
+
+impl Goal {
+    /// Key in tables and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Goal::Quality => "quality",
+            Goal::Share(_) => "share",
+            Goal::Speed(_) => "speed",
+        }
+    }
+
+    /// The permitted loss, in points.
+    pub fn allowed_loss(self) -> Option<f64> {
+        match self {
+            Goal::Quality => None,
+            Goal::Share(loss) | Goal::Speed(loss) => Some(loss),
+        }
+    }
+}
+
 /// What is asked.
 #[derive(Debug, Clone)]
 pub struct Question<'a> {
@@ -90,8 +122,8 @@ pub struct Outcome {
     pub policy: Policy,
     /// Methods (or repeats) that it chose among.
     pub n_candidates: usize,
-    /// Permitted loss in points; `None` = it went for the best quality.
-    pub allowed_loss: Option<f64>,
+    /// What it went for.
+    pub goal: Goal,
     /// Samples.
     pub n: usize,
     /// Of them: compressed.
@@ -148,69 +180,66 @@ pub fn bound(subjects: &Subjects, question: &Question<'_>) -> anyhow::Result<Bou
         let all = vec![Some(method); grid.len()];
         found.methods.push((name.clone(), grid.delta(&all, question.seed)));
     }
-    let ranked = [
-        (Policy::OneMethod, grid.one_method(best)),
-        (Policy::PerDataset, grid.per_dataset()),
-        (Policy::CrossValidated, cross_validated(&grid, question.seed)),
-        (Policy::PerSample, grid.per_sample()),
+    let all = (0..grid.len()).collect();
+    let policies = [
+        (Policy::OneMethod, Groups::own(vec![all])),
+        (Policy::PerDataset, Groups::own(grid.datasets.clone())),
+        (Policy::CrossValidated, halves(&grid, question.seed)),
+        (Policy::PerSample, grid.singles()),
     ];
-    for (policy, ranked) in &ranked {
-        found.add(*policy, &grid, ranked, question);
+    for (policy, groups) in &policies {
+        found.add(*policy, &grid, groups, question);
     }
     if !subjects.again.is_empty() {
         let again: Vec<&Scores> = subjects.again.iter().collect();
         let noise = Grid::new(&subjects.baseline, &again)?;
-        found.add(Policy::Null, &noise, &noise.per_sample(), question);
+        found.add(Policy::Null, &noise, &noise.singles(), question);
     }
     Ok(found)
 }
 
 impl Bound {
-    fn add(&mut self, policy: Policy, grid: &Grid, ranked: &[Ranked], question: &Question<'_>) {
+    fn add(&mut self, policy: Policy, grid: &Grid, groups: &Groups, question: &Question<'_>) {
+        let ranked = grid.ranked(groups);
         let step = |chosen: &[Option<usize>]| Outcome {
             policy,
             n_candidates: grid.names.len(),
-            allowed_loss: None,
+            goal: Goal::Quality,
             n: grid.len(),
             n_compressed: chosen.iter().flatten().count(),
             delta: grid.delta(chosen, question.seed),
             over_best: None,
             speedup: grid.speedup(chosen, question.speeds),
         };
-        let outcome = |allowed_loss, chosen: &[Option<usize>]| Outcome {
-            allowed_loss,
+        let outcome = |goal, chosen: &[Option<usize>]| Outcome {
+            goal,
             over_best: (policy != Policy::Null)
                 .then(|| grid.against(chosen, grid.best(), question.seed)),
             ..step(chosen)
         };
-        // One method for everything is a decision, not a search: with no loss allowed it is simply used.
-        let free = match policy {
-            Policy::OneMethod => grid.choose(ranked, f64::INFINITY),
-            _ => grid.gaining(ranked),
-        };
-        self.outcomes.push(outcome(None, &free));
+        self.outcomes.push(outcome(Goal::Quality, &grid.gaining(&ranked)));
         for loss in question.losses {
-            self.outcomes.push(outcome(Some(*loss), &grid.choose(ranked, loss / 100.0)));
+            self.outcomes.push(outcome(Goal::Share(*loss), &grid.choose(&ranked, loss / 100.0)));
+            let fastest = grid.fastest(groups, loss / 100.0, question.speeds);
+            self.outcomes.extend(fastest.map(|chosen| outcome(Goal::Speed(*loss), &chosen)));
         }
-        let curve = grid.steps(ranked, STEPS).iter().map(|chosen| step(chosen)).collect();
+        let curve = grid.steps(&ranked, STEPS).iter().map(|chosen| step(chosen)).collect();
         self.curves.push((policy, curve));
     }
 }
 
-/// Ranks data sets on one half of their samples for use on the other, both ways.
-fn cross_validated(grid: &Grid, seed: u64) -> Vec<Ranked> {
+/// Each data set decided on one half of its samples for the other, both ways.
+fn halves(grid: &Grid, seed: u64) -> Groups {
     let mut rng = stats::seeded(seed);
-    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let mut groups = Groups { seen: Vec::new(), used: Vec::new() };
     for samples in &grid.datasets {
         let mut samples = samples.clone();
         samples.shuffle(&mut rng);
         let (a, b) = samples.split_at(samples.len() / 2);
-        first.push(a.to_vec());
-        second.push(b.to_vec());
+        groups.seen.extend([a.to_vec(), b.to_vec()]);
+        groups.used.extend([b.to_vec(), a.to_vec()]);
     }
-    let mut both = [grid.ranked(&first, &second), grid.ranked(&second, &first)].concat();
-    grid::sort(&mut both);
-    both
+    groups
 }
 
 /// How fast each method was at a place of a run: the baseline's mean E2E latency over the method's, over requests that both

@@ -28,10 +28,11 @@ fn small() -> Subjects {
 }
 
 fn find(bound: &Bound, policy: Policy, loss: Option<f64>) -> Outcome {
-    let is = |one: &&Outcome| {
-        one.policy == policy && one.allowed_loss.map(f64::to_bits) == loss.map(f64::to_bits)
-    };
-    bound.outcomes.iter().find(is).unwrap().clone()
+    at(bound, policy, loss.map_or(Goal::Quality, Goal::Share)).unwrap()
+}
+
+fn at(bound: &Bound, policy: Policy, goal: Goal) -> Option<Outcome> {
+    bound.outcomes.iter().find(|one| one.policy == policy && one.goal == goal).cloned()
 }
 
 fn close(a: f64, b: f64) -> bool {
@@ -49,6 +50,8 @@ fn choices_by_hand() {
     assert!(close(bound.methods[0].1.mean, -12.5) && close(bound.methods[1].1.mean, -15.0));
 
     let one = find(&bound, Policy::OneMethod, None);
+    assert_eq!((one.n_compressed, one.delta.mean), (0, 0.0), "the baseline is best");
+    let one = find(&bound, Policy::OneMethod, Some(20.0));
     assert_eq!((one.n_compressed, one.over_best.unwrap().mean), (4, 0.0));
     assert_eq!(find(&bound, Policy::OneMethod, Some(2.5)).n_compressed, 0);
     assert_eq!(find(&bound, Policy::OneMethod, Some(20.0)).n_compressed, 4);
@@ -70,6 +73,13 @@ fn choices_by_hand() {
     assert!(all.n_compressed == 4 && close(all.delta.mean, -5.0), "{all:?}");
     // m, n, m, n.
     assert!(close(all.speedup.unwrap(), 4.0 / 3.0));
+    // Time is saved by m alone: it takes everything where the loss of 12.5 points is permitted.
+    let fast = at(&bound, Policy::PerSample, Goal::Speed(20.0)).unwrap();
+    assert!(fast.n_compressed == 4 && close(fast.speedup.unwrap(), 2.0), "{fast:?}");
+    // 2.5 points are 0.1: m on a0, a1 and b0 gains nothing in all, b1 would lose 0.5.
+    let fast = at(&bound, Policy::PerSample, Goal::Speed(2.5)).unwrap();
+    assert!(fast.n_compressed == 3 && close(fast.speedup.unwrap(), 4.0 / 2.5), "{fast:?}");
+    assert!(close(fast.delta.mean, 0.0));
     let (_, curve) = bound.curves.iter().find(|(policy, _)| *policy == Policy::PerSample).unwrap();
     let shares: Vec<usize> = curve.iter().map(|step| step.n_compressed).collect();
     assert_eq!(shares, [0, 1, 2, 3, 4]);
@@ -79,13 +89,15 @@ fn choices_by_hand() {
 #[test]
 fn unknown_speeds_are_unknown() {
     let speeds = BTreeMap::from([("m".to_owned(), 2.0)]);
-    let question = Question { losses: &[], speeds: &speeds, seed: 1 };
+    let question = Question { losses: &[1.0], speeds: &speeds, seed: 1 };
     let found = bound(&small(), &question).unwrap();
     assert!(close(find(&found, Policy::PerDataset, None).speedup.unwrap(), 4.0 / 3.0));
     assert_eq!(find(&found, Policy::PerSample, None).speedup, None, "n is chosen and unknown");
+    assert_eq!(at(&found, Policy::PerSample, Goal::Speed(1.0)), None);
     let none = BTreeMap::new();
     let question = Question { losses: &[], speeds: &none, seed: 1 };
-    assert_eq!(find(&bound(&small(), &question).unwrap(), Policy::OneMethod, None).speedup, None);
+    let unknown = bound(&small(), &question).unwrap();
+    assert_eq!(find(&unknown, Policy::PerDataset, None).speedup, None);
 }
 
 #[test]

@@ -24,7 +24,7 @@ mod references;
 
 pub use matched::{MatchedMean, MatchedRow, matched_means};
 pub use means::{MeanScore, means};
-pub use place::{Place, Subjects, choose, elsewhere, places, subjects};
+pub use place::{Place, Subjects, choose, controls, elsewhere, places, subjects};
 use references::References;
 pub use references::data_file;
 

@@ -14,7 +14,10 @@ use super::{
     },
     ScoreRow,
 };
-use crate::record::Manifest;
+use crate::{
+    record::Manifest,
+    scenario::{Control, Scenario},
+};
 
 /// Where methods meet the baseline.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,14 +135,17 @@ impl Subjects {
 }
 
 /// What a run holds at a place: the baseline's repeat 0, each method's repeat 0, as noise the baseline's other repeats and
-/// every one of its A/A control, and all repeats of methods that have several. Methods are in the order of the plan; where
+/// every one of its controls that compress nothing (the A/A control, another seed, other rounding with no fewer bits), and all
+/// repeats of methods that have several. A control with another temperature is a yardstick of lengths, neither noise nor a
+/// method: it is in none of them. Methods are in the order of the plan; where
 /// two targets ran a method of one name, they are told apart as `target/method`.
 ///
 /// # Errors
 /// No score of the baseline's repeat 0, or no method beside it.
 pub fn subjects(manifest: &Manifest, rows: &[ScoreRow], place: &Place) -> anyhow::Result<Subjects> {
     let baseline = manifest.scenario.baseline.as_str();
-    let control = format!("{baseline}-aa");
+    let mut controls = controls(manifest);
+    controls.entry(format!("{baseline}-aa")).or_insert(Control::Again);
     let sets = sets(manifest, rows, place);
     let mut found = Subjects {
         baseline: Scores { name: baseline.to_owned(), rows: Vec::new() },
@@ -155,7 +161,10 @@ pub fn subjects(manifest: &Manifest, rows: &[ScoreRow], place: &Place) -> anyhow
             found.baseline.rows = of(0, name.clone()).map(|scores| scores.rows).unwrap_or_default();
             let again = |(repeat, _): (&i64, _)| of(*repeat, format!("baseline repeat {repeat}"));
             found.again.extend(repeats.iter().filter(|(repeat, _)| **repeat > 0).filter_map(again));
-        } else if point.method == control {
+        } else if let Some(control) = controls.get(&point.method) {
+            if matches!(control, Control::Temperature(_)) {
+                continue;
+            }
             found.again.extend(of(0, name.clone()));
             found.again.extend(repeats.iter().filter(|(repeat, _)| **repeat > 0).filter_map(later));
         } else {
@@ -177,6 +186,12 @@ pub fn subjects(manifest: &Manifest, rows: &[ScoreRow], place: &Place) -> anyhow
         );
     }
     Ok(found)
+}
+
+/// Controls of the run's scenario; an imported run has none that could name them.
+pub fn controls(manifest: &Manifest) -> BTreeMap<String, Control> {
+    let scenario = Scenario::parse(&manifest.scenario.text, "manifest.json");
+    scenario.map(|scenario| scenario.controls()).unwrap_or_default()
 }
 
 /// Rows of each point by repeat, as indices; points in plan order.

@@ -231,3 +231,32 @@ fn a_repeat_of_other_rows_is_dropped_and_named() {
     assert_eq!(found.drop_strangers(), ["baseline repeat 1", "int8 repeat 1"]);
     assert!(found.again.is_empty() && found.repeats.is_empty());
 }
+
+/// Controls of the scenario are noise, one that is only warmer is nothing, and what compresses is a method.
+#[test]
+fn controls_are_no_methods() {
+    let methods = ["f16", "f16-seed", "f16-warm", "q8"];
+    let rows: Vec<RequestRow> = methods
+        .iter()
+        .map(|method| answer(&format!("example/l/{method}/lb/c-1/0"), 0, "q1", "Paris"))
+        .collect();
+    let (dir, mut data) = run(&rows);
+    data.manifest.scenario.baseline = "f16".into();
+    data.manifest.scenario.text = format!(
+        "name = \"example\"\nbaseline = \"f16\"\n[target.l.engine]\nengine = \"llamacpp\"\nmodel = \"m.gguf\"\n\
+         endpoint = \"completions\"\ntemperature = 1.0\n[method.f16.engine]\nkv = \"f16\"\n[method.f16-seed.engine]\n\
+         kv = \"f16\"\nseed = 1\n[method.f16-warm.engine]\nkv = \"f16\"\ntemperature = 1.1\n[method.q8.engine]\nkv = \"q8_0\"\n\
+         [workload.lb.dataset]\npath = \"{}\"\nformat = \"longbench\"\nmax_tokens = 8\n[load.c.closed]\nconcurrency = [1]\n",
+        dir.path().join("lb.jsonl").display()
+    );
+    let scores = score(&data, &[], false, score::Options::default()).unwrap().rows;
+    let place = choose(places(&data.manifest, &scores), None).unwrap();
+    let found = subjects(&data.manifest, &scores, &place).unwrap();
+    let names = |scores: &[super::super::negatives::Scores]| -> Vec<String> {
+        scores.iter().map(|scores| scores.name.clone()).collect()
+    };
+    assert_eq!(
+        (names(&found.methods), names(&found.again)),
+        (vec!["q8".into()], vec!["f16-seed".into()])
+    );
+}
