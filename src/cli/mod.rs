@@ -74,7 +74,7 @@ enum Command {
     Import(import::ImportArgs),
     /// Prompts whose answer a method breaks, from score files, beside the null.
     Negatives(negatives::NegativesArgs),
-    /// Answers scored as LongBench does.
+    /// Answers scored by the rules of their data sets: LongBench, GSM8K, MATH, RULER.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
     Token(token::TokenArgs),
