@@ -140,7 +140,7 @@ fn of_point(
         let values: Vec<f64> = prompts.values().map(mean).collect();
         // One label for all three, so that they are drawn from the same resamples.
         let mut rng = rng_for(seed, &format!("{point} compensation"));
-        let interval = stats::bootstrap(&[values.clone()], &mut rng, |drawn| stats::mean(drawn));
+        let interval = stats::mean_interval(&values, &mut rng);
         Some(Estimate::new(stats::mean(&values)?, interval, values.len()).scaled(100.0))
     };
     Some(Compensation {

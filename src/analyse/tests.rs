@@ -20,6 +20,8 @@ pub(super) fn data(cells: &[&str], kernels: &[KernelRow], requests: &[RequestRow
         telemetry: Table::Telemetry.empty().unwrap(),
         engine_metrics: Table::EngineMetrics.empty().unwrap(),
         finished: cells.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>(),
+        scores: vec![],
+        matched: vec![],
     }
 }
 

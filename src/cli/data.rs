@@ -13,6 +13,7 @@ use super::ui::Ui;
 use crate::{
     report::{self, Column, Table, Value},
     scenario::{DatasetFormat, TraceFormat},
+    token::Tokenizer,
     units::NS_PER_S,
     workload::{
         self, DatasetReport, Sample, dataset, make,
@@ -60,8 +61,14 @@ pub struct MakeArgs {
     #[arg(long, value_enum, value_name = "NAME")]
     pub task: Option<make::MakeTask>,
     /// Longest context of a row, words [default: 1000; `arithmetic`: the problem alone]
-    #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+    #[arg(long, value_name = "N", requires = "task", value_parser = clap::value_parser!(u64).range(make::WORDS_MIN as u64..=1_000_000))]
     pub words: Option<u64>,
+    /// The same in tokens of `--tokenizer`
+    #[arg(long, value_name = "N", requires_all = ["task", "tokenizer"], conflicts_with = "words", value_parser = clap::value_parser!(u64).range(make::WORDS_MIN as u64..=1_000_000))]
+    pub tokens: Option<u64>,
+    /// A `tokenizer.json` or the folder of one
+    #[arg(long, value_name = "PATH", requires = "tokens")]
+    pub tokenizer: Option<PathBuf>,
     /// How many rows
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=make::ROWS_MAX as u64))]
     pub rows: u64,
@@ -239,13 +246,17 @@ fn text(args: &MakeArgs, rows: usize) -> anyhow::Result<String> {
         bail!("expected the format `longbench` beside `--task`, got `sharegpt`");
     }
     let words = args.words.map(usize::try_from).transpose()?;
-    let in_all = args.rows * args.words.unwrap_or(make::WORDS_DEFAULT as u64);
+    let in_all = args.rows * args.words.or(args.tokens).unwrap_or(make::WORDS_DEFAULT as u64);
     if in_all > WORDS_MAX {
         bail!(
             "expected at most {WORDS_MAX} words in all, got {in_all}\n  hint: lower `--rows` or `--words`, or make several files with other seeds"
         );
     }
-    Ok(make::generate_task(task, rows, words, args.seed))
+    let (Some(tokens), Some(path)) = (args.tokens, &args.tokenizer) else {
+        return Ok(make::generate_task(task, rows, words, args.seed));
+    };
+    let tokenizer = Tokenizer::load(path)?;
+    make::generate_task_in_tokens(task, rows, usize::try_from(tokens)?, &tokenizer, args.seed)
 }
 
 /// The command that makes the file again, without the folder, which says nothing about its content.
@@ -256,9 +267,15 @@ fn command(args: &MakeArgs, file: &str) -> String {
     };
     let task = args.task.and_then(|task| task.to_possible_value());
     let task = task.map_or_else(String::new, |task| format!(" --task {}", task.get_name()));
-    let words = args.words.map_or_else(String::new, |words| format!(" --words {words}"));
+    let length = match (args.words, args.tokens, &args.tokenizer) {
+        (Some(words), ..) => format!(" --words {words}"),
+        (None, Some(tokens), Some(path)) => {
+            format!(" --tokens {tokens} --tokenizer {}", path.display())
+        }
+        _ => String::new(),
+    };
     let (rows, seed) = (args.rows, args.seed);
-    format!("kvbench data make {format}{task}{words} --rows {rows} --seed {seed} --out {file}")
+    format!("kvbench data make {format}{task}{length} --rows {rows} --seed {seed} --out {file}")
 }
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
@@ -279,6 +296,8 @@ mod tests {
             dataset_format: DatasetFormat::Longbench,
             task: None,
             words: None,
+            tokens: None,
+            tokenizer: None,
             rows: 4,
             seed: 2,
             out: out.to_owned(),

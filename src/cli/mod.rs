@@ -82,7 +82,7 @@ enum Command {
     Negatives(negatives::NegativesArgs),
     /// What choosing the method by the prompt could win at most, and how much of that is luck.
     Adaptive(adaptive::AdaptiveArgs),
-    /// Answers of a run or of a file, scored as LongBench does.
+    /// Answers of a run or of a file, scored by the rules of their data sets: LongBench, GSM8K, MATH, RULER.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
     Token(token::TokenArgs),

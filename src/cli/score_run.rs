@@ -19,6 +19,7 @@ use crate::{
         parquet::{TableRow as _, read_rows, write_rows},
     },
     report::{Column, Format, Table, Value, narrow, render},
+    scenario::{AnswerMode, DatasetFormat, NamedWorkload, Scenario, Workload},
 };
 
 /// Scores every answer that has a reference, writes `scores.parquet` and prints means and what was left out.
@@ -48,6 +49,45 @@ pub(super) fn run(
     ui.out(&printed(&tables, ui)?)?;
     ui.note(&format!("scores: {}", dir.join("scores.parquet").display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Scores a run that has just been measured, where its data have references, so that its report can tell of quality. A run that
+/// cannot be scored is told of and stays as it is.
+///
+/// # Errors
+/// Scores cannot be written.
+pub(super) fn at_end(
+    dir: &Path,
+    data: &mut RunData,
+    scenario: &Scenario,
+    ui: &Ui,
+) -> anyhow::Result<()> {
+    let scorable = |workload: &&NamedWorkload| {
+        matches!(workload.kind, Workload::Dataset { format: DatasetFormat::Longbench, .. })
+    };
+    let mut workloads = scenario.workloads.iter().filter(scorable).peekable();
+    if workloads.peek().is_none() {
+        return Ok(());
+    }
+    let matched = workloads.any(|workload| workload.kind.mode() == AnswerMode::Matched);
+    match score_run::score(data, &[], matched, scorer::Options::default()) {
+        Ok(scored) => {
+            write(dir, &scored)?;
+            tell_left_out(&scored.left_out, ui);
+            data.scores = scored.rows;
+            data.matched = scored.matched.unwrap_or_default();
+        }
+        Err(error) => ui.note(&format!("not scored: {error:#}")),
+    }
+    Ok(())
+}
+
+fn write(dir: &Path, scored: &Scored) -> anyhow::Result<()> {
+    write_rows(dir, &scored.rows)?;
+    if let Some(matched) = &scored.matched {
+        write_rows(dir, matched)?;
+    }
+    Ok(())
 }
 
 /// Scores of a run as they were written, or made and written now where there are none.
@@ -103,10 +143,7 @@ fn score_and_write(
     }
     let scored = score_run::score(data, files, equal_length, options)
         .with_context(|| dir.display().to_string())?;
-    write_rows(dir, &scored.rows)?;
-    if let Some(matched) = &scored.matched {
-        write_rows(dir, matched)?;
-    }
+    write(dir, &scored)?;
     Ok(scored)
 }
 

@@ -236,6 +236,8 @@ pub enum Workload {
         prompt: PromptLayout,
         /// `max_tokens` of each request; `None` = each LongBench task's own.
         max_tokens: Option<u32>,
+        /// Whether answers end by themselves.
+        mode: AnswerMode,
         /// Most turns of a conversation that are sent.
         turns: usize,
         /// From the end of an answer to the next turn; `None` = at once.
@@ -312,6 +314,14 @@ impl Workload {
         }
     }
 
+    /// Whether its answers end by themselves.
+    pub fn mode(&self) -> AnswerMode {
+        match self {
+            Workload::Dataset { mode, .. } => *mode,
+            _ => AnswerMode::Free,
+        }
+    }
+
     /// Whether its requests have times of their own.
     pub fn has_times(&self) -> bool {
         matches!(self, Workload::Trace(trace) if trace.format != TraceFormat::Lengths)
@@ -381,6 +391,19 @@ pub enum DatasetFormat {
     Sharegpt,
     /// LongBench v1 JSONL: `{input, context, answers, length, dataset, language, all_classes, _id}` a line.
     Longbench,
+}
+
+/// Whether answers end by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AnswerMode {
+    /// They do.
+    #[default]
+    Free,
+    /// The server is asked to go on until `max_tokens`: whatever a method does to lengths is taken out of its times.
+    Fixed,
+    /// They do, and are scored a second time at the length of the baseline's answer to the same prompt: whatever a method does to
+    /// lengths is taken out of its quality.
+    Matched,
 }
 
 /// In which prompt a row of LongBench is sent; rows of other data sets are sent in the neutral layout in any case.

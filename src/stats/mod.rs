@@ -11,7 +11,8 @@ mod sign;
 mod wilcoxon;
 
 pub use bootstrap::{
-    Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, paired_ratio, seeded,
+    Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, mean_interval,
+    paired_ratio, seeded,
 };
 pub use density::{bandwidth, density};
 pub use multiple::benjamini_hochberg;

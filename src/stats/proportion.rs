@@ -3,7 +3,7 @@
 use super::Interval;
 
 /// 97.5th percentile of the standard normal.
-const Z: f64 = 1.959_963_984_540_054;
+pub(super) const Z: f64 = 1.959_963_984_540_054;
 
 /// 95 % Wilson score interval of `good` of `n` (Wilson 1927), within [0, 1] and sound at 0 and `n`, where the usual
 /// `p +- z sqrt(p (1 - p) / n)` has no width. `None` without observations, or with more good ones than there are.

@@ -14,9 +14,12 @@ use crate::scenario::DatasetFormat;
 
 mod arithmetic;
 mod dialogue;
+mod fit;
 mod ruler;
 mod task;
 mod world;
+
+pub use fit::generate_task_in_tokens;
 
 /// Most rows that can be generated at once.
 pub const ROWS_MAX: usize = 1_000_000;
@@ -32,6 +35,8 @@ context, and must not be set beside published ones";
 
 /// Context of a task on long contexts, words, unless told.
 pub const WORDS_DEFAULT: usize = 1000;
+/// Shortest context that every task has room in, words.
+pub const WORDS_MIN: usize = 100;
 
 /// A task with rows as long as one likes, in the layout of LongBench; its name is that of the data set in the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -57,16 +62,18 @@ pub enum MakeTask {
 /// problem alone). The same arguments give the same bytes, and the answers are true by construction.
 pub fn generate_task(task: MakeTask, rows: usize, words: Option<usize>, seed: u64) -> String {
     let mut rng = stream(seed, Stream::Make);
-    let rng = &mut rng;
+    (0..rows).map(|i| json(&task_row(task, i, &mut rng, words)) + "\n").collect()
+}
+
+fn task_row(task: MakeTask, i: usize, rng: &mut ChaCha8Rng, words: Option<usize>) -> task::Row {
     let n = words.unwrap_or(WORDS_DEFAULT);
-    let row = |i| match task {
+    match task {
         MakeTask::NiahSingle => ruler::needle(i, rng, n, false),
         MakeTask::NiahMultikey => ruler::needle(i, rng, n, true),
         MakeTask::VariableTracking => ruler::chain(i, rng, n),
         MakeTask::CommonWords => ruler::common_words(i, rng, n),
         MakeTask::Arithmetic => arithmetic::row(i, rng, words),
-    };
-    (0..rows).map(row).map(|row| json(&row) + "\n").collect()
+    }
 }
 
 /// A data set of `rows` rows; the same arguments give the same bytes.

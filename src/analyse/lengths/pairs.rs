@@ -250,8 +250,9 @@ impl Compared {
 /// The geometric mean of values given by their logarithms.
 pub(super) fn geometric(seed: u64, label: &str, logs: &[f64]) -> Estimate {
     let mut rng = rng_for(seed, label);
-    let group = [logs.to_vec()];
-    let interval = stats::bootstrap(&group, &mut rng, |drawn| stats::mean(drawn).map(f64::exp));
+    let interval = stats::mean_interval(logs, &mut rng);
+    let interval =
+        interval.map(|ends| stats::Interval { low: ends.low.exp(), high: ends.high.exp() });
     Estimate::new(stats::mean(logs).map_or(f64::NAN, f64::exp), interval, logs.len())
 }
 

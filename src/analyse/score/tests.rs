@@ -139,6 +139,33 @@ fn scorers_are_those_of_the_published_code() {
     assert_eq!(rows.len(), 464);
 }
 
+/// 420 rows of texts that are hard to cut, made and scored by `scripts/longbench-vectors.py`.
+#[test]
+fn scores_of_random_rows_are_those_of_the_published_code() {
+    #[derive(serde::Deserialize)]
+    struct Row {
+        dataset: String,
+        prediction: String,
+        answers: Vec<String>,
+        all_classes: Option<Vec<String>>,
+        difflib: f64,
+        levenshtein: f64,
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/longbench.jsonl");
+    let text = std::fs::read_to_string(file).unwrap();
+    assert_eq!(text.lines().count(), 420);
+    for line in text.lines() {
+        let row: Row = serde_json::from_str(line).unwrap();
+        for (fuzz, expected) in [(Fuzz::Difflib, row.difflib), (Fuzz::Levenshtein, row.levenshtein)]
+        {
+            let options = Options { fuzz, ..Options::default() };
+            let classes = row.all_classes.as_deref();
+            let own = options.score(&row.dataset, &row.prediction, &row.answers, classes).unwrap();
+            assert!((own - expected).abs() < 1e-9, "{fuzz:?} {own}: {line}");
+        }
+    }
+}
+
 /// What kvbench makes is scored by the rule that its name promises.
 #[test]
 fn right_answers_to_made_tasks_score_one() {

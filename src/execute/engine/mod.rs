@@ -22,7 +22,7 @@ use super::{Backend, Context, Observer, StopFlag};
 use crate::{
     plan::{self, Arrival, Cell, Task},
     record::{EngineMetricRow, RequestRow, Row, Sink},
-    scenario::{EngineTarget, Sampling, Workload},
+    scenario::{AnswerMode, EngineTarget, Sampling, Workload},
     workload::{self, Due, Request},
 };
 
@@ -95,6 +95,11 @@ struct Prepared<'a> {
     base: Url,
     in_flight_max: usize,
     http: Arc<Http>,
+}
+
+/// Whether the answers of a cell's workload are of one length.
+fn is_fixed(cell: &Cell) -> bool {
+    matches!(&cell.task, Task::Serve { workload, .. } if workload.mode() == AnswerMode::Fixed)
 }
 
 impl EngineBackend {
@@ -225,7 +230,8 @@ impl EngineBackend {
         stop: &StopFlag,
         take: &mut dyn FnMut(Outcome) -> anyhow::Result<()>,
     ) -> anyhow::Result<Histogram> {
-        let (sampling, extras) = (self.sampling(prepared), self.extras);
+        let sampling = self.sampling(prepared);
+        let extras = Extras { fixed_length: is_fixed(prepared.cell), ..self.extras };
         let told = |request: &Request, before: &[Said<'_>]| {
             let model = &prepared.model;
             let mut body = openai::body(prepared.target, model, sampling, extras, request, before);

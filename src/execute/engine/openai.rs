@@ -16,6 +16,8 @@ pub struct Extras {
     pub return_token_ids: bool,
     /// `cache_prompt: false` (llama.cpp): do not take the prompt from the previous request's cache.
     pub no_prompt_cache: bool,
+    /// `ignore_eos`: the workload's answers are of one length.
+    pub fixed_length: bool,
 }
 
 /// Path of an endpoint below the base URL.
@@ -58,7 +60,7 @@ pub(super) fn body(
         body["stream_options"]["continuous_usage_stats"] = json!(true);
     }
     for (asked, key, value) in [
-        (target.ignore_eos, "ignore_eos", true),
+        (target.ignore_eos || extras.fixed_length, "ignore_eos", true),
         (extras.return_token_ids, "return_token_ids", true),
         (extras.no_prompt_cache, "cache_prompt", false),
     ] {
@@ -267,7 +269,7 @@ mod tests {
         let mut asked = target(Endpoint::Chat);
         asked.ignore_eos = true;
         asked.continuous_usage = true;
-        let extras = Extras { return_token_ids: true, no_prompt_cache: true };
+        let extras = Extras { return_token_ids: true, no_prompt_cache: true, fixed_length: false };
         let warm = Sampling { temperature: 0.9, seed: 5 };
         let full = body(&asked, "m", warm, extras, &request(), &[]);
         assert_eq!(full["temperature"], json!(0.9));
@@ -278,6 +280,9 @@ mod tests {
         );
         assert_eq!((&full["ignore_eos"], &full["cache_prompt"]), (&json!(true), &json!(false)));
         assert_eq!(full["return_token_ids"], json!(true));
+        let fixed = Extras { fixed_length: true, ..Extras::default() };
+        let fixed = body(&target(Endpoint::Chat), "m", warm, fixed, &request(), &[]);
+        assert_eq!(fixed["ignore_eos"], json!(true));
     }
 
     #[test]

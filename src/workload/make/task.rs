@@ -12,7 +12,7 @@ use super::{
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
     input: String,
-    context: String,
+    pub(super) context: String,
     answers: Vec<String>,
     length: usize,
     dataset: &'static str,

@@ -220,3 +220,22 @@ fn rows_are_read_as_longbench_of_another_data_set() {
         assert!(samples.iter().all(|sample| !sample.in_task_prompt && sample.reference.is_some()));
     }
 }
+
+#[test]
+fn contexts_have_as_many_tokens_as_asked() {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    crate::token::tiny::sentence_piece(folder.path());
+    let tokenizer = crate::token::Tokenizer::load(folder.path()).expect("a tokenizer");
+    for task in LONG.into_iter().chain([MakeTask::Arithmetic]) {
+        let make = |tokens| generate_task_in_tokens(task, 3, tokens, &tokenizer, 4);
+        let text = make(6000).expect("made");
+        assert_eq!(text, make(6000).expect("made"));
+        for line in text.lines() {
+            let row: Value = serde_json::from_str(line).expect("JSON");
+            let n = tokenizer.count_continued(&texts(&row).0).expect("counted");
+            assert!((5700..=6000).contains(&n), "{task:?}: {n}");
+        }
+        let error = make(50).expect_err("too few").to_string();
+        assert!(error.contains("in 50 tokens") && error.contains("hint: 100 words"), "{error}");
+    }
+}
