@@ -31,6 +31,15 @@ OFFLINE = {
 }
 
 
+def on_cores(mine):
+    """Keeps a process to its cores, so that a client that needs much CPU does not slow the server down: that would be in its latencies."""
+    return lambda: os.sched_setaffinity(0, mine)
+
+
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORES, CLIENT_CORES = (set(CORES[:1]), set(CORES[1:])) if len(CORES) > 1 else (set(CORES), set(CORES))
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -45,7 +54,7 @@ def serving(args, log):
     command += ["--offline", "-t", "1", "-c", str(512 * args.concurrency), "-np", str(args.concurrency), "-fa", "on"]
     command += ["--no-cache-prompt", "--cache-ram", "0", "--temp", "0", "--top-k", "0", "--min-p", "0", "--no-webui"]
     with log.open("w") as out:
-        server = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True)
+        server = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, preexec_fn=on_cores(SERVER_CORES))
     try:
         url = f"http://127.0.0.1:{port}"
         wait_ready(url, server, log)
@@ -74,7 +83,8 @@ def timed(command, log, env=None):
     """Runs it; exit code, seconds, CPU seconds of it and its children, and the resident size of the largest, MB."""
     with log.open("w") as out:
         start = time.monotonic()
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})})
+        env = {**os.environ, **(env or {})}
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=env, preexec_fn=on_cores(CLIENT_CORES))
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     return {

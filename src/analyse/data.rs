@@ -4,9 +4,16 @@ use std::{collections::BTreeSet, path::Path};
 
 use polars::prelude::DataFrame;
 
-use crate::record::{Manifest, RunDir, Table, manifest::CellFacts};
+use crate::record::{
+    Manifest, RunDir, Table,
+    manifest::CellFacts,
+    parquet::{TableRow, read_rows},
+};
 
-use super::Point;
+use super::{
+    Point,
+    score_run::{MatchedRow, ScoreRow},
+};
 
 /// A run as it lies on disk.
 #[derive(Debug, Clone)]
@@ -25,6 +32,15 @@ pub struct RunData {
     pub engine_metrics: DataFrame,
     /// Cells the journal calls finished.
     pub finished: BTreeSet<String>,
+    /// `scores.parquet`; empty for a run that was not scored.
+    pub scores: Vec<ScoreRow>,
+    /// `scores_matched.parquet`; empty for a run that was not scored at equal length.
+    pub matched: Vec<MatchedRow>,
+}
+
+/// A table that is made from rows, where it was made.
+fn rows_beside<R: TableRow>(run: &Path) -> anyhow::Result<Vec<R>> {
+    if run.join(format!("{}.parquet", R::NAME)).is_file() { read_rows(run) } else { Ok(Vec::new()) }
 }
 
 impl RunData {
@@ -45,6 +61,8 @@ impl RunData {
             telemetry: dir.read_table(Table::Telemetry)?,
             engine_metrics: dir.read_table(Table::EngineMetrics)?,
             finished: dir.finished_cells()?,
+            scores: rows_beside(path)?,
+            matched: rows_beside(path)?,
         };
         data.nothing_is_missing(path)?;
         Ok(data)
@@ -86,7 +104,7 @@ impl RunData {
 }
 
 impl Point {
-    fn is_of(&self, cell: &CellFacts) -> bool {
+    pub(super) fn is_of(&self, cell: &CellFacts) -> bool {
         self.target == cell.target
             && self.workload == cell.workload
             && self.load == cell.load

@@ -4,8 +4,8 @@ use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
 use super::{
-    ClientView, Engines, SummaryRow, sanity::TextPoint, steady::SteadyPoint, verdict::CellVerdict,
-    warm_up::WarmUp, warning::Warning,
+    ClientView, Engines, SummaryRow, lengths::LengthPoint, sanity::TextPoint, steady::SteadyPoint,
+    verdict::CellVerdict, warm_up::WarmUp, warning::Warning,
 };
 pub use crate::{plan::search::Reason, record::manifest::Verdict};
 
@@ -316,6 +316,8 @@ pub struct Judgement {
     pub warm_ups: Vec<WarmUp>,
     /// How the load client fared, in plan order.
     pub clients: Vec<ClientView>,
+    /// Lengths of answers beside the baseline's and beside what chance does.
+    pub lengths: Vec<LengthPoint>,
     /// What the reader must know.
     pub warnings: Vec<Warning>,
     /// Worst of the warnings and the cells.

@@ -10,13 +10,16 @@
 //! - Failed requests are counted and are in no latency and no rate.
 //! - Intervals are 95 % percentile bootstraps over repeats, then requests or launches: see [`crate::stats`].
 
+pub mod adaptive;
 mod client;
 mod compare;
+pub mod compensation;
 mod data;
 pub mod definitions;
 mod engine;
 pub mod judgement;
 mod kernels;
+pub mod lengths;
 pub mod negatives;
 mod ngram;
 mod peers;
@@ -24,6 +27,7 @@ mod requests;
 mod sanity;
 mod saturation;
 pub mod score;
+pub mod score_run;
 mod steady;
 mod summary;
 mod suspicion;
@@ -100,6 +104,11 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         engines,
         warm_ups,
         clients: client::views(data),
+        lengths: lengths::points(lengths::Source {
+            manifest: &data.manifest,
+            requests: &data.requests,
+            encode: None,
+        })?,
         warnings,
         verdict,
     })

@@ -134,6 +134,8 @@ mod tests {
             telemetry: Table::Telemetry.empty().unwrap(),
             engine_metrics: Table::EngineMetrics.empty().unwrap(),
             finished: BTreeSet::from([CELL.to_owned()]),
+            scores: vec![],
+            matched: vec![],
         }
     }
 

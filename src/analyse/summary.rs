@@ -92,7 +92,7 @@ impl Estimate {
     }
 
     /// The estimate of `scale * x`, `scale` positive.
-    pub(super) fn scaled(self, scale: f64) -> Self {
+    pub(crate) fn scaled(self, scale: f64) -> Self {
         let interval = self.interval.map(|(low, high)| (low * scale, high * scale));
         Self { value: self.value * scale, interval, n: self.n }
     }

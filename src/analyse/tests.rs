@@ -20,6 +20,8 @@ pub(super) fn data(cells: &[&str], kernels: &[KernelRow], requests: &[RequestRow
         telemetry: Table::Telemetry.empty().unwrap(),
         engine_metrics: Table::EngineMetrics.empty().unwrap(),
         finished: cells.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>(),
+        scores: vec![],
+        matched: vec![],
     }
 }
 
@@ -429,12 +431,14 @@ fn methods_are_compared_at_the_same_degree_even_under_one_name() {
 #[test]
 fn every_column_is_documented() {
     let readme = include_str!("../../results/README.md");
-    let tables: [(&str, &[&str]); 5] = [
+    let tables: [(&str, &[&str]); 7] = [
         ("requests", RequestRow::COLUMNS),
         ("kernels", KernelRow::COLUMNS),
         ("telemetry", crate::record::TelemetryRow::COLUMNS),
         ("engine_metrics", crate::record::EngineMetricRow::COLUMNS),
         ("summary", SummaryRow::COLUMNS),
+        ("scores", score_run::ScoreRow::COLUMNS),
+        ("scores_matched", score_run::MatchedRow::COLUMNS),
     ];
     for (table, columns) in tables {
         let (_, section) = readme.split_once(&format!("### {table}.parquet")).unwrap();

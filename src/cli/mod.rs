@@ -6,6 +6,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::report::Format;
 
+pub mod adaptive;
 pub mod data;
 pub mod definitions;
 pub mod doctor;
@@ -14,6 +15,7 @@ mod facts;
 pub mod import;
 pub mod kernels;
 mod keys;
+pub mod lengths;
 pub mod negatives;
 pub mod plan;
 pub mod progress;
@@ -21,6 +23,8 @@ pub mod report;
 pub mod run;
 pub mod schema;
 pub mod score;
+mod score_run;
+mod scored;
 pub mod signals;
 mod splice;
 pub mod supervise;
@@ -72,9 +76,13 @@ enum Command {
     Data(data::DataArgs),
     /// Results of other load generators under our definitions.
     Import(import::ImportArgs),
-    /// Prompts whose answer a method breaks, from score files, beside the null.
+    /// Lengths of answers against the baseline's and against chance.
+    Lengths(lengths::LengthsArgs),
+    /// Prompts whose answer a method breaks, from a run or from score files, beside the null.
     Negatives(negatives::NegativesArgs),
-    /// Answers scored by the rules of their data sets: LongBench, GSM8K, MATH, RULER.
+    /// What choosing the method by the prompt could win at most, and how much of that is luck.
+    Adaptive(adaptive::AdaptiveArgs),
+    /// Answers of a run or of a file, scored by the rules of their data sets: LongBench, GSM8K, MATH, RULER.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
     Token(token::TokenArgs),
@@ -119,7 +127,9 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),
         Command::Import(args) => import::run(&args, ui),
+        Command::Lengths(args) => lengths::run(&args, ui),
         Command::Negatives(args) => negatives::run(&args, ui),
+        Command::Adaptive(args) => adaptive::run(&args, ui),
         Command::Score(args) => score::run(&args, ui),
         Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),

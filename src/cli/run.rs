@@ -13,7 +13,7 @@ use super::{
     facts::{cell_facts, device_from_name, facts, learn},
     keys::api_keys,
     progress::Progress,
-    report, signals, token,
+    report, score_run, signals, token,
     ui::Ui,
 };
 use crate::{
@@ -120,6 +120,7 @@ fn exit_code(interrupted: bool, judged: &Judged, dir: &Path, ui: &Ui) -> ExitCod
 /// count as well.
 fn judge_run(prepared: &mut Prepared, dir: &Path, strict: bool, ui: &Ui) -> anyhow::Result<Judged> {
     let mut data = RunData::load(dir)?;
+    score_run::at_end(dir, &mut data, &prepared.scenario, ui)?;
     let failed = cells_with_errors(&data)?;
     prepared.manifest.token_checks = token::checks(&prepared.scenario, &data)?;
     data.manifest.token_checks.clone_from(&prepared.manifest.token_checks);

@@ -12,21 +12,32 @@ use anyhow::Context as _;
 use serde::Deserialize as _;
 use serde_json::{Map, Value as Json};
 
-use super::ui::Ui;
+use super::{score_run, ui::Ui};
 use crate::{
     analyse::score,
     report::{Column, Table, Value, render},
 };
 
-/// Score answers by the rules of their data sets (LongBench v1, E and v2, GSM8K, MATH, RULER); print the mean of each
+/// Score answers by the rules of their data sets (LongBench v1, E and v2, GSM8K, MATH, RULER), of a run or of a file; print the mean of
+/// each.
 #[derive(Debug, clap::Args)]
 pub struct ScoreArgs {
+    /// Folder that `kvbench run` made: its answers become scores.parquet there.
+    #[arg(value_name = "RUN_DIR", conflicts_with_all = ["predictions", "out"])]
+    pub run_dir: Option<PathBuf>,
     /// JSON lines of `dataset`, `prediction`, `answers` and, for classes, `all_classes`.
-    #[arg(long, value_name = "FILE")]
-    pub predictions: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "run_dir")]
+    pub predictions: Option<PathBuf>,
     /// The same lines with `score` (0 to 1) and `scorer`; other keys stay.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "run_dir")]
+    pub out: Option<PathBuf>,
+    /// With RUN_DIR: where its data set lies now; known by its hash.
+    #[arg(long, value_name = "FILE", requires = "run_dir")]
+    pub data: Vec<PathBuf>,
+    /// With RUN_DIR: score again at equal length, each answer and the baseline's to the same prompt cut to the shorter of the two
+    /// (in words), so that a difference in quality is not one in length; scores_matched.parquet.
+    #[arg(long, requires = "run_dir")]
+    pub truncate_to_baseline: bool,
     /// What compares lines of code (lcc, repobench-p): LongBench's requirements give difflib
     #[arg(long, value_enum, default_value_t)]
     pub fuzz: score::Fuzz,
@@ -43,8 +54,14 @@ pub struct ScoreArgs {
 pub fn run(args: &ScoreArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let options =
         score::Options { fuzz: args.fuzz, rouge_recursion_error: args.rouge_recursion_error };
-    let rows = scored(&args.predictions, options)?;
-    write(&args.out, &rows)?;
+    if let Some(dir) = &args.run_dir {
+        return score_run::run(dir, args, options, ui);
+    }
+    let (Some(predictions), Some(out)) = (&args.predictions, &args.out) else {
+        anyhow::bail!("expected RUN_DIR, or --predictions and --out, got neither");
+    };
+    let rows = scored(predictions, options)?;
+    write(out, &rows)?;
     ui.out(&render(&means(&rows), ui.format, ui.color))?;
     let n_placed = rows.iter().filter(|row| row.length.is_some()).count();
     if (1..rows.len()).contains(&n_placed) {

@@ -91,6 +91,7 @@ mod tests {
             engines: crate::analyse::Engines::default(),
             warm_ups: vec![],
             clients: vec![],
+            lengths: vec![],
             warnings: Vec::new(),
             verdict: Verdict::Valid,
         }

@@ -20,7 +20,7 @@ use crate::{
         parquet::TableRow as _,
     },
     report::{self, Column, Table, Value},
-    scenario::{Scenario, TemplateSource, TokenRules, Workload},
+    scenario::{Scenario, TemplateSource},
     token::{self, ChatTemplate, DATE_DEFAULT, Tokenizer},
     workload,
 };
@@ -193,22 +193,13 @@ pub(super) fn noting(notes: Notes) -> BuildWorkload {
     })
 }
 
-fn rules(workload: &Workload) -> Option<&TokenRules> {
-    match workload {
-        Workload::Dataset { tokens, .. } | Workload::Synthetic { tokens, .. } => tokens.as_ref(),
-        Workload::Dialogues(dialogues) => dialogues.tokens.as_ref(),
-        Workload::Trace(trace) => trace.tokens.as_ref(),
-        Workload::Shapes { .. } => None,
-    }
-}
-
 /// Tokenizers and templates that go into a run, each once.
 ///
 /// # Errors
 /// One of them cannot be read.
 pub(super) fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
     let mut inputs: Vec<Input> = Vec::new();
-    for rules in scenario.workloads.iter().filter_map(|workload| rules(&workload.kind)) {
+    for rules in scenario.workloads.iter().filter_map(|workload| workload.kind.tokens()) {
         let tokenizer = token::shared(&rules.tokenizer)?;
         let mut found = vec![Input {
             path: tokenizer.path().display().to_string(),
@@ -241,13 +232,13 @@ fn file_input(path: &Path) -> anyhow::Result<Input> {
 /// # Errors
 /// A tokenizer cannot be read any more, or the rows cannot.
 pub(super) fn checks(scenario: &Scenario, data: &RunData) -> anyhow::Result<Vec<TokenFacts>> {
-    if scenario.workloads.iter().all(|workload| rules(&workload.kind).is_none()) {
+    if scenario.workloads.iter().all(|workload| workload.kind.tokens().is_none()) {
         return Ok(Vec::new());
     }
     let rows = RequestRow::rows(&data.requests)?;
     let mut facts = Vec::new();
     for named in &scenario.workloads {
-        let Some(rules) = rules(&named.kind) else { continue };
+        let Some(rules) = named.kind.tokens() else { continue };
         let of: Vec<&RequestRow> = rows.iter().filter(|row| row.workload == named.name).collect();
         facts.append(&mut token::triangulate(&of, &*token::shared(&rules.tokenizer)?)?);
     }

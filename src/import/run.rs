@@ -111,6 +111,8 @@ pub fn run_data(files: &[Imported], manifest: Manifest) -> anyhow::Result<RunDat
         telemetry: empty(Table::Telemetry)?,
         engine_metrics: empty(Table::EngineMetrics)?,
         manifest,
+        scores: Vec::new(),
+        matched: Vec::new(),
     })
 }
 

@@ -325,6 +325,18 @@ pub fn read_frame(path: &Path) -> anyhow::Result<DataFrame> {
         .with_context(|| format!("{}: expected a Parquet file written by kvbench", path.display()))
 }
 
+/// Reads some columns of a Parquet file, in this order.
+///
+/// # Errors
+/// I/O, not Parquet, or a column that is not there.
+pub fn read_columns(path: &Path, columns: &[&str]) -> anyhow::Result<DataFrame> {
+    let file =
+        File::open(path).with_context(|| format!("{}: could not be opened", path.display()))?;
+    let named = columns.iter().map(|name| (*name).to_owned()).collect();
+    let frame = ParquetReader::new(file).with_columns(Some(named)).finish()?;
+    Ok(frame.select(columns.iter().copied())?)
+}
+
 /// Writes rows to `dir/<table>.parquet`, aside and renamed; for tables that are made from rows, such as the summary.
 ///
 /// # Errors

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Recorder,
     disk::{Files, RealFiles, aside},
-    parquet::{Table, check_columns, read_frame},
+    parquet::{Table, check_columns, read_columns, read_frame},
 };
 
 /// Name of the journal inside a run folder.
@@ -152,6 +152,21 @@ impl RunDir {
             let frame = read_frame(&path)?;
             check_columns(&frame, table, &path)?;
             all.vstack_mut_owned(frame)?;
+        }
+        all.rechunk_mut();
+        Ok(all)
+    }
+
+    /// Some columns of a table, in this order; the others are not read.
+    ///
+    /// # Errors
+    /// I/O, or another schema.
+    pub fn read_columns(&self, table: Table, columns: &[&str]) -> anyhow::Result<DataFrame> {
+        let mut all = table.empty()?.select(columns.iter().copied())?;
+        for path in self.files_of(table)? {
+            let another = || format!("{}: another schema", path.display());
+            let frame = read_columns(&path, columns).with_context(another)?;
+            all.vstack_mut_owned(frame).with_context(another)?;
         }
         all.rechunk_mut();
         Ok(all)

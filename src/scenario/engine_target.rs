@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Engine, EngineTarget, Host, KvSetting, Place, PrefixCache, Start,
+    Engine, EngineTarget, Host, KvSetting, Place, PrefixCache, Sampling, Start,
     engine::{texts, words},
     error::Fault,
     method, places, secret,
@@ -44,7 +44,12 @@ pub(super) fn resolve(
             settings.insert(method.clone(), setting(resolve, name, engine, method)?);
         }
     }
-    control(resolve, &place, &mut methods, &mut settings);
+    let mut sampled = sampled(resolve, wire, &methods);
+    if control(resolve, &place, &mut methods, &mut settings)
+        && let Some(sampling) = sampled.get(resolve.baseline).copied()
+    {
+        sampled.insert(format!("{}-aa", resolve.baseline), sampling);
+    }
     let metrics = match &wire.metrics {
         Some(metrics) => Some(metrics.spec()?),
         None => engine.as_ref().and_then(|engine| engine.metrics.clone()),
@@ -63,6 +68,7 @@ pub(super) fn resolve(
         warmup_requests: wire.warmup_requests.usize(),
         api_key_file: wire.api_key_file.clone(),
         temperature: wire.temperature.0,
+        sampled,
         ignore_eos: wire.ignore_eos,
         drain_s: wire.drain_s.0,
         continuous_usage: wire.continuous_usage,
@@ -311,20 +317,39 @@ fn family(wire: &wire::Method) -> Checked<String> {
     Ok(method::method(wire)?.map_or_else(String::new, |method| method.family().to_owned()))
 }
 
-/// The baseline a second time, so that the noise of two starts is known.
+/// Methods with a temperature or a seed of their own.
+fn sampled(
+    resolve: &Resolve<'_>,
+    target: &wire_target::EngineTarget,
+    methods: &[String],
+) -> BTreeMap<String, Sampling> {
+    let one = |(name, method): &(Sp<String>, wire::Method)| {
+        let wire::Method::Engine(wire) = method else { return None };
+        let seed = wire.seed.0.unsigned_abs();
+        if (wire.temperature.is_none() && seed == 0) || !methods.contains(&name.value) {
+            return None;
+        }
+        let temperature = wire.temperature.as_ref().unwrap_or(&target.temperature).0;
+        Some((name.value.clone(), Sampling { temperature, seed }))
+    };
+    resolve.methods.0.iter().filter_map(one).collect()
+}
+
+/// The baseline a second time, so that the noise of two starts is known; whether there is one.
 fn control(
     resolve: &Resolve<'_>,
     place: &Place,
     methods: &mut Vec<String>,
     settings: &mut BTreeMap<String, KvSetting>,
-) {
+) -> bool {
     let asked = resolve.aa_control.unwrap_or(matches!(place, Place::Start(_)));
     if !asked || !methods.iter().any(|method| method == resolve.baseline) {
-        return;
+        return false;
     }
     let name = format!("{}-aa", resolve.baseline);
     if let Some(setting) = settings.get(resolve.baseline).cloned() {
         settings.insert(name.clone(), setting);
     }
     methods.push(name);
+    true
 }

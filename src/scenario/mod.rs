@@ -9,6 +9,7 @@ use anyhow::Context;
 use crate::{kernel::Op, method::Method, record::manifest::SloFacts};
 
 mod check;
+mod control;
 pub mod engine;
 mod engine_target;
 mod error;
@@ -40,6 +41,7 @@ pub(crate) mod fuzz;
 #[cfg(test)]
 mod tests;
 
+pub use control::Control;
 pub use engine::{Engine, KvSetting, StopSignal};
 pub use error::ScenarioError;
 pub use host::Host;
@@ -49,7 +51,8 @@ pub use metrics::{
 };
 pub use start::{Command, Spot, Start};
 pub use targets::{
-    Device, Endpoint, EngineTarget, KernelTarget, PAGES, Place, PrefixCache, Target, TargetKind,
+    Device, Endpoint, EngineTarget, KernelTarget, PAGES, Place, PrefixCache, Sampling, Target,
+    TargetKind,
 };
 pub use think::TimeDist;
 pub use trace::{Trace, TraceFormat};
@@ -233,6 +236,8 @@ pub enum Workload {
         prompt: PromptLayout,
         /// `max_tokens` of each request; `None` = each LongBench task's own.
         max_tokens: Option<u32>,
+        /// Whether answers end by themselves.
+        mode: AnswerMode,
         /// Most turns of a conversation that are sent.
         turns: usize,
         /// From the end of an answer to the next turn; `None` = at once.
@@ -295,6 +300,26 @@ impl Workload {
             Workload::Shapes { .. } => {}
         }
         workload
+    }
+
+    /// How its prompts are counted, cut and rendered; `None` without a tokenizer.
+    pub fn tokens(&self) -> Option<&TokenRules> {
+        match self {
+            Workload::Dataset { tokens, .. } | Workload::Synthetic { tokens, .. } => {
+                tokens.as_ref()
+            }
+            Workload::Dialogues(dialogues) => dialogues.tokens.as_ref(),
+            Workload::Trace(trace) => trace.tokens.as_ref(),
+            Workload::Shapes { .. } => None,
+        }
+    }
+
+    /// Whether its answers end by themselves.
+    pub fn mode(&self) -> AnswerMode {
+        match self {
+            Workload::Dataset { mode, .. } => *mode,
+            _ => AnswerMode::Free,
+        }
     }
 
     /// Whether its requests have times of their own.
@@ -366,6 +391,19 @@ pub enum DatasetFormat {
     Sharegpt,
     /// LongBench v1 JSONL: `{input, context, answers, length, dataset, language, all_classes, _id}` a line.
     Longbench,
+}
+
+/// Whether answers end by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AnswerMode {
+    /// They do.
+    #[default]
+    Free,
+    /// The server is asked to go on until `max_tokens`: whatever a method does to lengths is taken out of its times.
+    Fixed,
+    /// They do, and are scored a second time at the length of the baseline's answer to the same prompt: whatever a method does to
+    /// lengths is taken out of its quality.
+    Matched,
 }
 
 /// In which prompt a row of LongBench is sent; rows of other data sets are sent in the neutral layout in any case.

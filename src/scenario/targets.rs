@@ -96,6 +96,8 @@ pub struct EngineTarget {
     pub api_key_file: Option<PathBuf>,
     /// Sampling temperature, always sent.
     pub temperature: f64,
+    /// Methods that are sampled otherwise.
+    pub sampled: BTreeMap<String, Sampling>,
     /// Whether to ask the server to ignore EOS; hides every effect on answer length.
     pub ignore_eos: bool,
     /// Seconds to wait for running requests after Ctrl-C; a run left alone waits for each request's own time-outs.
@@ -106,6 +108,15 @@ pub struct EngineTarget {
     pub metrics: Option<MetricsSpec>,
     /// Seconds between two readings of them.
     pub metrics_interval_s: f64,
+}
+
+/// How answers are sampled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Temperature; 0 is greedy.
+    pub temperature: f64,
+    /// Added to the scenario's seed and the repeat's number.
+    pub seed: u64,
 }
 
 /// Where a server is.
@@ -137,12 +148,19 @@ impl EngineTarget {
             warmup_requests: 2,
             api_key_file: None,
             temperature: 0.0,
+            sampled: BTreeMap::new(),
             ignore_eos: false,
             drain_s: 30.0,
             continuous_usage: false,
             metrics: None,
             metrics_interval_s: 1.0,
         }
+    }
+
+    /// How answers are sampled under a method.
+    pub fn sampling(&self, method: &str) -> Sampling {
+        let usual = Sampling { temperature: self.temperature, seed: 0 };
+        self.sampled.get(method).copied().unwrap_or(usual)
     }
 
     /// Its sets of flags: the target's name with each set's, as cell ids have it, and the set's own name, which is empty where

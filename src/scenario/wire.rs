@@ -250,6 +250,11 @@ pub(super) struct EngineMethod {
     /// Words added to the command.
     #[serde(default)]
     pub(super) flags: Vec<Sp<String>>,
+    /// Sampling temperature in place of the target's.
+    pub(super) temperature: Option<Real<0, 2_000>>,
+    /// Added to the sampling seed.
+    #[serde(default = "seed")]
+    pub(super) seed: Int<0, { i64::MAX }>,
 }
 
 /// A method without parameters.
@@ -362,7 +367,9 @@ pub(super) struct Dataset {
     /// In which prompt rows of LongBench's tasks are sent: `task` (LongBench's own) or `neutral`. Default: `task`.
     pub(super) prompt: Option<Sp<PromptLayout>>,
     /// Longest answer asked for, tokens. Default: the longest answer of each row's LongBench task.
-    pub(super) max_tokens: Option<Tokens>,
+    pub(super) max_tokens: Option<Sp<Tokens>>,
+    /// Whether answers end by themselves: `free`, `{ fixed = 256 }` or `matched`. Default: `free`.
+    pub(super) mode: Option<AnswerMode>,
     /// Most turns of a conversation that are sent, each after the answer to the one before.
     #[serde(default = "turns")]
     pub(super) turns: Int<1, 64>,
@@ -376,6 +383,18 @@ pub(super) struct Dataset {
     pub(super) chat_template: Option<Sp<String>>,
     /// The day that `strftime_now` tells to the template. Default: `2024-07-26`, so that prompts do not change overnight.
     pub(super) template_date: Option<Sp<String>>,
+}
+
+/// How long answers are.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum AnswerMode {
+    /// As long as the model makes them.
+    Free,
+    /// Every answer this long, tokens: the server is asked to ignore the end.
+    Fixed(Tokens),
+    /// Free, and scored a second time at the length of the baseline's answer.
+    Matched,
 }
 
 fn turns() -> Int<1, 64> {

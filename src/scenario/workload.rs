@@ -1,8 +1,8 @@
 //! Workloads of the file.
 
 use super::{
-    DatasetFormat, Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault, limit, think,
-    tokens, value::Sp, wire,
+    AnswerMode, DatasetFormat, Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault,
+    limit, think, tokens, value::Sp, wire,
 };
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
@@ -80,11 +80,28 @@ fn dataset(wire: &wire::Dataset) -> Result<Workload, Fault> {
         format: wire.format,
         n_requests: wire.n_requests.map(|n| n.usize()),
         prompt: wire.prompt.as_ref().map(|prompt| prompt.value).unwrap_or_default(),
-        max_tokens: wire.max_tokens.map(|n| n.u32()),
+        max_tokens: longest(wire)?,
+        mode: match wire.mode {
+            None | Some(wire::AnswerMode::Free) => AnswerMode::Free,
+            Some(wire::AnswerMode::Fixed(_)) => AnswerMode::Fixed,
+            Some(wire::AnswerMode::Matched) => AnswerMode::Matched,
+        },
         turns: wire.turns.usize(),
         think: wire.think_s.as_ref().map(think::build).transpose()?,
         tokens: tokens::of_dataset(wire)?,
     })
+}
+
+/// A fixed length is the longest one as well.
+fn longest(wire: &wire::Dataset) -> Result<Option<u32>, Fault> {
+    match (&wire.mode, &wire.max_tokens) {
+        (Some(wire::AnswerMode::Fixed(_)), Some(longest)) => {
+            let message = "expected no `max_tokens` beside `mode = { fixed = ... }`, which is as long as answers get";
+            Err(Fault::new(longest.at, message, "remove one of them"))
+        }
+        (Some(wire::AnswerMode::Fixed(n)), None) => Ok(Some(n.u32())),
+        (_, longest) => Ok(longest.as_ref().map(|n| n.value.u32())),
+    }
 }
 
 /// What other formats have nothing for: prompts and longest answers of tasks.
@@ -93,7 +110,7 @@ fn only_longbench(wire: &wire::Dataset) -> Result<(), Fault> {
         let message = "expected `prompt` beside `format = \"longbench\"`, got another format";
         return Err(Fault::new(prompt.at, message, "remove it: other rows hold whole prompts"));
     }
-    if wire.max_tokens.is_none() {
+    if longest(wire)?.is_none() {
         let message = "expected the key `max_tokens`, got none";
         let hint =
             "add `max_tokens = 256`; only LongBench's tasks have a longest answer of their own";

@@ -1,13 +1,23 @@
 //! Quantiles, bootstrap intervals, tests. Pure: the random generator is an argument.
 
 mod bootstrap;
+mod density;
+mod multiple;
+mod normal;
+mod permutation;
 mod proportion;
 mod sample;
 mod sign;
+mod wilcoxon;
 
 pub use bootstrap::{
-    Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, paired_ratio, seeded,
+    Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, mean_interval,
+    paired_ratio, seeded,
 };
-pub use proportion::wilson;
+pub use density::{bandwidth, density};
+pub use multiple::benjamini_hochberg;
+pub use permutation::{Block, Permuted, permutation_test};
+pub use proportion::{wilson, wilson_share};
 pub use sample::{Sample, SampleError, mean, median, quantile_sorted};
-pub use sign::sign_test;
+pub use sign::{mcnemar, sign_test, sign_test_two_sided};
+pub use wilcoxon::wilcoxon;

@@ -3,7 +3,7 @@
 use super::Interval;
 
 /// 97.5th percentile of the standard normal.
-const Z: f64 = 1.959_963_984_540_054;
+pub(super) const Z: f64 = 1.959_963_984_540_054;
 
 /// 95 % Wilson score interval of `good` of `n` (Wilson 1927), within [0, 1] and sound at 0 and `n`, where the usual
 /// `p +- z sqrt(p (1 - p) / n)` has no width. `None` without observations, or with more good ones than there are.
@@ -11,14 +11,22 @@ pub fn wilson(good: usize, n: usize) -> Option<Interval> {
     if n == 0 || good > n {
         return None;
     }
+    wilson_share(good as f64 / n as f64, n)
+}
+
+/// The same of a share of `n` observations that need not be whole, such as the mean over several runs of each prompt: then
+/// `n` is the number of prompts, which is never too many. `None` for a share outside [0, 1].
+pub fn wilson_share(part: f64, n: usize) -> Option<Interval> {
+    if n == 0 || !(0.0..=1.0).contains(&part) {
+        return None;
+    }
     let count = n as f64;
-    let part = good as f64 / count;
     let shrink = 1.0 / (1.0 + Z * Z / count);
     let middle = shrink * (part + Z * Z / (2.0 * count));
     let half = shrink * Z * (part * (1.0 - part) / count + Z * Z / (4.0 * count * count)).sqrt();
     // Rounding must not push an end past the value that it equals.
-    let low = if good == 0 { 0.0 } else { middle - half };
-    let high = if good == n { 1.0 } else { middle + half };
+    let low = if part <= 0.0 { 0.0 } else { middle - half };
+    let high = if part >= 1.0 { 1.0 } else { middle + half };
     Some(Interval { low, high })
 }
 

@@ -135,6 +135,7 @@ pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> any
             turns,
             think,
             tokens,
+            mode: _,
         } => {
             let (samples, report) = dataset::read_as(path, *format, *prompt)?;
             let samples = drawn(samples, &report, *n_requests, seed)?;

@@ -19,9 +19,13 @@ use rand_distr::{Binomial, Distribution as _};
 
 use crate::stats::{self, sign_test};
 
+mod delta;
+pub mod export;
 mod scores;
 mod tasks;
 
+pub use delta::Delta;
+pub(super) use delta::interval;
 pub use scores::{Score, Scores, read};
 pub use tasks::TaskGroup;
 
@@ -69,6 +73,10 @@ pub struct Counts {
     pub mirror: Option<Vec<usize>>,
     /// Two-sided exact sign test of negatives against mirrors.
     pub p_sign: Option<Vec<f64>>,
+    /// The same with the false discovery rate held over all methods and thetas of a call ([`stats::benjamini_hochberg`]).
+    pub q_sign: Option<Vec<f64>>,
+    /// Score differences to the baseline over all pairs, benign or not; `None` for ensembles.
+    pub delta: Option<Delta>,
 }
 
 /// Samples that the baseline does well.
@@ -166,8 +174,17 @@ impl<'a> Paired<'a> {
         self.methods.push((&method.name, scores));
     }
 
-    /// Counts of each method, in order.
+    /// Counts and differences of each method, in order.
     pub fn methods(&self, rule: &Rule<'_>) -> Vec<Counts> {
+        let mut counts = self.counted(rule);
+        for (counts, (_, scores)) in counts.iter_mut().zip(&self.methods) {
+            counts.delta = Delta::of(&self.differences(scores), rule.seed);
+        }
+        counts
+    }
+
+    /// Counts of each method with their sign tests.
+    fn counted(&self, rule: &Rule<'_>) -> Vec<Counts> {
         let count = |(name, scores): &(&str, Vec<Option<f64>>)| {
             let mut counts = self.count(name, &[scores.as_slice()], rule);
             let mirror = self.mirror(scores, rule);
@@ -176,7 +193,45 @@ impl<'a> Paired<'a> {
             counts.mirror = Some(mirror);
             counts
         };
-        self.methods.iter().map(count).collect()
+        let mut counts: Vec<Counts> = self.methods.iter().map(count).collect();
+        delta::correct(&mut counts);
+        counts
+    }
+
+    /// Pairs (method, baseline) of each data set.
+    fn differences(&self, scores: &[Option<f64>]) -> Vec<Vec<(f64, f64)>> {
+        let mut datasets: HashMap<&str, usize> = HashMap::new();
+        let mut groups: Vec<Vec<(f64, f64)>> = Vec::new();
+        for (row, score) in self.baseline.rows.iter().zip(scores) {
+            let at = *datasets.entry(&row.dataset).or_insert_with(|| {
+                groups.push(Vec::new());
+                groups.len() - 1
+            });
+            groups[at].extend(score.map(|score| (score, row.score)));
+        }
+        groups
+    }
+
+    /// The samples that every one of `members` breaks, once each, in the baseline's order: what [`Counts::negatives`] counts.
+    ///
+    /// # Errors
+    /// A member is no method.
+    pub fn broken(
+        &self,
+        name: &str,
+        members: &[String],
+        theta: f64,
+        mode: Mode,
+    ) -> anyhow::Result<Vec<&'a Score>> {
+        let members = self.members(name, members)?;
+        let benign = benign(&self.datasets(), &self.own(), mode);
+        let rows = self.baseline.rows.iter().enumerate().filter(|(i, _)| benign[*i]);
+        let is_broken = |(i, row): &(usize, &Score)| {
+            members
+                .iter()
+                .all(|scores| scores[*i].is_some_and(|score| lost(row.score, score, theta, mode)))
+        };
+        Ok(rows.filter(is_broken).map(|(_, row)| row).collect())
     }
 
     /// Counts of samples that every one of `members` breaks.
@@ -189,6 +244,10 @@ impl<'a> Paired<'a> {
         members: &[String],
         rule: &Rule<'_>,
     ) -> anyhow::Result<Counts> {
+        Ok(self.count(name, &self.members(name, members)?, rule))
+    }
+
+    fn members(&self, name: &str, members: &[String]) -> anyhow::Result<Vec<&[Option<f64>]>> {
         let scores = |member: &String| {
             let known = self.methods.iter().find(|(name, _)| name == member);
             known.map(|(_, scores)| scores.as_slice()).ok_or_else(|| {
@@ -199,8 +258,7 @@ impl<'a> Paired<'a> {
                 )
             })
         };
-        let members = members.iter().map(scores).collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(self.count(name, &members, rule))
+        members.iter().map(scores).collect()
     }
 
     /// Names of the methods.
@@ -243,6 +301,8 @@ impl<'a> Paired<'a> {
             by_dataset: BTreeMap::new(),
             mirror: None,
             p_sign: None,
+            q_sign: None,
+            delta: None,
         };
         let mut n_paired: BTreeMap<&str, usize> = BTreeMap::new();
         for (i, row) in self.baseline.rows.iter().enumerate() {

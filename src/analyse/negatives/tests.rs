@@ -92,7 +92,7 @@ fn jitter_is_no_effect_and_broken_samples_are_one() {
         let (base, others) = (scores("b", &base), [scores("s", &same), scores("x", &broken)]);
         let counts = Paired::new(&base, &others).unwrap();
         let counts =
-            counts.methods(&Rule { mode: Mode::Algorithm1, thetas: &[0.10, 0.32], seed: 1 });
+            counts.counted(&Rule { mode: Mode::Algorithm1, thetas: &[0.10, 0.32], seed: 1 });
         let p = |i: usize, theta: usize| counts[i].p_sign.as_ref().unwrap()[theta];
         claimed += usize::from(p(0, 0) < 0.05);
         // Jitter never loses a third: what does is broken.
@@ -146,6 +146,19 @@ fn the_papers_scores_give_the_known_counts() {
     assert_eq!(mirror, [94, 116, 185]);
     let p = strict[0].p_sign.as_ref().unwrap()[4];
     assert!((p - 0.59).abs() < 0.02, "{p}");
+    // Means, intervals and flips as computed apart from this program (reference/predict.md C2).
+    let deltas: Vec<Delta> = strict.iter().map(|c| c.delta.unwrap()).collect();
+    for (delta, mean) in deltas.iter().zip([0.125_246, -1.722_512, -4.307_928]) {
+        assert!((delta.mean - mean).abs() < 1e-6 && delta.n == 3350, "{delta:?}");
+    }
+    let (low, high) = deltas[0].interval.unwrap();
+    assert!((low + 0.08).abs() < 0.04 && (high - 0.34).abs() < 0.04, "{low} {high}");
+    let flips: Vec<_> = deltas.iter().map(|delta| (delta.n_worse, delta.n_better)).collect();
+    assert_eq!(flips, [(22, 30), (76, 26), (200, 96)]);
+    assert!(deltas[0].p_mcnemar > 0.2 && deltas[2].p_mcnemar < 1e-6);
+    assert!(deltas[0].p_wilcoxon.unwrap() > 0.05 && deltas[1].p_wilcoxon.unwrap() < 1e-6);
+    let kivi = paired.broken("kivi-4", &["kivi-4".to_owned()], 0.10, Mode::Algorithm1).unwrap();
+    assert_eq!(kivi.len(), 86);
     let benign = paired.benign(Mode::Algorithm1);
     let by_task: Vec<usize> = benign.by_task.values().copied().collect();
     assert_eq!((benign.total, by_task), (1552, vec![306, 284, 348, 149, 465]));

@@ -22,7 +22,7 @@ use super::{Backend, Context, Observer, StopFlag};
 use crate::{
     plan::{self, Arrival, Cell, Task},
     record::{EngineMetricRow, RequestRow, Row, Sink},
-    scenario::{EngineTarget, Workload},
+    scenario::{AnswerMode, EngineTarget, Sampling, Workload},
     workload::{self, Due, Request},
 };
 
@@ -95,6 +95,11 @@ struct Prepared<'a> {
     base: Url,
     in_flight_max: usize,
     http: Arc<Http>,
+}
+
+/// Whether the answers of a cell's workload are of one length.
+fn is_fixed(cell: &Cell) -> bool {
+    matches!(&cell.task, Task::Serve { workload, .. } if workload.mode() == AnswerMode::Fixed)
 }
 
 impl EngineBackend {
@@ -210,6 +215,14 @@ impl EngineBackend {
         Err(format!("workload: expected the schedule {known} of the other methods, got {hash}"))
     }
 
+    /// Every repeat has a seed of its own, the same for all methods: what differs between repeats of the baseline is what
+    /// sampling alone does.
+    fn sampling(&self, prepared: &Prepared<'_>) -> Sampling {
+        let own = prepared.target.sampling(&prepared.cell.method.name);
+        let repeat = u64::from(prepared.cell.repeat);
+        Sampling { seed: self.seed.wrapping_add(repeat).wrapping_add(own.seed), ..own }
+    }
+
     fn send(
         &self,
         prepared: &Prepared<'_>,
@@ -217,10 +230,11 @@ impl EngineBackend {
         stop: &StopFlag,
         take: &mut dyn FnMut(Outcome) -> anyhow::Result<()>,
     ) -> anyhow::Result<Histogram> {
-        let (seed, extras) = (self.seed, self.extras);
+        let sampling = self.sampling(prepared);
+        let extras = Extras { fixed_length: is_fixed(prepared.cell), ..self.extras };
         let told = |request: &Request, before: &[Said<'_>]| {
             let model = &prepared.model;
-            let mut body = openai::body(prepared.target, model, seed, extras, request, before);
+            let mut body = openai::body(prepared.target, model, sampling, extras, request, before);
             if let Some(body) = body.as_object_mut() {
                 body.extend(prepared.fields.clone());
             }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::follow::Said;
 use crate::{
-    scenario::{Endpoint, EngineTarget},
+    scenario::{Endpoint, EngineTarget, Sampling},
     workload::Request,
 };
 
@@ -16,6 +16,8 @@ pub struct Extras {
     pub return_token_ids: bool,
     /// `cache_prompt: false` (llama.cpp): do not take the prompt from the previous request's cache.
     pub no_prompt_cache: bool,
+    /// `ignore_eos`: the workload's answers are of one length.
+    pub fixed_length: bool,
 }
 
 /// Path of an endpoint below the base URL.
@@ -26,12 +28,12 @@ pub fn path(endpoint: Endpoint) -> &'static str {
     }
 }
 
-/// The body of a request. Sampling is always explicit, because engines' defaults differ (llama.cpp: temperature 0.8,
+/// The body of a request; `sampling` has the whole seed. Sampling is always explicit, because engines' defaults differ (llama.cpp: temperature 0.8,
 /// top_k 40; vLLM: the model's own file).
 pub(super) fn body(
     target: &EngineTarget,
     model: &str,
-    seed: u64,
+    sampling: Sampling,
     extras: Extras,
     request: &Request,
     before: &[Said<'_>],
@@ -39,10 +41,10 @@ pub(super) fn body(
     let mut body = json!({
         "model": model,
         "max_tokens": request.max_tokens,
-        "temperature": target.temperature,
+        "temperature": sampling.temperature,
         "top_p": 1.0,
         // Servers take a signed 32- or 64-bit seed; 31 bits fit them all.
-        "seed": seed & 0x7fff_ffff,
+        "seed": sampling.seed & 0x7fff_ffff,
         "n": 1,
         "stream": true,
         "stream_options": { "include_usage": true },
@@ -58,7 +60,7 @@ pub(super) fn body(
         body["stream_options"]["continuous_usage_stats"] = json!(true);
     }
     for (asked, key, value) in [
-        (target.ignore_eos, "ignore_eos", true),
+        (target.ignore_eos || extras.fixed_length, "ignore_eos", true),
         (extras.return_token_ids, "return_token_ids", true),
         (extras.no_prompt_cache, "cache_prompt", false),
     ] {
@@ -239,6 +241,8 @@ pub fn snippet(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
+    const GREEDY: Sampling = Sampling { temperature: 0.0, seed: 0 };
+
     fn target(endpoint: Endpoint) -> EngineTarget {
         super::super::tests::target("http://127.0.0.1:1", endpoint)
     }
@@ -252,7 +256,7 @@ mod tests {
         let plain = body(
             &target(Endpoint::Completions),
             "m",
-            1 << 40 | 5,
+            Sampling { temperature: 0.0, seed: 1 << 40 | 5 },
             Extras::default(),
             &request(),
             &[],
@@ -265,8 +269,10 @@ mod tests {
         let mut asked = target(Endpoint::Chat);
         asked.ignore_eos = true;
         asked.continuous_usage = true;
-        let extras = Extras { return_token_ids: true, no_prompt_cache: true };
-        let full = body(&asked, "m", 5, extras, &request(), &[]);
+        let extras = Extras { return_token_ids: true, no_prompt_cache: true, fixed_length: false };
+        let warm = Sampling { temperature: 0.9, seed: 5 };
+        let full = body(&asked, "m", warm, extras, &request(), &[]);
+        assert_eq!(full["temperature"], json!(0.9));
         assert_eq!(full["messages"], json!([{"role": "user", "content": "prompt 0"}]));
         assert_eq!(
             full["stream_options"],
@@ -274,12 +280,16 @@ mod tests {
         );
         assert_eq!((&full["ignore_eos"], &full["cache_prompt"]), (&json!(true), &json!(false)));
         assert_eq!(full["return_token_ids"], json!(true));
+        let fixed = Extras { fixed_length: true, ..Extras::default() };
+        let fixed = body(&target(Endpoint::Chat), "m", warm, fixed, &request(), &[]);
+        assert_eq!(fixed["ignore_eos"], json!(true));
     }
 
     #[test]
     fn conversations() {
         let before = [Said { prompt: "a", answer: " b" }, Said { prompt: "c", answer: " d" }];
-        let chat = body(&target(Endpoint::Chat), "m", 0, Extras::default(), &request(), &before);
+        let chat =
+            body(&target(Endpoint::Chat), "m", GREEDY, Extras::default(), &request(), &before);
         let roles: Vec<_> = chat["messages"]
             .as_array()
             .unwrap()

@@ -9,6 +9,7 @@ use crate::{
 /// Steady state, answers against the baseline's, verdict per cell: each only if there is something to say.
 pub(super) fn tables(judgement: &Judgement) -> Vec<Table> {
     let mut tables = beside_headline(judgement);
+    tables.extend(super::lengths::tables(&judgement.lengths));
     tables.push(verdicts(&judgement.cells));
     tables.retain(|table| !table.rows.is_empty());
     tables
@@ -182,6 +183,7 @@ mod tests {
             cells,
             warm_ups: vec![],
             clients: vec![],
+            lengths: vec![],
             warnings: vec![],
             verdict: Verdict::Valid,
         }

@@ -4,6 +4,7 @@ mod engine;
 mod glossary;
 pub mod judged;
 mod kernels;
+pub mod lengths;
 mod page;
 mod saturation;
 mod served;
@@ -81,6 +82,7 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     let looks = Looks::new(source);
     let mut out = kernels::plots(source.judgement, &looks);
     out.extend(served::plots(source, &looks));
+    out.extend(lengths::plots(&source.judgement.lengths, &looks));
     out.extend(saturation::plots(&source.judgement.searches, &looks));
     out.extend(engine::plots(&source.judgement.engines, &looks));
     out.extend(telemetry::plots(source.telemetry));

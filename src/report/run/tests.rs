@@ -97,6 +97,7 @@ fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
         engines: Engines::default(),
         warm_ups: vec![],
         clients: vec![],
+        lengths: vec![],
         warnings,
         verdict,
     }

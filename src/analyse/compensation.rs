@@ -1,0 +1,155 @@
+//! Is the extra length of a method's answers compensatory: does it win back quality that compression costs?
+//!
+//! Each pair of answers to one prompt is scored twice: as they came, and both cut to the shorter of the two
+//! ([`super::score_run::MatchedRow`]). Where extra words win quality back, a method loses more at equal length than it does
+//! free-running; the difference of the two differences, prompt by prompt, is what length won back. Prompts are not chosen by how
+//! long their answers got: the paper's table 4 looks only at 200 that got longer, which would find a gain in noise alone.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Estimate, Point, RunData,
+    lengths::{Claim, LengthPoint},
+    score_run::{MatchedRow, ScoreRow},
+    summary::rng_for,
+};
+use crate::stats;
+
+/// One method's answers against the baseline's, free-running and at equal length; scores in points.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Compensation {
+    /// Which.
+    pub point: Point,
+    /// Prompts with both kinds of scores.
+    pub n_prompts: usize,
+    /// Prompts whose answer was longer than the baseline's, and so was cut.
+    pub n_longer: usize,
+    /// Difference to the baseline of the answers as they came.
+    pub free: Estimate,
+    /// Difference to the baseline at equal length.
+    pub equal: Estimate,
+    /// What length won back: `free - equal`, drawn as pairs.
+    pub won_back: Estimate,
+    /// What the lengths themselves allow to say; `None` where they were not compared.
+    pub claim: Option<Claim>,
+}
+
+/// What may be said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Answers are not longer than chance makes them: there is nothing to explain.
+    NotLonger,
+    /// Longer answers win back some of what is lost at equal length.
+    Compensatory,
+    /// Longer answers, and nothing is lost at equal length: words that nobody needed.
+    NothingLost,
+    /// Longer answers, but what they win back is no more than the data can tell from nothing.
+    NotShown,
+}
+
+impl Compensation {
+    /// The answer to the question, as far as the intervals allow one.
+    pub fn answer(&self) -> Answer {
+        let above = |estimate: &Estimate| estimate.interval.is_some_and(|(low, _)| low > 0.0);
+        let below = |estimate: &Estimate| estimate.interval.is_some_and(|(_, high)| high < 0.0);
+        match self.claim {
+            Some(Claim::Longer) if above(&self.won_back) && below(&self.equal) => {
+                Answer::Compensatory
+            }
+            Some(Claim::Longer) if !below(&self.equal) => Answer::NothingLost,
+            Some(Claim::Longer) => Answer::NotShown,
+            _ => Answer::NotLonger,
+        }
+    }
+}
+
+/// Every method with scores at equal length, in the order of the plan.
+pub fn compensations(
+    data: &RunData,
+    free: &[ScoreRow],
+    matched: &[MatchedRow],
+    lengths: &[LengthPoint],
+) -> Vec<Compensation> {
+    let free_scores: BTreeMap<(&str, i64), f64> =
+        free.iter().map(|row| ((row.cell_id.as_str(), row.request_id), row.score)).collect();
+    let baseline_free = baseline_scores(data, free);
+    let mut points: BTreeMap<Point, Vec<Pair<'_>>> = BTreeMap::new();
+    for row in matched {
+        let own = free_scores.get(&(row.cell_id.as_str(), row.request_id));
+        let theirs =
+            baseline_free.get(&key_of(&row.workload, &row.load, row.repeat, &row.sample_id));
+        let (Some(own), Some(theirs)) = (own, theirs) else { continue };
+        points.entry(row.point()).or_default().push(Pair {
+            sample: (&row.dataset, &row.sample_id),
+            is_longer: row.words > row.baseline_words,
+            free: own - theirs,
+            equal: row.score - row.baseline_score,
+        });
+    }
+    let mut points: Vec<_> = points.into_iter().collect();
+    points.sort_by_key(|(point, _)| data.rank(point));
+    let seed = data.manifest.scenario.seed;
+    points.into_iter().filter_map(|(point, pairs)| of_point(seed, point, &pairs, lengths)).collect()
+}
+
+/// One prompt in one repeat.
+struct Pair<'a> {
+    sample: (&'a str, &'a str),
+    is_longer: bool,
+    free: f64,
+    equal: f64,
+}
+
+type Key<'a> = (&'a str, &'a str, i64, &'a str);
+
+fn key_of<'a>(workload: &'a str, load: &'a str, repeat: i64, sample: &'a str) -> Key<'a> {
+    (workload, load, repeat, sample)
+}
+
+/// The baseline's free scores; where two targets ran it, a method cannot be told whose it is compared with, and is left out.
+fn baseline_scores<'a>(data: &RunData, free: &'a [ScoreRow]) -> BTreeMap<Key<'a>, f64> {
+    let baseline = &data.manifest.scenario.baseline;
+    let mut scores = BTreeMap::new();
+    let mut twice = Vec::new();
+    for row in free.iter().filter(|row| row.method == *baseline) {
+        let key = key_of(&row.workload, &row.load, row.repeat, &row.sample_id);
+        if scores.insert(key, row.score).is_some() {
+            twice.push(key);
+        }
+    }
+    for key in twice {
+        scores.remove(&key);
+    }
+    scores
+}
+
+fn of_point(
+    seed: u64,
+    point: Point,
+    pairs: &[Pair<'_>],
+    lengths: &[LengthPoint],
+) -> Option<Compensation> {
+    let mut prompts: BTreeMap<(&str, &str), Vec<&Pair<'_>>> = BTreeMap::new();
+    for pair in pairs {
+        prompts.entry(pair.sample).or_default().push(pair);
+    }
+    let estimate = |of: &dyn Fn(&Pair<'_>) -> f64| {
+        let mean = |pairs: &Vec<&Pair<'_>>| {
+            pairs.iter().map(|pair| of(pair)).sum::<f64>() / pairs.len() as f64
+        };
+        let values: Vec<f64> = prompts.values().map(mean).collect();
+        // One label for all three, so that they are drawn from the same resamples.
+        let mut rng = rng_for(seed, &format!("{point} compensation"));
+        let interval = stats::mean_interval(&values, &mut rng);
+        Some(Estimate::new(stats::mean(&values)?, interval, values.len()).scaled(100.0))
+    };
+    Some(Compensation {
+        n_prompts: prompts.len(),
+        n_longer: prompts.values().filter(|pairs| pairs.iter().any(|pair| pair.is_longer)).count(),
+        free: estimate(&|pair| pair.free)?,
+        equal: estimate(&|pair| pair.equal)?,
+        won_back: estimate(&|pair| pair.free - pair.equal)?,
+        claim: lengths.iter().find(|l| l.point == point && l.is_subject()).map(LengthPoint::claim),
+        point,
+    })
+}

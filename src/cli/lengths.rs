@@ -1,0 +1,123 @@
+//! `kvbench lengths`: what methods do to the length of answers, beside what chance does.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use serde_json::{Map, Value as Json};
+
+use super::ui::Ui;
+use crate::{
+    analyse::lengths::{self, LengthPoint, Source},
+    record::{Manifest, RunDir, Table as Rows},
+    report::{Format, narrow, png, render, run::lengths as report, svg},
+    scenario::Scenario,
+    token::{self, Tokenizer},
+};
+
+/// Compare the lengths of answers with the baseline's, prompt by prompt, and with runs that compress nothing.
+#[derive(Debug, clap::Args)]
+pub struct LengthsArgs {
+    /// Folder that `kvbench run` made, finished or not.
+    pub run_dir: PathBuf,
+    /// Draw the ratios, D as the paper does, and where texts part, as .svg and .png into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub plots: Option<PathBuf>,
+    /// A `tokenizer.json`, or a folder that holds one: texts part at a token. The workload's unless given; without one they part at
+    /// a character.
+    #[arg(long, value_name = "PATH")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// Prints the finding on stderr and the tables on stdout; JSON has both.
+///
+/// # Errors
+/// No run folder, one without answers to compare, or a folder that cannot be written.
+pub fn run(args: &LengthsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let points = judged(args)?;
+    let finding = report::finding(&points);
+    if ui.format == Format::Json {
+        ui.out(&(serde_json::to_string_pretty(&json(&points, &finding)?)? + "\n"))?;
+    } else {
+        finding.iter().for_each(|said| ui.note(said));
+        let tables = report::tables(&points);
+        let narrowed =
+            |table| if ui.format == Format::Text { narrow(table) } else { table.clone() };
+        let texts: Vec<String> =
+            tables.iter().map(|table| render(&narrowed(table), ui.format, ui.color)).collect();
+        ui.out(&texts.join("\n"))?;
+    }
+    if let Some(folder) = &args.plots {
+        draw(folder, &points)?;
+        ui.note(&format!("pictures: {}", folder.display()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads what is needed and no more: a run of a million answers fits into memory.
+fn judged(args: &LengthsArgs) -> anyhow::Result<Vec<LengthPoint>> {
+    let run_dir = args.run_dir.as_path();
+    let place = || format!("{}: lengths cannot be compared", run_dir.display());
+    let manifest = Manifest::read(run_dir)?;
+    let all = RunDir::open(run_dir)?.read_columns(Rows::Requests, &lengths::COLUMNS)?;
+    let measured = !all.column("warmup").with_context(place)?.bool().with_context(place)?;
+    let requests = all.filter(&measured)?;
+    let tokenizer = tokenizer(args.tokenizer.as_deref(), &manifest)?;
+    let encode =
+        |text: &str| tokenizer.as_ref().map_or_else(|| Ok(Vec::new()), |it| it.encode(text, false));
+    let encode: Option<&lengths::Encode<'_>> =
+        if tokenizer.is_some() { Some(&encode) } else { None };
+    let points = lengths::points(Source { manifest: &manifest, requests: &requests, encode })
+        .with_context(place)?;
+    anyhow::ensure!(
+        points.iter().any(|point| point.n_pairs > 0),
+        "{}: expected answers of a method and of the baseline `{}` to the same prompts, got none\n  hint: `kvbench report` says what failed",
+        run_dir.display(),
+        manifest.scenario.baseline
+    );
+    Ok(points)
+}
+
+/// The tokenizer that was named, or the one that every workload of the run shares, where it is still there.
+fn tokenizer(named: Option<&Path>, manifest: &Manifest) -> anyhow::Result<Option<Arc<Tokenizer>>> {
+    if let Some(path) = named {
+        return token::shared(path).map(Some);
+    }
+    let scenario = Scenario::parse(&manifest.scenario.text, "the run's scenario").ok();
+    let workloads = scenario.iter().flat_map(|scenario| &scenario.workloads);
+    let mut paths: Vec<&Path> = workloads
+        .filter_map(|named| named.kind.tokens())
+        .map(|rules| rules.tokenizer.as_path())
+        .collect();
+    paths.dedup();
+    match paths[..] {
+        [path] if path.exists() => token::shared(path).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// `{"finding": [...], "lengths": [...], "endings": [...], "time": [...]}`, rows by column name.
+fn json(points: &[LengthPoint], finding: &[String]) -> anyhow::Result<Json> {
+    let mut out = Map::from_iter([("finding".to_owned(), Json::from(finding.to_vec()))]);
+    for (name, table) in report::named_tables(points) {
+        out.insert(name.to_owned(), serde_json::from_str(&render(&table, Format::Json, false))?);
+    }
+    Ok(Json::Object(out))
+}
+
+fn draw(folder: &Path, points: &[LengthPoint]) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("{}: cannot be made", folder.display()))?;
+    for plot in report::figures_of(points) {
+        let files = [("svg", svg(&plot.figure)?.into_bytes()), ("png", png(&plot.figure)?)];
+        for (extension, bytes) in files {
+            let path = folder.join(format!("{}.{extension}", plot.name));
+            std::fs::write(&path, bytes)
+                .with_context(|| format!("{}: cannot be written", path.display()))?;
+        }
+    }
+    Ok(())
+}
