@@ -55,7 +55,8 @@ pub struct Request {
 pub struct Counted {
     /// Tokens that a server counts, BOS and the chat template included.
     pub tokens: u32,
-    /// The prompt in the workload's chat template, for `/v1/completions`; `None` without a template.
+    /// The prompt in the workload's chat template, for `/v1/completions`; `None` without a template, and for tasks that
+    /// LongBench sends without one.
     pub rendered: Option<String>,
 }
 
