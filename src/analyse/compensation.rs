@@ -153,3 +153,67 @@ fn of_point(
         point,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(n: usize, free: f64, equal: f64) -> Vec<(String, f64, f64)> {
+        // Scores differ from prompt to prompt; what length wins back is the same.
+        let one = |i: usize| {
+            let own = 0.01 * (i % 7) as f64;
+            (format!("s{i}"), free + own, equal + own)
+        };
+        (0..n).map(one).collect()
+    }
+
+    fn judged(pairs: &[(String, f64, f64)], claim: Option<Claim>) -> Compensation {
+        let pairs: Vec<Pair<'_>> = pairs
+            .iter()
+            .map(|(sample, free, equal)| Pair {
+                sample: ("qasper", sample),
+                is_longer: true,
+                free: *free,
+                equal: *equal,
+            })
+            .collect();
+        let mut found = of_point(3, Point::default(), &pairs, &[]).unwrap();
+        found.claim = claim;
+        found
+    }
+
+    #[test]
+    fn length_that_wins_back_what_is_lost_is_compensatory() {
+        let lost = judged(&pairs(40, -0.13, -0.33), Some(Claim::Longer));
+        assert!((lost.won_back.value - 20.0).abs() < 1e-9, "{lost:?}");
+        let (free, equal) = (lost.free.value, lost.equal.value);
+        assert!((free - equal - lost.won_back.value).abs() < 1e-9);
+        assert_eq!(lost.answer(), Answer::Compensatory);
+    }
+
+    #[test]
+    fn nothing_is_claimed_that_the_intervals_do_not_hold() {
+        let same = pairs(40, -0.13, -0.33);
+        for claim in [None, Some(Claim::TooFew), Some(Claim::NotShown), Some(Claim::Shorter)] {
+            assert_eq!(judged(&same, claim).answer(), Answer::NotLonger);
+        }
+        let lossless = judged(&pairs(40, 0.1, 0.1), Some(Claim::Longer));
+        assert_eq!(lossless.answer(), Answer::NothingLost);
+        // Half of the prompts win back what the other half loses.
+        let mixed: Vec<_> = pairs(40, 0.0, -0.3)
+            .into_iter()
+            .enumerate()
+            .map(|(i, (id, _, equal))| (id, equal + if i % 2 == 0 { 0.3 } else { -0.3 }, equal))
+            .collect();
+        assert_eq!(judged(&mixed, Some(Claim::Longer)).answer(), Answer::NotShown);
+    }
+
+    #[test]
+    fn repeats_of_a_prompt_are_one_observation() {
+        let once = pairs(10, -0.1, -0.2);
+        let thrice = [once.clone(), once.clone(), once.clone()].concat();
+        let (one, three) = (judged(&once, None), judged(&thrice, None));
+        assert_eq!((one.n_prompts, three.n_prompts), (10, 10));
+        assert_eq!(one.free, three.free);
+    }
+}

@@ -107,9 +107,28 @@ fn a_run_is_scored_and_its_broken_prompts_become_a_benchmark() {
     let dir = run.to_str().unwrap();
     scores_are_written(dir);
     negatives_are_counted(dir);
+    the_report_tells_of_quality(dir);
     the_bound_knows_the_speed(dir);
     the_benchmark_loads_again(dir, data.path());
     a_moved_data_set_is_asked_for(dir, &benchmark);
+}
+
+fn the_report_tells_of_quality(dir: &str) {
+    let (code, _, err) = kvbench(&["report", dir]);
+    assert!(code <= Some(1), "{err}");
+    let page = fs::read_to_string(Path::new(dir).join("report.md")).unwrap();
+    for part in [
+        "Quality: mean score by data set",
+        "Negative samples, and as many the other way round, lb/loop-2",
+        "fp8 at lb/loop-2 loses more than 10 % of the score on",
+        "Is extra length compensatory?",
+        "fp8 at lb, loop-2: quality changes by",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+    for picture in ["negatives.svg", "negatives-by-task.png"] {
+        assert!(Path::new(dir).join("plots").join(picture).is_file(), "{picture}");
+    }
 }
 
 fn scores_are_written(dir: &str) {
