@@ -32,6 +32,7 @@ fn counts_table(found: &Found) -> Table {
         ("mirror", ""),
         ("p_sign", ""),
         ("q_sign", ""),
+        ("would_be_found", "excess"),
         ("more_than_mirror", ""),
     ];
     let mut columns: Vec<Column> =
@@ -54,6 +55,7 @@ fn counts_table(found: &Found) -> Table {
                 mirror.map_or(Value::Missing, int),
                 Value::maybe(p),
                 Value::maybe(counts.q_sign.as_ref().map(|q| q[t])),
+                Value::maybe(counts.found_at(t)),
                 in_words(counts.negatives[t], mirror, counts.q_sign.as_ref().map(|q| q[t])),
             ];
             if !found.confirmed.is_empty() {

@@ -10,9 +10,6 @@ use crate::{
     stats::{self, Block, permutation_test},
 };
 
-/// Normal deviates of a two-sided test at 5 % and of 80 % power, added.
-const POWER_80: f64 = 1.959_963_984_540_054 + 0.841_621_233_572_914;
-
 /// How a method stands against the baseline-like runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Against {
@@ -76,7 +73,7 @@ pub(super) fn against(
         value: found.value - found.centre,
         p: found.p,
         q: found.p,
-        found_at: POWER_80 * found.deviation,
+        found_at: stats::POWER_80 * found.deviation,
         n_prompts: blocks.len(),
         n_controls: n_others - 1,
     })

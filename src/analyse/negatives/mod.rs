@@ -83,6 +83,15 @@ pub struct Counts {
     pub delta: Option<Delta>,
 }
 
+impl Counts {
+    /// Excess of negatives over mirrors that the sign test would find in 80 % of such comparisons, at the theta of this index;
+    /// `None` for an ensemble, and where nothing is lost on either side.
+    pub fn found_at(&self, theta: usize) -> Option<f64> {
+        let lost = self.negatives.get(theta)? + self.mirror.as_ref()?.get(theta)?;
+        (lost > 0).then(|| stats::POWER_80 * (lost as f64).sqrt())
+    }
+}
+
 /// Samples that the baseline does well.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Benign {

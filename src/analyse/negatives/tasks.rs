@@ -13,7 +13,11 @@ pub enum TaskGroup {
     Synthetic,
     /// Completing code.
     Code,
-    /// No data set of LongBench.
+    /// Numbers and formulas (GSM8K, MATH), which LongBench lacks.
+    Maths,
+    /// Multiple choice over long contexts (LongBench v2).
+    Choice,
+    /// No data set that is known here.
     Other,
 }
 
@@ -26,6 +30,8 @@ impl TaskGroup {
             TaskGroup::FewShot => "few_shot",
             TaskGroup::Synthetic => "synthetic",
             TaskGroup::Code => "code",
+            TaskGroup::Maths => "maths",
+            TaskGroup::Choice => "choice",
             TaskGroup::Other => "other",
         }
     }
@@ -41,6 +47,10 @@ impl TaskGroup {
                 TaskGroup::Synthetic
             }
             "lcc" | "repobench-p" => TaskGroup::Code,
+            "gsm8k" | "math" | "arithmetic" => TaskGroup::Maths,
+            "longbench-v2" => TaskGroup::Choice,
+            ruler if ruler.starts_with("ruler_qa") => TaskGroup::Qa,
+            ruler if ruler.starts_with("ruler_") => TaskGroup::Synthetic,
             _ => TaskGroup::Other,
         }
     }
@@ -55,5 +65,7 @@ mod tests {
         assert_eq!(TaskGroup::of("qasper_e"), TaskGroup::Qa);
         assert_eq!(TaskGroup::of("repobench-p"), TaskGroup::Code);
         assert_eq!(TaskGroup::of("my_own"), TaskGroup::Other);
+        assert_eq!(TaskGroup::of("ruler_niah_single"), TaskGroup::Synthetic);
+        assert_eq!(TaskGroup::of("math"), TaskGroup::Maths);
     }
 }

@@ -72,35 +72,63 @@ fn an_ensemble_breaks_what_all_of_its_members_break() {
     assert!(unknown.unwrap_err().to_string().contains("expected one of m, n, got `x`"));
 }
 
-/// Symmetric jitter has as many mirrors as negatives: over many draws the sign test claims an effect no more often than it
-/// says; where a tenth of the samples really breaks it is found.
-#[test]
-fn jitter_is_no_effect_and_broken_samples_are_one() {
-    let mut rng = stats::seeded(7);
-    let mut uniform = || rand::RngExt::random::<f64>(&mut rng);
-    let (mut claimed, mut found) = (0, 0);
-    let n_draws = 400;
-    for _ in 0..n_draws {
-        let (mut base, mut same, mut broken) = (Vec::new(), Vec::new(), Vec::new());
-        for id in 0..150 {
-            let level = 0.2 + 0.6 * uniform();
-            base.push(("a", id, level * (0.85 + 0.3 * uniform())));
-            let other = level * (0.85 + 0.3 * uniform());
-            same.push(("a", id, other));
-            broken.push(("a", id, if uniform() < 0.1 { 0.0 } else { other }));
-        }
-        let (base, others) = (scores("b", &base), [scores("s", &same), scores("x", &broken)]);
-        let counts = Paired::new(&base, &others).unwrap();
-        let counts =
-            counts.counted(&Rule { mode: Mode::Algorithm1, thetas: &[0.10, 0.32], seed: 1 });
-        let p = |i: usize, theta: usize| counts[i].p_sign.as_ref().unwrap()[theta];
-        claimed += usize::from(p(0, 0) < 0.05);
-        // Jitter never loses a third: what does is broken.
-        found += usize::from(p(1, 1) < 0.05);
+/// One comparison of made-up scores that jitter alike on both sides, where `broken` of the method's are lost beside that.
+fn jitter(rng: &mut rand_chacha::ChaCha8Rng, samples: u32, width: f64, broken: f64) -> Counts {
+    let mut uniform = || rand::RngExt::random::<f64>(rng);
+    let (mut base, mut own) = (Vec::new(), Vec::new());
+    for id in 0..samples {
+        let level = 0.4 + 0.2 * uniform();
+        let mut score = || level * (1.0 - width / 2.0 + width * uniform());
+        base.push(("a", id, score()));
+        let score = score();
+        own.push(("a", id, if uniform() < broken { 0.0 } else { score }));
     }
-    // The exact test is conservative; 5 % of 400 is 20, four standard deviations above it are 38.
-    assert!(claimed <= 38, "{claimed} of {n_draws}");
-    assert!(found >= n_draws * 6 / 10, "{found} of {n_draws}");
+    let (base, own) = (scores("b", &base), [scores("m", &own)]);
+    let rule = Rule { mode: Mode::Algorithm1, thetas: &[0.10], seed: 1 };
+    Paired::new(&base, &own).unwrap().counted(&rule).remove(0)
+}
+
+/// Symmetric jitter has as many mirrors as negatives, so that 5 % of the sign tests claim an effect, a little less since counts are
+/// whole.
+#[test]
+fn without_an_effect_five_percent_of_the_sign_tests_claim_one() {
+    let mut rng = stats::seeded(7);
+    let claims = (0..2000).map(|_| jitter(&mut rng, 400, 0.5, 0.0).p_sign.unwrap()[0] <= 0.05);
+    let claimed = claims.filter(|claim| *claim).count() as f64 / 20.0;
+    assert!((3.5..=6.5).contains(&claimed), "{claimed} % of 2000");
+}
+
+#[test]
+fn broken_samples_are_found_as_often_as_is_told() {
+    let mut rng = stats::seeded(8);
+    let (mut found, mut told, mut excess) = (0.0, 0.0, 0.0);
+    let n_draws = 300.0;
+    for _ in 0..300 {
+        let counts = jitter(&mut rng, 220, 0.45, 0.10);
+        found += f64::from(u8::from(counts.p_sign.as_ref().unwrap()[0] <= 0.05)) / n_draws;
+        told += counts.found_at(0).unwrap() / n_draws;
+        excess += (counts.negatives[0] as f64 - counts.mirror.unwrap()[0] as f64) / n_draws;
+    }
+    // The excess planted here is near the one that should be found in four of five runs.
+    assert!((excess / told - 1.0).abs() < 0.25, "planted {excess}, told {told}");
+    let power = 1.0 - stats::upper_tail_of_normal(2.8016 * excess / told - 1.96);
+    assert!((found - power).abs() < 0.08, "found {found}, expected {power}");
+}
+
+#[test]
+fn intervals_of_counts_hold_what_they_promise() {
+    let mut rng = stats::seeded(9);
+    let mut held = 0;
+    for _ in 0..1000 {
+        let mut lost = || rand::RngExt::random::<f64>(&mut rng) < 0.1;
+        let base: Vec<_> = (0..300).map(|id| ("a", id, 1.0)).collect();
+        let own: Vec<_> = (0..300).map(|id| ("a", id, if lost() { 0.0 } else { 1.0 })).collect();
+        let (base, own) = (scores("b", &base), [scores("m", &own)]);
+        let rule = Rule { mode: Mode::Algorithm1, thetas: &[0.10], seed: 1 };
+        let (low, high) = Paired::new(&base, &own).unwrap().counted(&rule)[0].intervals[0];
+        held += usize::from(low <= 30.0 && 30.0 <= high);
+    }
+    assert!((930..=970).contains(&held), "{held} of 1000 intervals hold the 30 that were planted");
 }
 
 #[test]
