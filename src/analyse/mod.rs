@@ -23,6 +23,7 @@ pub mod lengths;
 pub mod negatives;
 mod ngram;
 mod peers;
+pub mod quality;
 mod requests;
 mod sanity;
 mod saturation;
@@ -91,7 +92,7 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
     let parallel = tensor_parallel::points(data, &kernels);
     let searches = saturation::searches(data, &served);
     let warm_ups = warm_up::cells(data)?;
-    Ok(Judgement {
+    let mut judgement = Judgement {
         summary,
         kernels,
         parallel,
@@ -104,6 +105,7 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         engines,
         warm_ups,
         clients: client::views(data),
+        quality: quality::Quality::default(),
         lengths: lengths::points(lengths::Source {
             manifest: &data.manifest,
             requests: &data.requests,
@@ -111,7 +113,9 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         })?,
         warnings,
         verdict,
-    })
+    };
+    judgement.quality = quality::quality(data, &judgement)?;
+    Ok(judgement)
 }
 
 /// Every request of a run with what follows from its times, for CDFs and histograms.

@@ -1,6 +1,7 @@
 //! Tables and figures as plain data, rendered last: text, Markdown, CSV, JSON, SVG, PNG, HTML. Returns bytes, writes nothing.
 
 pub mod figure;
+pub mod negatives;
 mod png;
 pub mod run;
 mod scale;

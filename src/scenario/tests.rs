@@ -374,6 +374,23 @@ fn conversations_have_turns_and_time_to_think() {
 }
 
 #[test]
+fn answers_end_by_themselves_or_at_a_length() {
+    let of = |keys: &str| parse(&FULL.replace("max_tokens = 64\n", keys)).expect("valid");
+    let keys = |scenario: &Scenario| match &scenario.workloads[2].kind {
+        Workload::Dataset { mode, max_tokens, .. } => (*mode, *max_tokens),
+        _ => panic!("a data set"),
+    };
+    assert_eq!(keys(&of("max_tokens = 64\n")), (AnswerMode::Free, Some(64)));
+    assert_eq!(keys(&of("mode = { fixed = 9 }\n")), (AnswerMode::Fixed, Some(9)));
+    assert_eq!(keys(&of("mode = \"matched\"\nmax_tokens = 7\n")), (AnswerMode::Matched, Some(7)));
+    let both = "max_tokens = 64\nmode = { fixed = 9 }";
+    broken("max_tokens = 64", both, &["expected no `max_tokens` beside `mode = { fixed"]);
+    let matched = parse(&FULL.replace("max_tokens = 64", "mode = \"matched\""));
+    let text = format!("{:#}", matched.expect_err("a length is needed"));
+    assert!(text.contains("expected the key `max_tokens`"), "{text}");
+}
+
+#[test]
 fn words_have_turns_and_traces_a_tokenizer() {
     let talk = "turns = 3\nthink_s = { fixed = 2 }\n";
     let closed = "[load.c.closed]\nconcurrency = [1]\n";

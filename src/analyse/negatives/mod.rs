@@ -17,15 +17,17 @@ use std::collections::{BTreeMap, HashMap};
 use anyhow::ensure;
 use rand_distr::{Binomial, Distribution as _};
 
-use crate::stats::{self, sign_test};
+use crate::stats::{self, sign_test_two_sided};
 
 mod delta;
 pub mod export;
+mod found;
 mod scores;
 mod tasks;
 
 pub use delta::Delta;
 pub(super) use delta::interval;
+pub use found::{Confirmed, Found, found};
 pub use scores::{Score, Scores, read};
 pub use tasks::TaskGroup;
 
@@ -71,6 +73,8 @@ pub struct Counts {
     pub by_dataset: BTreeMap<String, Vec<usize>>,
     /// Samples on which the baseline loses as much; `None` for ensembles.
     pub mirror: Option<Vec<usize>>,
+    /// The same by task group.
+    pub mirror_by_task: Option<BTreeMap<TaskGroup, Vec<usize>>>,
     /// Two-sided exact sign test of negatives against mirrors.
     pub p_sign: Option<Vec<f64>>,
     /// The same with the false discovery rate held over all methods and thetas of a call ([`stats::benjamini_hochberg`]).
@@ -187,8 +191,11 @@ impl<'a> Paired<'a> {
     fn counted(&self, rule: &Rule<'_>) -> Vec<Counts> {
         let count = |(name, scores): &(&str, Vec<Option<f64>>)| {
             let mut counts = self.count(name, &[scores.as_slice()], rule);
-            let mirror = self.mirror(scores, rule);
-            let p = |(n, m): (&usize, &usize)| (2.0 * sign_test(*n.max(m), *n.min(m))).min(1.0);
+            let by_task = self.mirror(scores, rule);
+            let all = |t: usize| by_task.values().map(|mirror| mirror[t]).sum();
+            let mirror: Vec<usize> = (0..rule.thetas.len()).map(all).collect();
+            let p = |(n, m): (&usize, &usize)| sign_test_two_sided(*n, *m);
+            counts.mirror_by_task = Some(by_task);
             counts.p_sign = Some(counts.negatives.iter().zip(&mirror).map(p).collect());
             counts.mirror = Some(mirror);
             counts
@@ -300,6 +307,7 @@ impl<'a> Paired<'a> {
             by_task: BTreeMap::new(),
             by_dataset: BTreeMap::new(),
             mirror: None,
+            mirror_by_task: None,
             p_sign: None,
             q_sign: None,
             delta: None,
@@ -331,17 +339,19 @@ impl<'a> Paired<'a> {
         counts
     }
 
-    fn mirror(&self, scores: &[Option<f64>], rule: &Rule<'_>) -> Vec<usize> {
+    fn mirror(&self, scores: &[Option<f64>], rule: &Rule<'_>) -> BTreeMap<TaskGroup, Vec<usize>> {
         let benign = benign(&self.datasets(), scores, rule.mode);
-        let mut mirror = vec![0; rule.thetas.len()];
+        let mut by_task: BTreeMap<TaskGroup, Vec<usize>> = BTreeMap::new();
         for (i, row) in self.baseline.rows.iter().enumerate().filter(|(i, _)| benign[*i]) {
             let Some(score) = scores[i] else { continue };
+            let mirror = by_task.entry(TaskGroup::of(&row.dataset));
+            let mirror = mirror.or_insert_with(|| vec![0; rule.thetas.len()]);
             for (n, theta) in mirror.iter_mut().zip(rule.thetas) {
                 let is_lost = lost(score, row.score, *theta, rule.mode);
                 *n += if is_lost { weight(&row.dataset, rule.mode) } else { 0 };
             }
         }
-        mirror
+        by_task
     }
 }
 

@@ -80,7 +80,7 @@ fn every_request_has_a_score_or_a_reason() {
     for why in [
         "the request failed",
         "a later turn of a conversation",
-        "no score: expected a data set of LongBench, got `my_own`",
+        "no score: expected a data set of LongBench or another that can be scored, got `my_own`",
         "its row has no reference",
         "its id is in no row of the data set",
         "its id is in several rows of the data set",

@@ -1,20 +1,19 @@
 //! `kvbench negatives`: prompts whose answer a method breaks, from a run folder or from files of scores.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 
 use super::{scored::Source, ui::Ui};
 use crate::{
     analyse::{
-        negatives::{self, Benign, Counts, Mode, Paired, Rule},
+        negatives::{self, Found, Mode},
         score_run::Subjects,
     },
-    report::{Format, render},
+    report::{Format, negatives as report, render},
 };
 
 mod export;
@@ -68,23 +67,6 @@ fn group(text: &str) -> Result<(String, Vec<String>), String> {
     }
 }
 
-/// What was counted.
-struct Found {
-    theta: Vec<f64>,
-    methods: Vec<Counts>,
-    ensembles: Vec<Counts>,
-    noise: Vec<Counts>,
-    benign: Benign,
-    /// Of methods that were measured several times: what every repeat breaks.
-    confirmed: BTreeMap<String, Confirmed>,
-}
-
-/// Negative samples that come back.
-struct Confirmed {
-    n_repeats: usize,
-    counts: Counts,
-}
-
 /// Counts and prints.
 ///
 /// # Errors
@@ -111,7 +93,7 @@ pub fn run(args: &NegativesArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let text = match ui.format {
         Format::Json => serde_json::to_string_pretty(&show::as_json(&found))? + "\n",
         format => {
-            let tables = show::tables(&found);
+            let tables = report::tables(&found);
             tables
                 .iter()
                 .map(|table| render(table, format, ui.color))
@@ -121,7 +103,7 @@ pub fn run(args: &NegativesArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     };
     ui.out(&text)?;
     if let Some(path) = &args.plot {
-        draw(path, &show::figure(&found, args.mode))?;
+        draw(path, &report::figure(&found))?;
         ui.note(&format!("figure: {}", path.display()));
     }
     if let Some(path) = &args.export {
@@ -131,40 +113,12 @@ pub fn run(args: &NegativesArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
 }
 
 fn count(args: &NegativesArgs, subjects: &Subjects, ui: &Ui) -> anyhow::Result<Found> {
-    let thetas: Vec<f64> = args.theta.iter().map(|percent| percent / 100.0).collect();
-    let rule = Rule { mode: args.mode, thetas: &thetas, seed: args.seed };
-    let paired = Paired::new(&subjects.baseline, &subjects.methods)?;
-    let again = Paired::new(&subjects.baseline, &subjects.again)?;
-    for excluded in paired.excluded.iter().chain(&again.excluded) {
-        let negatives::Excluded { method, why, n, example } = excluded;
+    let (found, excluded) =
+        negatives::found(subjects, &args.groups, &args.theta, args.mode, args.seed)?;
+    for negatives::Excluded { method, why, n, example } in &excluded {
         ui.note(&format!("{method}: {n} rows left out, {why} (such as {example})"));
     }
-    let mut ensembles = vec![paired.ensemble("all", &paired.names(), &rule)?];
-    for (name, members) in &args.groups {
-        ensure!(
-            ensembles.iter().all(|known| known.name != *name),
-            "--group {name}: expected each name once"
-        );
-        ensembles.push(paired.ensemble(name, members, &rule)?);
-    }
-    Ok(Found {
-        theta: args.theta.clone(),
-        methods: paired.methods(&rule),
-        ensembles,
-        noise: again.methods(&rule),
-        benign: paired.benign(args.mode),
-        confirmed: confirmed(subjects, &rule)?,
-    })
-}
-
-/// What every repeat of a method breaks, of the samples that all of them hold.
-fn confirmed(subjects: &Subjects, rule: &Rule<'_>) -> anyhow::Result<BTreeMap<String, Confirmed>> {
-    let one = |(name, repeats): (&String, &Vec<negatives::Scores>)| {
-        let paired = Paired::new(&subjects.baseline, repeats)?;
-        let counts = paired.ensemble(name, &paired.names(), rule)?;
-        Ok((name.clone(), Confirmed { n_repeats: repeats.len(), counts }))
-    };
-    subjects.repeats.iter().map(one).collect()
+    Ok(found)
 }
 
 /// Members of a method or an ensemble by its name.

@@ -6,6 +6,7 @@ pub mod judged;
 mod kernels;
 pub mod lengths;
 mod page;
+mod quality;
 mod saturation;
 mod served;
 pub mod tables;
@@ -83,6 +84,7 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     let mut out = kernels::plots(source.judgement, &looks);
     out.extend(served::plots(source, &looks));
     out.extend(lengths::plots(&source.judgement.lengths, &looks));
+    out.extend(quality::plots(&source.judgement.quality));
     out.extend(saturation::plots(&source.judgement.searches, &looks));
     out.extend(engine::plots(&source.judgement.engines, &looks));
     out.extend(telemetry::plots(source.telemetry));

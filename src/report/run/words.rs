@@ -30,6 +30,7 @@ pub(super) fn finding(judgement: &Judgement, baseline: &str) -> Vec<String> {
     }
     out.extend(served(&judgement.comparisons, baseline));
     out.extend(super::lengths::finding(&judgement.lengths));
+    out.extend(super::quality::finding(&judgement.quality));
     if out.is_empty() {
         out.push(format!(
             "No method could be compared with {baseline}: see what failed and what is unfinished."

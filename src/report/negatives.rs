@@ -1,0 +1,216 @@
+//! Negative samples as tables and figures.
+
+use super::{
+    Column, Figure, Table, Value,
+    figure::{Axis, Kind, Panel, Point, Reference, Scale, Series},
+};
+use crate::analyse::negatives::{Counts, Found, Mode, TaskGroup};
+
+/// Every table, for people.
+pub fn tables(found: &Found) -> [Table; 3] {
+    [counts_table(found), delta_table(found), task_table(found)]
+}
+
+/// Every set of methods with its kind. One method's ensemble is that method, and is left out.
+fn sets(found: &Found) -> Vec<(&'static str, &Counts)> {
+    let ensembles = if found.methods.len() > 1 { found.ensembles.as_slice() } else { &[] };
+    let kinds = [
+        ("method", found.methods.as_slice()),
+        ("ensemble", ensembles),
+        ("noise floor", &found.noise),
+    ];
+    kinds.into_iter().flat_map(|(kind, sets)| sets.iter().map(move |set| (kind, set))).collect()
+}
+
+fn counts_table(found: &Found) -> Table {
+    let columns = [
+        ("kind", ""),
+        ("set", ""),
+        ("theta", "%"),
+        ("benign", ""),
+        ("negatives", ""),
+        ("mirror", ""),
+        ("p_sign", ""),
+        ("q_sign", ""),
+        ("more_than_mirror", ""),
+    ];
+    let mut columns: Vec<Column> =
+        columns.iter().map(|(name, unit)| Column::new(name, unit)).collect();
+    if !found.confirmed.is_empty() {
+        columns.push(Column::new("confirmed", ""));
+    }
+    let mut table = Table::new("Negative samples, and as many the other way round", columns);
+    for (kind, counts) in sets(found) {
+        for (t, theta) in found.theta.iter().enumerate() {
+            let (low, high) = counts.intervals[t];
+            let mirror = counts.mirror.as_ref().map(|mirror| mirror[t]);
+            let p = counts.p_sign.as_ref().map(|p| p[t]);
+            let mut row = vec![
+                Value::Text(kind.to_owned()),
+                Value::Text(counts.name.clone()),
+                Value::Float(*theta),
+                int(counts.n_benign),
+                Value::estimate(Some(counts.negatives[t] as f64), Some(low), Some(high)),
+                mirror.map_or(Value::Missing, int),
+                Value::maybe(p),
+                Value::maybe(counts.q_sign.as_ref().map(|q| q[t])),
+                in_words(counts.negatives[t], mirror, counts.q_sign.as_ref().map(|q| q[t])),
+            ];
+            if !found.confirmed.is_empty() {
+                let confirmed = found.confirmed.get(&counts.name).filter(|_| kind == "method");
+                row.push(confirmed.map_or(Value::Missing, |c| int(c.counts.negatives[t])));
+            }
+            table.rows.push(row);
+        }
+    }
+    table
+}
+
+/// Judged by q: a table of many thetas and methods would find something in noise.
+fn in_words(negatives: usize, mirror: Option<usize>, q: Option<f64>) -> Value {
+    let (Some(mirror), Some(q)) = (mirror, q) else { return Value::Missing };
+    let text = match q <= 0.05 {
+        true if negatives > mirror => "yes",
+        true => "fewer",
+        false => "not shown",
+    };
+    Value::Text(text.to_owned())
+}
+
+fn int(n: usize) -> Value {
+    i64::try_from(n).map_or(Value::Missing, Value::Int)
+}
+
+fn delta_table(found: &Found) -> Table {
+    let columns = [
+        ("kind", ""),
+        ("set", ""),
+        ("pairs", ""),
+        ("delta", "points"),
+        ("p_wilcoxon", ""),
+        ("worse", ""),
+        ("better", ""),
+        ("p_mcnemar", ""),
+    ];
+    let columns = columns.iter().map(|(name, unit)| Column::new(name, unit)).collect();
+    let title = "Mean score less the baseline's, over all pairs; flips across a score of 0.5";
+    let mut table = Table::new(title, columns);
+    for (kind, counts) in sets(found) {
+        let Some(delta) = &counts.delta else { continue };
+        let (low, high) = delta.interval.unzip();
+        table.rows.push(vec![
+            Value::Text(kind.to_owned()),
+            Value::Text(counts.name.clone()),
+            int(delta.n),
+            Value::estimate(Some(delta.mean), low, high),
+            Value::maybe(delta.p_wilcoxon),
+            int(delta.n_worse),
+            int(delta.n_better),
+            Value::Float(delta.p_mcnemar),
+        ]);
+    }
+    table
+}
+
+fn task_table(found: &Found) -> Table {
+    let mut columns = vec![Column::new("set", ""), Column::new("task", "")];
+    columns.push(Column::new("benign", ""));
+    columns.extend(found.theta.iter().map(|theta| Column::new(&format!("at_{theta}"), "")));
+    let mut table =
+        Table::new("Negative samples by kind of task, at each theta in percent", columns);
+    for (_, counts) in sets(found) {
+        for (task, n) in &counts.by_task {
+            let benign = found.benign.by_task.get(task).copied();
+            let mut row = vec![
+                Value::Text(counts.name.clone()),
+                Value::Text(task.name().to_owned()),
+                benign.map_or(Value::Missing, int),
+            ];
+            row.extend(n.iter().map(|n| int(*n)));
+            table.rows.push(row);
+        }
+    }
+    table
+}
+
+/// Counts by theta, the roles swapped beside them: the paper's figure 6 with its null.
+pub fn figure(found: &Found) -> Figure {
+    let mut panel = Panel::default();
+    for (slot, (_, counts)) in sets(found).into_iter().enumerate() {
+        let point = |(t, theta): (usize, &f64)| Point {
+            x: *theta,
+            y: counts.negatives[t] as f64,
+            low: Some(counts.intervals[t].0),
+            high: Some(counts.intervals[t].1),
+        };
+        panel.series.push(Series {
+            name: counts.name.clone(),
+            slot,
+            kind: Kind::Line,
+            points: found.theta.iter().enumerate().map(point).collect(),
+        });
+        if let Some(mirror) = &counts.mirror {
+            let corners = found.theta.iter().zip(mirror).map(|(x, y)| (*x, *y as f64)).collect();
+            panel.references.push(Reference::curve(
+                "mirror: the baseline loses as much",
+                slot,
+                corners,
+            ));
+        }
+    }
+    let rule = match found.mode {
+        Mode::Algorithm1 => "benign: the baseline reaches its data set's mean",
+        Mode::AsShipped => "as the paper's script counts: median, ties lost, one data set twice",
+    };
+    let caption = format!(
+        "Of {} benign samples ({rule}). Bars: 95 % bootstrap of samples within data sets. Dashed: roles swapped, the null.",
+        found.benign.total
+    );
+    let x = Axis::from_zero("loss against the baseline that counts (theta)", "%");
+    let y = Axis::from_zero("negative samples", "");
+    Figure::single("Prompts that a method breaks", &caption, x, y, panel)
+}
+
+/// Loss at which kinds of task are compared, percent: the paper's figure 7.
+const TASK_THETA: f64 = 10.0;
+
+/// Counts by kind of task at a loss of 10 %, each beside what the baseline loses there by the same rule; `None` where that loss was
+/// not counted. Bars in place of the paper's pie: a share of all broken prompts says nothing without how many were asked.
+pub fn by_task(found: &Found) -> Option<Figure> {
+    let at = found.theta.iter().position(|theta| (theta - TASK_THETA).abs() < 1e-9)?;
+    let tasks: Vec<TaskGroup> = found.benign.by_task.keys().copied().collect();
+    let percent = |n: Option<&Vec<usize>>, task: &TaskGroup| {
+        let benign = *found.benign.by_task.get(task)? as f64;
+        (benign > 0.0).then(|| 100.0 * n.map_or(0, |n| n[at]) as f64 / benign)
+    };
+    let sets: Vec<&Counts> = found.methods.iter().collect();
+    let mut panel = Panel::default();
+    for (slot, counts) in sets.iter().enumerate() {
+        let place = |category: usize, shift: f64| {
+            category as f64 + ((slot as f64 + shift) / sets.len() as f64 - 0.5) * 0.86
+        };
+        let points = |shift: f64, of: &dyn Fn(&TaskGroup) -> Option<f64>| -> Vec<Point> {
+            let point = |(at, task)| Some(Point::new(place(at, shift), of(task)?));
+            tasks.iter().enumerate().filter_map(point).collect()
+        };
+        panel.series.push(Series {
+            name: counts.name.clone(),
+            slot,
+            kind: Kind::Points,
+            points: points(0.35, &|task| percent(counts.by_task.get(task), task)),
+        });
+        if let Some(mirror) = &counts.mirror_by_task {
+            panel.series.push(Series {
+                name: format!("{}, mirror", counts.name),
+                slot,
+                kind: Kind::Tick,
+                points: points(0.65, &|task| percent(mirror.get(task), task)),
+            });
+        }
+    }
+    let names = tasks.iter().map(|task| task.name().to_owned()).collect();
+    let caption = "Share of the benign samples of a kind that lose more than 10 % of the baseline's score. Ticks: roles swapped, the null.";
+    let x = Axis::new("kind of task", "", Scale::Category(names));
+    let y = Axis::from_zero("negative samples", "% of benign");
+    Some(Figure::single("Which tasks a method breaks", caption, x, y, panel))
+}
