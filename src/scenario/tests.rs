@@ -374,25 +374,6 @@ fn conversations_have_turns_and_time_to_think() {
 }
 
 #[test]
-fn longbench_has_prompts_and_lengths_of_its_own() {
-    let file = "path = \"x.jsonl\"\nformat = \"longbench\"\n";
-    let chat = "path = \"datasets/tiny-sharegpt.json\"\nformat = \"sharegpt\"\nmax_tokens = 64\n";
-    let of = |keys: &str| parse(&FULL.replace(chat, &format!("{file}{keys}"))).expect("valid");
-    let keys = |scenario: &Scenario| match &scenario.workloads[2].kind {
-        Workload::Dataset { prompt, max_tokens, .. } => (*prompt, *max_tokens),
-        _ => panic!("a data set"),
-    };
-    assert_eq!(keys(&of("")), (PromptLayout::Task, None));
-    let neutral = "prompt = \"neutral\"\nmax_tokens = 5\n";
-    assert_eq!(keys(&of(neutral)), (PromptLayout::Neutral, Some(5)));
-    let error = parse(&FULL.replace("max_tokens = 64\n", "")).expect_err("a length is needed");
-    let text = format!("{error:#}");
-    assert!(text.contains("expected the key `max_tokens`, got none"), "{text}");
-    let both = "max_tokens = 64\nprompt = \"task\"";
-    broken("max_tokens = 64", both, &["expected `prompt` beside `format = \"longbench\"`"]);
-}
-
-#[test]
 fn answers_end_by_themselves_or_at_a_length() {
     let of = |keys: &str| parse(&FULL.replace("max_tokens = 64\n", keys)).expect("valid");
     let keys = |scenario: &Scenario| match &scenario.workloads[2].kind {

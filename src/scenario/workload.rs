@@ -178,3 +178,37 @@ fn length(wire: &wire::Length) -> Result<LengthDist, Fault> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{PromptLayout, Scenario};
+
+    /// A data set with these keys, or what is wrong with it.
+    fn dataset(format: &str, keys: &str) -> Result<Workload, String> {
+        let text = format!(
+            "name = \"e\"\nbaseline = \"fp16\"\n[method.fp16.fp16]\n[target.srv.engine]\nurl = \"http://h\"\nendpoint = \"chat\"\n\
+             method = \"fp16\"\n[load.one.closed]\nconcurrency = [1]\n[workload.w.dataset]\npath = \"x\"\nformat = \"{format}\"\n{keys}"
+        );
+        let scenario = Scenario::parse(&text, "s.toml").map_err(|error| error.to_string())?;
+        Ok(scenario.workloads[0].kind.clone())
+    }
+
+    #[test]
+    fn longbench_has_prompts_and_lengths_of_its_own() {
+        let keys = |keys: &str| match dataset("longbench", keys).expect("valid") {
+            Workload::Dataset { prompt, max_tokens, .. } => (prompt, max_tokens),
+            _ => panic!("a data set"),
+        };
+        assert_eq!(keys(""), (PromptLayout::Task, None));
+        let neutral = "prompt = \"neutral\"\nmax_tokens = 5\n";
+        assert_eq!(keys(neutral), (PromptLayout::Neutral, Some(5)));
+        for (keys, said) in [
+            ("", "s.toml:11:8: expected the key `max_tokens`, got none"),
+            ("max_tokens = 5\nprompt = \"task\"", "s.toml:14:10: expected `prompt` beside"),
+        ] {
+            let error = dataset("sharegpt", keys).expect_err("refused");
+            assert!(error.starts_with(said), "{error}");
+        }
+    }
+}
