@@ -4,7 +4,7 @@ use super::{
     Column, Figure, Table, Value,
     figure::{Axis, Kind, Panel, Point, Reference, Scale, Series},
 };
-use crate::analyse::negatives::{Counts, Found, Mode, TaskGroup};
+use crate::analyse::negatives::{Counts, Fair, Found, Mode, TaskGroup};
 
 /// Every table, for people.
 pub fn tables(found: &Found) -> [Table; 3] {
@@ -32,8 +32,11 @@ fn counts_table(found: &Found) -> Table {
         ("mirror", ""),
         ("p_sign", ""),
         ("q_sign", ""),
+        ("lost_by_one_bar", ""),
+        ("gained_by_one_bar", ""),
+        ("q_one_bar", ""),
         ("would_be_found", "excess"),
-        ("more_than_mirror", ""),
+        ("more_than_chance", ""),
     ];
     let mut columns: Vec<Column> =
         columns.iter().map(|(name, unit)| Column::new(name, unit)).collect();
@@ -45,6 +48,7 @@ fn counts_table(found: &Found) -> Table {
         for (t, theta) in found.theta.iter().enumerate() {
             let (low, high) = counts.intervals[t];
             let mirror = counts.mirror.as_ref().map(|mirror| mirror[t]);
+            let fair = counts.fair.as_ref();
             let p = counts.p_sign.as_ref().map(|p| p[t]);
             let mut row = vec![
                 Value::Text(kind.to_owned()),
@@ -55,8 +59,11 @@ fn counts_table(found: &Found) -> Table {
                 mirror.map_or(Value::Missing, int),
                 Value::maybe(p),
                 Value::maybe(counts.q_sign.as_ref().map(|q| q[t])),
-                Value::maybe(counts.found_at(t)),
-                in_words(counts.negatives[t], mirror, counts.q_sign.as_ref().map(|q| q[t])),
+                fair.map_or(Value::Missing, |fair| int(fair.lost[t])),
+                fair.map_or(Value::Missing, |fair| int(fair.gained[t])),
+                Value::maybe(fair.map(|fair| fair.q[t])),
+                Value::maybe(fair.and_then(|fair| fair.found_at(t))),
+                fair.map_or(Value::Missing, |fair| in_words(fair, t)),
             ];
             if !found.confirmed.is_empty() {
                 let confirmed = found.confirmed.get(&counts.name).filter(|_| kind == "method");
@@ -68,11 +75,10 @@ fn counts_table(found: &Found) -> Table {
     table
 }
 
-/// Judged by q: a table of many thetas and methods would find something in noise.
-fn in_words(negatives: usize, mirror: Option<usize>, q: Option<f64>) -> Value {
-    let (Some(mirror), Some(q)) = (mirror, q) else { return Value::Missing };
-    let text = match q <= 0.05 {
-        true if negatives > mirror => "yes",
+/// Judged by the fair counts and by q: a table of many thetas and methods would find something in noise.
+fn in_words(fair: &Fair, theta: usize) -> Value {
+    let text = match fair.q[theta] <= 0.05 {
+        true if fair.is_loss(theta) => "yes",
         true => "fewer",
         false => "not shown",
     };

@@ -15,8 +15,8 @@ pub use bootstrap::{
     paired_ratio, seeded,
 };
 pub use density::{bandwidth, density};
-pub use normal::{POWER_80, upper_tail as upper_tail_of_normal};
 pub use multiple::benjamini_hochberg;
+pub use normal::{POWER_80, upper_tail as upper_tail_of_normal};
 pub use permutation::{Block, Permuted, permutation_test};
 pub use proportion::{wilson, wilson_share};
 pub use sample::{Sample, SampleError, mean, median, quantile_sorted};

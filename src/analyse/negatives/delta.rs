@@ -105,8 +105,14 @@ impl<'a> Sum<'a> {
     }
 }
 
-/// Fills in `q_sign` of methods that were asked together.
+/// Fills in `q_sign` and the q of the fair counts of methods that were asked together.
 pub(super) fn correct(counts: &mut [Counts]) {
+    let fair: Vec<f64> =
+        counts.iter().filter_map(|c| c.fair.as_ref()).flat_map(|fair| fair.p.clone()).collect();
+    let mut q = stats::benjamini_hochberg(&fair).into_iter();
+    for fair in counts.iter_mut().filter_map(|counts| counts.fair.as_mut()) {
+        fair.q = q.by_ref().take(fair.p.len()).collect();
+    }
     let all: Vec<f64> = counts.iter().flat_map(|c| c.p_sign.iter().flatten().copied()).collect();
     let mut corrected = stats::benjamini_hochberg(&all).into_iter();
     for counts in counts.iter_mut() {

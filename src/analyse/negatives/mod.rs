@@ -21,12 +21,14 @@ use crate::stats::{self, sign_test_two_sided};
 
 mod delta;
 pub mod export;
+mod fair;
 mod found;
 mod scores;
 mod tasks;
 
 pub use delta::Delta;
 pub(super) use delta::interval;
+pub use fair::Fair;
 pub use found::{Confirmed, Found, found};
 pub use scores::{Score, Scores, read};
 pub use tasks::TaskGroup;
@@ -79,17 +81,10 @@ pub struct Counts {
     pub p_sign: Option<Vec<f64>>,
     /// The same with the false discovery rate held over all methods and thetas of a call ([`stats::benjamini_hochberg`]).
     pub q_sign: Option<Vec<f64>>,
+    /// Losses and gains by one bar; `None` for ensembles.
+    pub fair: Option<Fair>,
     /// Score differences to the baseline over all pairs, benign or not; `None` for ensembles.
     pub delta: Option<Delta>,
-}
-
-impl Counts {
-    /// Excess of negatives over mirrors that the sign test would find in 80 % of such comparisons, at the theta of this index;
-    /// `None` for an ensemble, and where nothing is lost on either side.
-    pub fn found_at(&self, theta: usize) -> Option<f64> {
-        let lost = self.negatives.get(theta)? + self.mirror.as_ref()?.get(theta)?;
-        (lost > 0).then(|| stats::POWER_80 * (lost as f64).sqrt())
-    }
 }
 
 /// Samples that the baseline does well.
@@ -205,6 +200,7 @@ impl<'a> Paired<'a> {
             let mirror: Vec<usize> = (0..rule.thetas.len()).map(all).collect();
             let p = |(n, m): (&usize, &usize)| sign_test_two_sided(*n, *m);
             counts.mirror_by_task = Some(by_task);
+            counts.fair = Some(Fair::of(self, scores, rule));
             counts.p_sign = Some(counts.negatives.iter().zip(&mirror).map(p).collect());
             counts.mirror = Some(mirror);
             counts
@@ -319,6 +315,7 @@ impl<'a> Paired<'a> {
             mirror_by_task: None,
             p_sign: None,
             q_sign: None,
+            fair: None,
             delta: None,
         };
         let mut n_paired: BTreeMap<&str, usize> = BTreeMap::new();

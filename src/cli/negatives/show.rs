@@ -51,8 +51,16 @@ fn counts_json(counts: &Counts) -> Json {
         out["mirror"] = json!(mirror);
         out["p_sign"] = json!(p_sign);
         out["q_sign"] = json!(counts.q_sign);
-        let thetas = 0..counts.negatives.len();
-        out["excess_found_at"] = json!(thetas.map(|t| counts.found_at(t)).collect::<Vec<_>>());
+    }
+    if let Some(fair) = &counts.fair {
+        let found_at: Vec<_> = (0..fair.lost.len()).map(|theta| fair.found_at(theta)).collect();
+        out["one_bar"] = json!({
+            "lost": fair.lost,
+            "gained": fair.gained,
+            "p": fair.p,
+            "q": fair.q,
+            "excess_found_at": found_at,
+        });
     }
     if let Some(delta) = &counts.delta {
         let Delta { n, mean, interval, p_wilcoxon, n_worse, n_better, p_mcnemar } = delta;

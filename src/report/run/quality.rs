@@ -109,9 +109,10 @@ fn broken(broken: &Broken) -> Vec<String> {
     });
     let one = |counts: &crate::analyse::negatives::Counts| {
         let mirror = counts.mirror.as_ref()?[at];
-        let q = counts.q_sign.as_ref()?[at];
+        let fair = counts.fair.as_ref()?;
+        let q = fair.q[at];
         let (n, benign) = (counts.negatives[at], counts.n_benign);
-        let judged = if q <= 0.05 && n > mirror {
+        let judged = if fair.is_loss(at) {
             format!("more than chance does (q = {})", significant(q, 2))
         } else {
             format!(
@@ -120,8 +121,8 @@ fn broken(broken: &Broken) -> Vec<String> {
             )
         };
         Some(format!(
-            "{} at {} loses more than 10 % of the score on {n} of {benign} prompts that the baseline does well; with the roles swapped it is {mirror}: {judged}.{again}",
-            counts.name, broken.place
+            "{} at {} loses more than 10 % of the score on {n} of {benign} prompts that the baseline does well; with the roles swapped it is {mirror}. By one bar for both it loses {} and gains {}: {judged}.{again}",
+            counts.name, broken.place, fair.lost[at], fair.gained[at]
         ))
     };
     found.methods.iter().filter_map(one).collect()
