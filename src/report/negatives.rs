@@ -7,8 +7,25 @@ use super::{
 use crate::analyse::negatives::{Counts, Fair, Found, Mode, TaskGroup};
 
 /// Every table, for people.
-pub fn tables(found: &Found) -> [Table; 3] {
-    [counts_table(found), delta_table(found), task_table(found)]
+pub fn tables(found: &Found) -> [Table; 4] {
+    [counts_table(found), delta_table(found), means_table(found), task_table(found)]
+}
+
+fn means_table(found: &Found) -> Table {
+    let mut columns = vec![Column::new("set", ""), Column::new("mean", "points")];
+    let datasets = found.means.first().map(|means| &means.by_dataset);
+    let datasets: Vec<&String> = datasets.into_iter().flat_map(|means| means.keys()).collect();
+    columns.extend(datasets.iter().map(|dataset| Column::new(dataset, "points")));
+    let title =
+        "Mean scores of all rows; `mean` is that of the data sets' means, as LongBench averages";
+    let mut table = Table::new(title, columns);
+    table.rows.extend(found.means.iter().map(|means| {
+        let by_dataset = datasets.iter().map(|dataset| means.by_dataset.get(*dataset).copied());
+        let mut row = vec![Value::Text(means.name.clone()), Value::maybe(means.mean)];
+        row.extend(by_dataset.map(Value::maybe));
+        row
+    }));
+    table
 }
 
 /// Every set of methods with its kind. One method's ensemble is that method, and is left out.

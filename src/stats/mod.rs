@@ -2,9 +2,9 @@
 
 mod bootstrap;
 mod density;
+mod flip;
 mod multiple;
 mod normal;
-mod permutation;
 mod proportion;
 mod sample;
 mod sign;
@@ -15,9 +15,9 @@ pub use bootstrap::{
     paired_ratio, seeded,
 };
 pub use density::{bandwidth, density};
+pub use flip::{Flipped, sign_flip_test};
 pub use multiple::benjamini_hochberg;
 pub use normal::{POWER_80, upper_tail as upper_tail_of_normal};
-pub use permutation::{Block, Permuted, permutation_test};
 pub use proportion::{wilson, wilson_share};
 pub use sample::{Sample, SampleError, mean, median, quantile_sorted};
 pub use sign::{mcnemar, sign_test, sign_test_two_sided};

@@ -8,9 +8,10 @@
 //!   out, counted by reason.
 //! - *Controls* compress nothing ([`crate::scenario::Control`]): the baseline again, another seed, rounding without fewer bits, and the
 //!   baseline's other repeats.
-//! - Two questions are asked by a randomisation test within prompts ([`crate::stats::permutation_test`]): are the method's answers longer
-//!   or shorter than all the baseline-like ones (mean of ln tokens), and are more of them at least half as long again? Under the null any
-//!   run of a prompt could have been any other, so 5 % of the tests say yes by chance, however lengths are distributed; over methods
+//! - Two questions are asked by a randomisation test over prompts ([`crate::stats::sign_flip_test`]): are the method's answers longer or
+//!   shorter than the baseline's and the controls' (mean of ln tokens), and are more of them at least half as long again than are so
+//!   the other way round? Each prompt gives one value, however many runs are behind it, because runs may be copies of one another:
+//!   greedy repeats are, and so is the A/A control of a deterministic engine. Without an effect 5 % of the tests say yes; over methods
 //!   the false discovery rate is held (Benjamini and Hochberg). An empty answer counts as one token there.
 //! - Wilcoxon's test on ln ratios to the baseline alone is given too; it does not know the controls.
 //! - The E2E ratio of geometric means is exactly the product of the length ratio and the ratio of times a token.
@@ -71,6 +72,8 @@ pub struct LengthPoint {
     pub ratio_p50: Option<f64>,
     /// Share of pairs at least [`LONG`] times as long.
     pub long: Estimate,
+    /// Share of pairs whose baseline is at least [`LONG`] times as long: the null of the share above.
+    pub long_mirror: Estimate,
     /// Share of pairs at most [`SHORT`] times as long.
     pub short: Estimate,
     /// Shares that ended at `max_tokens`, of the method and of the baseline: their true length is unknown.

@@ -182,6 +182,11 @@ impl Compared {
         Ok(())
     }
 
+    /// Whether it repeats the baseline's lengths exactly.
+    pub(super) fn is_copy(&self) -> bool {
+        self.pairs.iter().all(|pair| pair.tokens.0 == pair.tokens.1)
+    }
+
     /// Everything but the tests against the controls.
     pub(super) fn point(&self, seed: u64) -> LengthPoint {
         let pairs = &self.pairs;
@@ -209,6 +214,7 @@ impl Compared {
             ratio: geometric(seed, &label("length ratio"), &logs),
             ratio_p50: stats::quantile_sorted(&ratios, 0.5),
             long: by_prompt.share(|pair| pair.is_long()),
+            long_mirror: by_prompt.share(|pair| pair.is_long_mirror()),
             short: by_prompt.share(|pair| pair.is_short()),
             capped: (share(&|p| p.end.0 == End::Cap), share(&|p| p.end.1 == End::Cap)),
             p_capped: by_prompt.cap_flips(),
@@ -265,6 +271,10 @@ impl Pair {
 
     fn is_long(&self) -> bool {
         self.tokens.1 > 0 && self.tokens.0 as f64 >= LONG * self.tokens.1 as f64
+    }
+
+    fn is_long_mirror(&self) -> bool {
+        self.tokens.1 as f64 >= LONG * self.tokens.0 as f64
     }
 
     fn is_short(&self) -> bool {

@@ -2,35 +2,48 @@
 
 use std::collections::HashMap;
 
-use super::{LONG, LengthPoint, PROMPTS_MIN, answers::Answers, is_null, pairs::Compared};
 use rand_chacha::ChaCha8Rng;
 
-use crate::{
-    analyse::summary::rng_for,
-    stats::{self, Block, permutation_test},
+use super::{
+    LONG, LengthPoint, PROMPTS_MIN,
+    answers::{Answer, Answers},
+    is_null,
+    pairs::Compared,
 };
+use crate::{analyse::summary::rng_for, stats};
 
 /// How a method stands against the baseline-like runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Against {
-    /// Statistic: mean difference of ln tokens, or of the share of long answers over what labels dealt by chance give.
+    /// Mean over prompts: of ln tokens less that of the others, or of the share of long answers less that of long others.
     pub value: f64,
     /// Two-sided p-value of the randomisation test.
     pub p: f64,
     /// The same with the false discovery rate held over the methods of the run; controls have their own p.
     pub q: f64,
-    /// Smallest effect that would be found in 80 % of such runs.
-    pub found_at: f64,
+    /// Smallest effect that one such test would find in 80 % of such runs; `None` where nothing varies.
+    pub found_at: Option<f64>,
     /// Prompts.
     pub n_prompts: usize,
-    /// Baseline-like runs of each prompt, at least, besides the baseline's first; 0: no control ran.
+    /// Controls whose lengths differ from the baseline's, the baseline's other repeats counted as one.
     pub n_controls: usize,
+    /// Controls that repeat the baseline's lengths exactly: they say nothing of chance.
+    pub n_copies: usize,
 }
 
-/// Of a method's values and the others'.
+/// Of a method's values and the others'; 0 on average where any of them could have been any other.
 pub(super) type Statistic = fn(&[f64], &[f64]) -> f64;
 /// One of the two tests of a point.
 type Tested = fn(&mut LengthPoint) -> Option<&mut Against>;
+
+/// ln tokens of one prompt's answers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Block {
+    /// The method's.
+    pub(super) own: Vec<f64>,
+    /// The baseline's, and those of all controls that are noise.
+    pub(super) others: Vec<f64>,
+}
 
 /// Fills in `shift` and `spread` of every point of `compared`.
 pub(super) fn judge(
@@ -40,15 +53,18 @@ pub(super) fn judge(
     points: &mut [LengthPoint],
 ) {
     for (one, point) in compared.iter().zip(points.iter_mut()) {
-        if one.is_repeat {
-            continue;
-        }
         let blocks = blocks(answers, one, compared);
-        if blocks.len() < PROMPTS_MIN {
+        if one.is_repeat || blocks.len() < PROMPTS_MIN {
             continue;
         }
+        let controls: Vec<&Compared> = compared.iter().filter(|other| beside(one, other)).collect();
+        let n_copies = controls.iter().filter(|control| control.is_copy()).count();
         let label = format!("{} shift", one.point);
-        let test = |statistic| against(&blocks, &mut rng_for(seed, &label), statistic);
+        let test = |statistic| {
+            let mut against = against(&blocks, &mut rng_for(seed, &label), statistic)?;
+            (against.n_controls, against.n_copies) = (controls.len() - n_copies, n_copies);
+            Some(against)
+        };
         point.shift = test(longer as Statistic);
         point.spread = test(long_share);
     }
@@ -62,20 +78,24 @@ pub(super) fn judge(
     }
 }
 
+/// One value a prompt, however many runs are behind it: runs may be copies of one another (greedy repeats, the A/A control), and only
+/// prompts are independent.
 pub(super) fn against(
     blocks: &[Block],
     rng: &mut ChaCha8Rng,
     statistic: Statistic,
 ) -> Option<Against> {
-    let found = permutation_test(blocks, rng, statistic)?;
-    let n_others = blocks.iter().map(|block| block.values.len() - block.n_own).min()?;
+    let values: Vec<f64> =
+        blocks.iter().map(|block| statistic(&block.own, &block.others)).collect();
+    let found = stats::sign_flip_test(&values, rng)?;
     Some(Against {
-        value: found.value - found.centre,
+        value: found.mean,
         p: found.p,
         q: found.p,
-        found_at: stats::POWER_80 * found.deviation,
-        n_prompts: blocks.len(),
-        n_controls: n_others - 1,
+        found_at: (found.error > 0.0).then_some(stats::POWER_80 * found.error),
+        n_prompts: values.len(),
+        n_controls: 0,
+        n_copies: 0,
     })
 }
 
@@ -84,37 +104,41 @@ pub(super) fn longer(own: &[f64], others: &[f64]) -> f64 {
     mean(own) - mean(others)
 }
 
-/// Share of pairs (own, other) in which own is long.
+/// Share of pairs (own, other) of which own is long, less the share of which the other is.
 pub(super) fn long_share(own: &[f64], others: &[f64]) -> f64 {
     let bar = LONG.ln() - 1e-12;
-    let long = own.iter().map(|own| others.iter().filter(|other| own - **other >= bar).count());
-    long.sum::<usize>() as f64 / (own.len() * others.len()) as f64
+    let (mut long, mut mirror) = (0_usize, 0_usize);
+    for own in own {
+        for other in others {
+            long += usize::from(own - other >= bar);
+            mirror += usize::from(other - own >= bar);
+        }
+    }
+    (long as f64 - mirror as f64) / (own.len() * others.len()) as f64
 }
 
 fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// One block a prompt: ln tokens of the method's answers, then of the baseline's and of all null controls beside it. A prompt
-/// without an answer of either kind is left out.
+/// Whether `other` is noise beside `own`.
+fn beside(own: &Compared, other: &Compared) -> bool {
+    let is_noise = other.is_repeat || other.control.is_some_and(is_null);
+    is_noise && other.theirs == own.theirs && (other.is_repeat || other.own != own.own)
+}
+
+/// One block a prompt that both the method and the baseline or a control answered.
 fn blocks(answers: &Answers<'_>, own: &Compared, all: &[Compared]) -> Vec<Block> {
-    let beside = |other: &&Compared| {
-        !other.is_repeat
-            && other.own != own.own
-            && other.theirs == own.theirs
-            && other.control.is_some_and(is_null)
-    };
     let mut role: HashMap<usize, bool> = HashMap::from([(own.theirs, false), (own.own, true)]);
-    role.extend(all.iter().filter(beside).map(|other| (other.own, false)));
-    let of = |prompt: &Vec<super::answers::Answer<'_>>, is_own: bool| -> Vec<f64> {
+    let controls = all.iter().filter(|other| !other.is_repeat && beside(own, other));
+    role.extend(controls.map(|other| (other.own, false)));
+    let of = |prompt: &[Answer<'_>], is_own: bool| -> Vec<f64> {
         let mine = prompt.iter().filter(|answer| role.get(&answer.point) == Some(&is_own));
         mine.filter_map(|answer| answer.tokens.ok()).map(|n| (n.max(1) as f64).ln()).collect()
     };
-    let block = |prompt: &Vec<super::answers::Answer<'_>>| {
-        let (mut values, others) = (of(prompt, true), of(prompt, false));
-        let n_own = values.len();
-        values.extend(&others);
-        (n_own > 0 && !others.is_empty()).then_some(Block { values, n_own })
+    let block = |prompt: &Vec<Answer<'_>>| {
+        let block = Block { own: of(prompt, true), others: of(prompt, false) };
+        (!block.own.is_empty() && !block.others.is_empty()).then_some(block)
     };
     answers.prompts.iter().filter_map(block).collect()
 }

@@ -6,7 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::{
     record::{RequestRow, manifest, parquet::TableRow as _},
-    stats::{self, Block},
+    stats,
 };
 
 /// A standard normal deviate (Box and Muller).
@@ -16,12 +16,18 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 /// Prompts of very different lengths, each answered `n` times with the same spread; the first answer is of the method.
-fn blocks(rng: &mut ChaCha8Rng, prompts: usize, n: usize, sigma: f64, factor: f64) -> Vec<Block> {
+fn blocks(
+    rng: &mut ChaCha8Rng,
+    prompts: usize,
+    n: usize,
+    sigma: f64,
+    factor: f64,
+) -> Vec<shift::Block> {
     let block = |_| {
         let typical = 4.0 + normal(rng);
-        let mut values: Vec<f64> = (0..n).map(|_| typical + sigma * normal(rng)).collect();
-        values[0] += factor.ln();
-        Block { values, n_own: 1 }
+        let own = vec![typical + factor.ln() + sigma * normal(rng)];
+        let others = (1..n).map(|_| typical + sigma * normal(rng)).collect();
+        shift::Block { own, others }
     };
     (0..prompts).map(block).collect()
 }
@@ -29,18 +35,27 @@ fn blocks(rng: &mut ChaCha8Rng, prompts: usize, n: usize, sigma: f64, factor: f6
 #[test]
 fn without_an_effect_five_percent_of_the_tests_claim_one() {
     let mut rng = stats::seeded(11);
-    let (mut shifts, mut spreads) = (0, 0);
+    let (mut shifts, mut spreads, mut copied) = (0, 0, 0);
     for _ in 0..2000 {
-        let blocks = blocks(&mut rng, 12, 3, 0.4, 1.0);
-        let p =
-            |statistic, rng: &mut ChaCha8Rng| shift::against(&blocks, rng, statistic).unwrap().p;
-        shifts += usize::from(p(shift::longer, &mut rng) <= ALPHA);
-        spreads += usize::from(p(shift::long_share, &mut rng) <= ALPHA);
+        let mut blocks = blocks(&mut rng, 30, 3, 0.4, 1.0);
+        let p = |blocks: &[shift::Block], statistic| {
+            shift::against(blocks, &mut stats::seeded(1), statistic).unwrap().p
+        };
+        shifts += usize::from(p(&blocks, shift::longer) <= ALPHA);
+        spreads += usize::from(p(&blocks, shift::long_share) <= ALPHA);
+        // Controls and repeats that are copies add nothing to what is known.
+        for block in &mut blocks {
+            block.others = vec![block.others[0]; 4];
+            block.own = vec![block.own[0]; 2];
+        }
+        copied += usize::from(p(&blocks, shift::longer) <= ALPHA);
     }
-    let (shifts, spreads) = (shifts as f64 / 20.0, spreads as f64 / 20.0);
-    assert!((3.5..=6.5).contains(&shifts), "{shifts} % of 2000");
+    let percent = |n: usize| n as f64 / 20.0;
+    for claimed in [shifts, copied] {
+        assert!((3.5..=6.5).contains(&percent(claimed)), "{} % of 2000", percent(claimed));
+    }
     // Counts of few prompts are coarse, so that the test may claim less; never more.
-    assert!((1.0..=6.5).contains(&spreads), "{spreads} % of 2000");
+    assert!((2.0..=6.5).contains(&percent(spreads)), "{} % of 2000", percent(spreads));
 }
 
 #[test]
@@ -51,7 +66,7 @@ fn a_planted_shift_is_found_as_often_as_is_told() {
         let blocks = blocks(&mut rng, 100, 3, 0.277, 1.1);
         let against = shift::against(&blocks, &mut rng, shift::longer).unwrap();
         found += usize::from(against.p <= ALPHA);
-        told.push(against.found_at);
+        told.push(against.found_at.unwrap());
     }
     // With this spread 80 % of such runs should find a tenth more.
     let told = stats::mean(&told).unwrap();
@@ -171,7 +186,7 @@ fn repeats_of_the_baseline_are_a_control() {
     assert_eq!((same.n_pairs, repeats.n_pairs, repeats.n_prompts), (150, 100, 50));
     assert!(repeats.is_null() && !repeats.is_subject());
     let (same, long) = (same.shift.unwrap(), long.shift.unwrap());
-    assert_eq!(long.n_controls, 2);
+    assert_eq!((long.n_controls, long.n_copies), (1, 0), "the other repeats are one control");
     assert!(same.q > ALPHA && long.q <= 0.002, "{same:?} {long:?}");
     assert!((long.value - 0.5).abs() < 0.15, "{long:?}");
     assert!(points[1].spread.unwrap().q <= 0.002);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::ensure;
 
 use super::{Benign, Counts, Excluded, Mode, Paired, Rule, Scores};
-use crate::analyse::score_run::Subjects;
+use crate::{analyse::score_run::Subjects, stats};
 
 /// What was counted.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +14,8 @@ pub struct Found {
     pub theta: Vec<f64>,
     /// Which samples count.
     pub mode: Mode,
+    /// Mean scores of the baseline, first, and of each method.
+    pub means: Vec<Means>,
     /// One entry a method.
     pub methods: Vec<Counts>,
     /// `all` first, then the groups asked for.
@@ -24,6 +26,34 @@ pub struct Found {
     pub benign: Benign,
     /// Of methods that were measured several times: what every repeat breaks.
     pub confirmed: BTreeMap<String, Confirmed>,
+}
+
+/// Mean scores of one set of answers, in points (100 times the score).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Means {
+    /// Whose.
+    pub name: String,
+    /// Mean over data sets of their means, as LongBench averages; `None` without a row.
+    pub mean: Option<f64>,
+    /// By data set.
+    pub by_dataset: BTreeMap<String, f64>,
+}
+
+impl Means {
+    /// Of all rows, paired or not.
+    pub fn of(scores: &Scores) -> Self {
+        let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+        for row in &scores.rows {
+            let sum = sums.entry(&row.dataset).or_default();
+            *sum = (sum.0 + row.score, sum.1 + 1.0);
+        }
+        let by_dataset: BTreeMap<String, f64> = sums
+            .into_iter()
+            .map(|(dataset, (sum, n))| (dataset.to_owned(), 100.0 * sum / n))
+            .collect();
+        let all: Vec<f64> = by_dataset.values().copied().collect();
+        Self { name: scores.name.clone(), mean: stats::mean(&all), by_dataset }
+    }
 }
 
 /// Negative samples that come back.
@@ -61,6 +91,10 @@ pub fn found(
     let found = Found {
         theta: percent.to_vec(),
         mode,
+        means: std::iter::once(&subjects.baseline)
+            .chain(&subjects.methods)
+            .map(Means::of)
+            .collect(),
         methods: paired.methods(&rule),
         ensembles,
         noise: again.methods(&rule),

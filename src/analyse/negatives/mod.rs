@@ -29,7 +29,7 @@ mod tasks;
 pub use delta::Delta;
 pub(super) use delta::interval;
 pub use fair::Fair;
-pub use found::{Confirmed, Found, found};
+pub use found::{Confirmed, Found, Means, found};
 pub use scores::{Score, Scores, read};
 pub use tasks::TaskGroup;
 

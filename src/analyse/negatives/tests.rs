@@ -195,6 +195,11 @@ fn the_papers_scores_give_the_known_counts() {
     assert!(deltas[0].p_wilcoxon.unwrap() > 0.05 && deltas[1].p_wilcoxon.unwrap() < 1e-6);
     let kivi = paired.broken("kivi-4", &["kivi-4".to_owned()], 0.10, Mode::Algorithm1).unwrap();
     assert_eq!(kivi.len(), 86);
+    let means =
+        std::iter::once(&base).chain(&methods).map(|scores| Means::of(scores).mean.unwrap());
+    for (mean, expected) in means.zip([41.22, 41.29, 39.13, 36.29]) {
+        assert!((mean - expected).abs() < 0.005, "{mean} {expected}");
+    }
     let benign = paired.benign(Mode::Algorithm1);
     let by_task: Vec<usize> = benign.by_task.values().copied().collect();
     assert_eq!((benign.total, by_task), (1552, vec![306, 284, 348, 149, 465]));

@@ -24,11 +24,22 @@ pub(super) fn as_json(found: &Found) -> Json {
             });
         }
     }
+    let baseline = found
+        .means
+        .first()
+        .map(|means| json!({ "mean": means.mean, "mean_by_dataset": means.by_dataset }));
+    for means in found.means.iter().skip(1) {
+        if let Some(method) = methods.get_mut(&means.name) {
+            method["mean"] = json!(means.mean);
+            method["mean_by_dataset"] = json!(means.by_dataset);
+        }
+    }
     let Benign { total, by_task, by_dataset } = &found.benign;
     let by_task: Map<String, Json> =
         by_task.iter().map(|(task, n)| (task.name().to_owned(), json!(n))).collect();
     json!({
         "theta": found.theta,
+        "baseline": baseline,
         "methods": methods,
         "ensembles": named(&found.ensembles),
         "noise_floor": named(&found.noise),

@@ -20,6 +20,8 @@ use crate::{
 
 /// Share of answers at `max_tokens` from which a ratio of lengths is called a bound.
 const CAPPED: f64 = 0.05;
+/// Share of answers left out from which they are spoken of.
+const LEFT_OUT: f64 = 0.05;
 /// Places at which a curve is drawn.
 const CURVE: usize = 240;
 
@@ -49,6 +51,7 @@ fn effects(points: &[LengthPoint]) -> Table {
         ("baseline_tokens", ""),
         ("length_ratio", ""),
         ("at_least_1.5x", "%"),
+        ("baseline_1.5x", "%"),
         ("at_most_0.5x", "%"),
         ("shift", "%"),
         ("q_shift", ""),
@@ -71,14 +74,15 @@ fn effect(p: &LengthPoint) -> Vec<Value> {
     row.extend([
         text(&role(p)),
         count(p.n_prompts),
-        Value::Float(p.mean_tokens.0),
-        Value::Float(p.mean_tokens.1),
+        known(p.n_pairs > 0, Value::Float(p.mean_tokens.0)),
+        known(p.n_pairs > 0, Value::Float(p.mean_tokens.1)),
         known(p.ratio.value.is_finite(), estimate(Some(p.ratio))),
         known(p.long.value.is_finite(), estimate(Some(p.long.scaled(100.0)))),
+        known(p.long_mirror.value.is_finite(), estimate(Some(p.long_mirror.scaled(100.0)))),
         known(p.short.value.is_finite(), estimate(Some(p.short.scaled(100.0)))),
         Value::maybe(p.shift.map(|shift| percent(shift.value))),
         of(p.shift, |shift| shift.q),
-        Value::maybe(p.shift.map(|shift| percent(shift.found_at))),
+        Value::maybe(p.shift.and_then(|shift| shift.found_at).map(percent)),
         of(p.spread, |spread| 100.0 * spread.value),
         of(p.spread, |spread| spread.q),
         Value::maybe(p.p_wilcoxon),
@@ -184,9 +188,11 @@ pub fn finding(points: &[LengthPoint]) -> Vec<String> {
 }
 
 fn said(p: &LengthPoint, all: &[LengthPoint]) -> String {
-    let Place { method, workload, load, .. } = &p.point;
+    let Place { method, workload, load, target } = &p.point;
     let baseline = &p.baseline.method;
-    let mut out = format!("{method} at {workload}, {load}: ");
+    let several = all.iter().any(|other| other.point.target != *target);
+    let target = if several { format!(" on {target}") } else { String::new() };
+    let mut out = format!("{method}{target} at {workload}, {load}: ");
     if p.n_prompts < PROMPTS_MIN {
         return out
             + &format!(
@@ -201,13 +207,29 @@ fn said(p: &LengthPoint, all: &[LengthPoint]) -> String {
     let capped = p.capped.0.max(p.capped.1);
     if capped >= CAPPED {
         out += &format!(
-            " {:.0} % of its answers and {:.0} % of {baseline}'s ended at max_tokens: how long they would have become is not known, and the ratio is too close to 1.",
+            " {:.0} % of its answers and {:.0} % of {baseline}'s ended at max_tokens: how long they would have become is not known, and neither is the true ratio.",
             100.0 * p.capped.0,
             100.0 * p.capped.1
         );
     }
+    out += &left_out_words(p);
     out += &time_words(p);
     out
+}
+
+/// Time-outs and full contexts take out the longest answers, so a ratio without them is not that of all.
+fn left_out_words(p: &LengthPoint) -> String {
+    let n: usize = p.excluded.values().sum();
+    if (n as f64) < LEFT_OUT * (n + p.n_pairs) as f64 {
+        return String::new();
+    }
+    let why: Vec<String> =
+        p.excluded.iter().map(|(why, n)| format!("{n} {}", why.words())).collect();
+    format!(
+        " {n} of {} answers are not in this ({}): if those were the long ones, all of it is different.",
+        n + p.n_pairs,
+        why.join(", ")
+    )
 }
 
 fn ratio(p: &LengthPoint) -> String {
@@ -222,20 +244,33 @@ fn ratio(p: &LengthPoint) -> String {
 
 fn shift_words(p: &LengthPoint) -> String {
     let Some(shift) = p.shift else { return String::new() };
-    let others = match shift.n_controls {
-        0 => "the baseline's (no control ran: add a method with another `seed`, or a repeat)"
-            .to_owned(),
-        1 => "those of the baseline and its one control".to_owned(),
-        n => format!("those of the baseline and its {n} controls"),
-    };
+    let others = others(p, &shift);
     let q = q_words(shift);
     match p.claim() {
         Claim::Longer => format!("They are longer than {others}: more than chance does ({q}). "),
         Claim::Shorter => format!("They are shorter than {others}: more than chance does ({q}). "),
-        _ => format!(
-            "That is no difference that the data can show beside {others} ({q}); a shift of {} % would be found in four of five such runs. ",
-            significant(100.0 * (shift.found_at.exp() - 1.0), 2)
+        _ => {
+            let found = shift.found_at.map_or(String::new(), |at| {
+                let percent = significant(100.0 * (at.exp() - 1.0), 2);
+                format!("; a shift of {percent} % would be found in four of five such runs")
+            });
+            format!("That is no difference that the data can show beside {others} ({q}){found}. ")
+        }
+    }
+}
+
+/// What stands beside a method, and what that is worth.
+fn others(p: &LengthPoint, shift: &Against) -> String {
+    let baseline = &p.baseline.method;
+    match (shift.n_controls, shift.n_copies) {
+        (0, 0) => format!(
+            "{baseline}'s (no control ran: whether rounding or another seed alone does as much is not known; add a method with another `seed` or a cache of 16 bits, or a repeat)"
         ),
+        (0, _) => format!(
+            "{baseline}'s (the controls repeat it exactly: whether rounding alone does as much is not known; add a method whose cache is another type of 16 bits)"
+        ),
+        (1, _) => format!("{baseline}'s and its control's"),
+        (n, _) => format!("{baseline}'s and its {n} controls'"),
     }
 }
 
@@ -258,9 +293,10 @@ fn long_words(p: &LengthPoint, all: &[LengthPoint]) -> String {
     let judged = if p.more_are_long() {
         format!("more than chance does ({})", q_words(spread))
     } else {
-        "no more than chance does".to_owned()
+        "no more than chance does, as far as the data can show".to_owned()
     };
-    format!("{share}{control}: {judged}.")
+    let mirror = 100.0 * p.long_mirror.value;
+    format!("{share}, {mirror:.0} % the other way round{control}: {judged}.")
 }
 
 /// Controls of the same workload, load and baseline.
