@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 
 use super::{
     Estimate, Point, RunData,
+    compare::baseline_of,
     lengths::{Claim, LengthPoint},
-    score_run::{MatchedRow, ScoreRow},
+    score_run::{MatchedRow, ScoreRow, points},
     summary::rng_for,
 };
 use crate::stats;
@@ -30,6 +31,8 @@ pub struct Compensation {
     pub equal: Estimate,
     /// What length won back: `free - equal`, drawn as pairs.
     pub won_back: Estimate,
+    /// Whether it compresses nothing: what it "wins back" is what chance does.
+    pub is_control: bool,
     /// What the lengths themselves allow to say; `None` where they were not compared.
     pub claim: Option<Claim>,
 }
@@ -37,13 +40,15 @@ pub struct Compensation {
 /// What may be said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// Answers are not longer than chance makes them: there is nothing to explain.
-    NotLonger,
-    /// Longer answers win back some of what is lost at equal length.
+    /// Too few prompts, or lengths that were not compared.
+    Unknown,
+    /// That answers are longer than chance makes them is not shown.
+    NotShownLonger,
+    /// Longer answers win back some of what is lost at equal length: what compensation would look like.
     Compensatory,
-    /// Longer answers, and nothing is lost at equal length: words that nobody needed.
-    NothingLost,
-    /// Longer answers, but what they win back is no more than the data can tell from nothing.
+    /// Longer answers, and no loss at equal length is shown that they could make up for.
+    NoLossShown,
+    /// Longer answers and a loss at equal length, but that they win anything back is not shown.
     NotShown,
 }
 
@@ -53,43 +58,51 @@ impl Compensation {
         let above = |estimate: &Estimate| estimate.interval.is_some_and(|(low, _)| low > 0.0);
         let below = |estimate: &Estimate| estimate.interval.is_some_and(|(_, high)| high < 0.0);
         match self.claim {
-            Some(Claim::Longer) if above(&self.won_back) && below(&self.equal) => {
-                Answer::Compensatory
-            }
-            Some(Claim::Longer) if !below(&self.equal) => Answer::NothingLost,
+            None | Some(Claim::TooFew) => Answer::Unknown,
+            Some(Claim::NotShown | Claim::Shorter) => Answer::NotShownLonger,
+            Some(Claim::Longer) if !below(&self.equal) => Answer::NoLossShown,
+            Some(Claim::Longer) if above(&self.won_back) => Answer::Compensatory,
             Some(Claim::Longer) => Answer::NotShown,
-            _ => Answer::NotLonger,
         }
     }
 }
 
-/// Every method with scores at equal length, in the order of the plan.
+/// Every method and control with scores at equal length, in the order of the plan. Rows whose free score is missing, or was made by
+/// another scorer, are counted in the second value: scores of two sittings must not be mixed.
 pub fn compensations(
     data: &RunData,
     free: &[ScoreRow],
     matched: &[MatchedRow],
     lengths: &[LengthPoint],
-) -> Vec<Compensation> {
-    let free_scores: BTreeMap<(&str, i64), f64> =
-        free.iter().map(|row| ((row.cell_id.as_str(), row.request_id), row.score)).collect();
-    let baseline_free = baseline_scores(data, free);
+) -> (Vec<Compensation>, usize) {
+    let key = |cell: &str, request: i64| (cell.to_owned(), request);
+    let own: BTreeMap<(String, i64), &ScoreRow> =
+        free.iter().map(|row| (key(&row.cell_id, row.request_id), row)).collect();
+    let theirs = baselines(data, free);
     let mut points: BTreeMap<Point, Vec<Pair<'_>>> = BTreeMap::new();
+    let mut n_left_out = 0;
     for row in matched {
-        let own = free_scores.get(&(row.cell_id.as_str(), row.request_id));
-        let theirs =
-            baseline_free.get(&key_of(&row.workload, &row.load, row.repeat, &row.sample_id));
-        let (Some(own), Some(theirs)) = (own, theirs) else { continue };
-        points.entry(row.point()).or_default().push(Pair {
-            sample: (&row.dataset, &row.sample_id),
-            is_longer: row.words > row.baseline_words,
-            free: own - theirs,
-            equal: row.score - row.baseline_score,
-        });
+        let point = row.point();
+        let own = own.get(&key(&row.cell_id, row.request_id));
+        let base = theirs.get(&point);
+        let base = base.and_then(|base| base.get(&(row.repeat, row.sample_id.as_str())));
+        match (own, base) {
+            (Some(own), Some(base)) if own.scorer == row.scorer && base.scorer == row.scorer => {
+                points.entry(point).or_default().push(Pair {
+                    sample: (&row.dataset, &row.sample_id),
+                    is_longer: row.words > row.baseline_words,
+                    free: own.score - base.score,
+                    equal: row.score - row.baseline_score,
+                });
+            }
+            _ => n_left_out += 1,
+        }
     }
     let mut points: Vec<_> = points.into_iter().collect();
     points.sort_by_key(|(point, _)| data.rank(point));
     let seed = data.manifest.scenario.seed;
-    points.into_iter().filter_map(|(point, pairs)| of_point(seed, point, &pairs, lengths)).collect()
+    let one = |(point, pairs): (Point, Vec<Pair<'_>>)| of_point(seed, point, &pairs, lengths);
+    (points.into_iter().filter_map(one).collect(), n_left_out)
 }
 
 /// One prompt in one repeat.
@@ -100,27 +113,21 @@ struct Pair<'a> {
     equal: f64,
 }
 
-type Key<'a> = (&'a str, &'a str, i64, &'a str);
+/// A point's baseline's scores by repeat and sample.
+type Baselines<'a> = BTreeMap<Point, BTreeMap<(i64, &'a str), &'a ScoreRow>>;
 
-fn key_of<'a>(workload: &'a str, load: &'a str, repeat: i64, sample: &'a str) -> Key<'a> {
-    (workload, load, repeat, sample)
-}
-
-/// The baseline's free scores; where two targets ran it, a method cannot be told whose it is compared with, and is left out.
-fn baseline_scores<'a>(data: &RunData, free: &'a [ScoreRow]) -> BTreeMap<Key<'a>, f64> {
-    let baseline = &data.manifest.scenario.baseline;
-    let mut scores = BTreeMap::new();
-    let mut twice = Vec::new();
-    for row in free.iter().filter(|row| row.method == *baseline) {
-        let key = key_of(&row.workload, &row.load, row.repeat, &row.sample_id);
-        if scores.insert(key, row.score).is_some() {
-            twice.push(key);
-        }
-    }
-    for key in twice {
-        scores.remove(&key);
-    }
-    scores
+/// Of every point the scores of the baseline that it is compared with.
+fn baselines<'a>(data: &RunData, free: &'a [ScoreRow]) -> Baselines<'a> {
+    let points = points(data, free);
+    let one = |(point, _): &(Point, Vec<usize>)| {
+        let (_, rows) = baseline_of(point, &points, &data.manifest.scenario.baseline)?;
+        let by_sample = rows.iter().map(|row| {
+            let row = &free[*row];
+            ((row.repeat, row.sample_id.as_str()), row)
+        });
+        Some((point.clone(), by_sample.collect()))
+    };
+    points.iter().filter_map(one).collect()
 }
 
 fn of_point(
@@ -149,7 +156,8 @@ fn of_point(
         free: estimate(&|pair| pair.free)?,
         equal: estimate(&|pair| pair.equal)?,
         won_back: estimate(&|pair| pair.free - pair.equal)?,
-        claim: lengths.iter().find(|l| l.point == point && l.is_subject()).map(LengthPoint::claim),
+        claim: lengths.iter().find(|l| l.point == point && !l.is_repeat).map(LengthPoint::claim),
+        is_control: lengths.iter().any(|l| l.point == point && !l.is_subject()),
         point,
     })
 }
@@ -194,11 +202,14 @@ mod tests {
     #[test]
     fn nothing_is_claimed_that_the_intervals_do_not_hold() {
         let same = pairs(40, -0.13, -0.33);
-        for claim in [None, Some(Claim::TooFew), Some(Claim::NotShown), Some(Claim::Shorter)] {
-            assert_eq!(judged(&same, claim).answer(), Answer::NotLonger);
+        for claim in [None, Some(Claim::TooFew)] {
+            assert_eq!(judged(&same, claim).answer(), Answer::Unknown);
+        }
+        for claim in [Some(Claim::NotShown), Some(Claim::Shorter)] {
+            assert_eq!(judged(&same, claim).answer(), Answer::NotShownLonger);
         }
         let lossless = judged(&pairs(40, 0.1, 0.1), Some(Claim::Longer));
-        assert_eq!(lossless.answer(), Answer::NothingLost);
+        assert_eq!(lossless.answer(), Answer::NoLossShown);
         // Half of the prompts win back what the other half loses.
         let mixed: Vec<_> = pairs(40, 0.0, -0.3)
             .into_iter()

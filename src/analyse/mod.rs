@@ -114,7 +114,7 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
         warnings,
         verdict,
     };
-    judgement.quality = quality::quality(data, &judgement)?;
+    judgement.quality = quality::quality(data, &judgement.lengths);
     Ok(judgement)
 }
 

@@ -12,7 +12,7 @@ use super::{score::ScoreArgs, ui::Ui};
 use crate::{
     analyse::{
         Estimate, Point, RunData, score as scorer,
-        score_run::{self, LeftOut, MatchedMean, MeanScore, ScoreRow, Scored},
+        score_run::{self, LeftOut, MatchedMean, MatchedRow, MeanScore, ScoreRow, Scored},
     },
     record::{
         manifest::Status,
@@ -84,10 +84,20 @@ pub(super) fn at_end(
 
 fn write(dir: &Path, scored: &Scored) -> anyhow::Result<()> {
     write_rows(dir, &scored.rows)?;
-    if let Some(matched) = &scored.matched {
-        write_rows(dir, matched)?;
+    match &scored.matched {
+        Some(matched) => write_rows(dir, matched),
+        // Those of an earlier sitting, perhaps by other rules, must not stand beside these.
+        None => remove(&dir.join(format!("{}.parquet", MatchedRow::NAME))),
     }
-    Ok(())
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("{}: cannot be removed", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Scores of a run as they were written, or made and written now where there are none.

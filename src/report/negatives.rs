@@ -84,7 +84,11 @@ fn counts_table(found: &Found) -> Table {
             ];
             if !found.confirmed.is_empty() {
                 let confirmed = found.confirmed.get(&counts.name).filter(|_| kind == "method");
-                row.push(confirmed.map_or(Value::Missing, |c| int(c.counts.negatives[t])));
+                let confirmed = confirmed.filter(|c| c.counts.n_paired > 0);
+                row.push(confirmed.map_or(Value::Missing, |c| {
+                    let (n, all) = (c.counts.negatives[t], c.counts.n_benign);
+                    Value::Text(format!("{n} of {all}"))
+                }));
             }
             table.rows.push(row);
         }
@@ -145,7 +149,7 @@ fn task_table(found: &Found) -> Table {
         Table::new("Negative samples by kind of task, at each theta in percent", columns);
     for (_, counts) in sets(found) {
         for (task, n) in &counts.by_task {
-            let benign = found.benign.by_task.get(task).copied();
+            let benign = counts.n_benign_by_task.get(task).copied();
             let mut row = vec![
                 Value::Text(counts.name.clone()),
                 Value::Text(task.name().to_owned()),
@@ -204,8 +208,9 @@ const TASK_THETA: f64 = 10.0;
 pub fn by_task(found: &Found) -> Option<Figure> {
     let at = found.theta.iter().position(|theta| (theta - TASK_THETA).abs() < 1e-9)?;
     let tasks: Vec<TaskGroup> = found.benign.by_task.keys().copied().collect();
-    let percent = |n: Option<&Vec<usize>>, task: &TaskGroup| {
-        let benign = *found.benign.by_task.get(task)? as f64;
+    // Of what was measured on both sides: a sample without an answer is not one that held.
+    let percent = |counts: &Counts, n: Option<&Vec<usize>>, task: &TaskGroup| {
+        let benign = *counts.n_benign_by_task.get(task)? as f64;
         (benign > 0.0).then(|| 100.0 * n.map_or(0, |n| n[at]) as f64 / benign)
     };
     let sets: Vec<&Counts> = found.methods.iter().collect();
@@ -222,14 +227,14 @@ pub fn by_task(found: &Found) -> Option<Figure> {
             name: counts.name.clone(),
             slot,
             kind: Kind::Points,
-            points: points(0.35, &|task| percent(counts.by_task.get(task), task)),
+            points: points(0.35, &|task| percent(counts, counts.by_task.get(task), task)),
         });
         if let Some(mirror) = &counts.mirror_by_task {
             panel.series.push(Series {
                 name: format!("{}, mirror", counts.name),
                 slot,
                 kind: Kind::Tick,
-                points: points(0.65, &|task| percent(mirror.get(task), task)),
+                points: points(0.65, &|task| percent(counts, mirror.get(task), task)),
             });
         }
     }

@@ -37,6 +37,22 @@ impl Scenario {
 }
 
 impl Scenario {
+    /// Whether answers of this workload from this target are as long as was asked for, whatever a method does; the target may carry
+    /// the name of a variant.
+    pub fn has_fixed_lengths(&self, target: &str, workload: &str) -> bool {
+        let fixed = |named: &super::NamedWorkload| {
+            named.name == workload && named.kind.mode() == super::AnswerMode::Fixed
+        };
+        let ignores = |named: &super::Target| match &named.kind {
+            TargetKind::Engine(engine) => {
+                let names = engine.variants(&named.name);
+                engine.ignore_eos && names.iter().any(|(name, _)| name == target)
+            }
+            TargetKind::Kernel(_) => false,
+        };
+        self.workloads.iter().any(fixed) || self.targets.iter().any(ignores)
+    }
+
     /// Bits of one stored number by method, where every engine target that runs it says the same.
     pub fn kv_bits(&self) -> BTreeMap<String, f64> {
         let mut bits: BTreeMap<String, Option<f64>> = BTreeMap::new();
@@ -60,18 +76,29 @@ fn of_target(target: &EngineTarget, method: &str, baseline: &str) -> Option<Cont
     let (same_heat, same_seed) = (warmer.abs() < 1e-9, sampled.seed == usual.seed);
     match (own == theirs, same_heat, same_seed) {
         (true, true, true) => Some(Control::Again),
-        (true, true, false) => Some(Control::Seed),
+        // Greedy decoding draws nothing.
+        (true, true, false) if usual.temperature > 0.0 => Some(Control::Seed),
+        (true, true, false) => Some(Control::Again),
         (true, false, _) => Some(Control::Temperature(warmer)),
-        (false, true, _) if no_fewer_bits(own, theirs) => Some(Control::Uncompressed),
+        (false, true, _) if no_fewer_bits(target, own, theirs) => Some(Control::Uncompressed),
         _ => None,
     }
 }
 
-/// Words beside those that select the cache may do anything, so a method with words of its own is no control.
-fn no_fewer_bits(own: &KvSetting, baseline: &KvSetting) -> bool {
-    let words = |setting: &KvSetting| setting.flags.len() + setting.set.len();
-    let wide = own.bits.zip(baseline.bits).is_some_and(|(own, theirs)| own >= theirs);
-    wide && words(own) == words(baseline)
+/// Bits of a number that is stored as it was computed: with fewer the baseline itself is compressed.
+const UNCOMPRESSED_BITS: f64 = 16.0;
+
+/// Both are settings of the engine as they stand: words of a method's own may do anything, so a method that has some is no control.
+fn no_fewer_bits(target: &EngineTarget, own: &KvSetting, baseline: &KvSetting) -> bool {
+    let plain = |setting: &KvSetting| {
+        let engine = target.engine.as_ref();
+        engine.is_some_and(|engine| engine.kv.values().any(|known| known == setting))
+    };
+    let wide = own
+        .bits
+        .zip(baseline.bits)
+        .is_some_and(|(own, theirs)| theirs >= UNCOMPRESSED_BITS && own >= theirs);
+    wide && plain(own) && plain(baseline)
 }
 
 #[cfg(test)]
@@ -121,7 +148,18 @@ concurrency = [1]
         assert_eq!((controls["f16-aa"], controls["f16-seed"]), (Control::Again, Control::Seed));
         let Control::Temperature(by) = controls["f16-warm"] else { panic!("{controls:?}") };
         assert!((by - 0.1).abs() < 1e-9);
+        let greedy = Scenario::parse(&text.replace("temperature = 1.0", "temperature = 0"), "test");
+        assert_eq!(greedy.unwrap().controls()["f16-seed"], Control::Again);
+        let compressed = text.replace("baseline = \"f16\"", "baseline = \"q8\"");
+        let compressed = Scenario::parse(&compressed, "test").unwrap().controls();
+        let known: Vec<&str> = compressed.keys().map(String::as_str).collect();
+        assert_eq!(known, ["q8-aa", "q8-seed"], "wider than a compressed baseline is no null");
         assert_eq!(scenario.kv_bits().get("q8"), Some(&8.5));
+        assert!(!scenario.has_fixed_lengths("l", "w"));
+        let fixed = text.replace("max_tokens = 8", "mode = { fixed = 8 }");
+        assert!(Scenario::parse(&fixed, "test").unwrap().has_fixed_lengths("l", "w"));
+        let ignoring = text.replace("temperature = 1.0", "ignore_eos = true");
+        assert!(Scenario::parse(&ignoring, "test").unwrap().has_fixed_lengths("l", "w"));
         let TargetKind::Engine(target) = &scenario.targets[0].kind else { panic!() };
         assert_eq!(
             target.sampling("f16-seed"),

@@ -192,8 +192,10 @@ pub fn bound(subjects: &Subjects, question: &Question<'_>) -> anyhow::Result<Bou
     }
     if !subjects.again.is_empty() {
         let again: Vec<&Scores> = subjects.again.iter().collect();
-        let noise = Grid::new(&subjects.baseline, &again)?;
-        found.add(Policy::Null, &noise, &noise.singles(), question);
+        // Repeats that draw prompts of their own may share none with each other: then there is no null to show.
+        if let Ok(noise) = Grid::new(&subjects.baseline, &again) {
+            found.add(Policy::Null, &noise, &noise.singles(), question);
+        }
     }
     Ok(found)
 }
@@ -253,9 +255,13 @@ pub fn speeds(
     subjects: &Subjects,
 ) -> anyhow::Result<BTreeMap<String, f64>> {
     let facts = request_facts(data)?;
-    let here = |workload: &str, load: &str| workload == place.workload && load == place.load;
+    let here = |point: &super::Point| {
+        point.workload == place.workload
+            && point.load == place.load
+            && (place.is_only || point.target == place.target)
+    };
     let mut times: BTreeMap<(String, String), BTreeMap<(i64, i64), f64>> = BTreeMap::new();
-    for facts in facts.iter().filter(|facts| here(&facts.point.workload, &facts.point.load)) {
+    for facts in facts.iter().filter(|facts| here(&facts.point)) {
         let Some(e2e_ms) = facts.e2e_ms else { continue };
         let key = (facts.point.target.clone(), facts.point.method.clone());
         times.entry(key).or_default().insert((facts.repeat, facts.request_id), e2e_ms);

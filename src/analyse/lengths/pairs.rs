@@ -71,7 +71,12 @@ pub(super) fn compared(source: Source<'_>, answers: &Answers<'_>) -> anyhow::Res
         };
         manifest.cells.iter().position(of).unwrap_or(usize::MAX)
     };
-    let mut order: Vec<usize> = (0..answers.points.len()).collect();
+    // Where every answer is as long as was asked for there is no effect on lengths to speak of.
+    let is_free = |index: &usize| {
+        let Point { target, workload, .. } = &answers.points[*index];
+        !scenario.as_ref().is_some_and(|scenario| scenario.has_fixed_lengths(target, workload))
+    };
+    let mut order: Vec<usize> = (0..answers.points.len()).filter(is_free).collect();
     order.sort_by_key(|index| rank(&answers.points[*index]));
     let mut all = Vec::new();
     for &own in order.iter().filter(|own| answers.points[**own].method != *baseline) {

@@ -86,8 +86,8 @@ pub struct Source<'a> {
     pub load: &'a str,
 }
 
-/// The run's scenario with nothing but the exported rows as its workload, and nothing but the load under which they were
-/// found. Targets of our own kernels are left out: they give no answers.
+/// The run's scenario with nothing but the exported rows as its workload, and of its loads the one under which they were found,
+/// with all of its values. Targets of our own kernels are left out: they give no answers.
 ///
 /// # Errors
 /// The text is no scenario, or what is made of it is none.

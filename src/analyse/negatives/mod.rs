@@ -65,6 +65,8 @@ pub struct Counts {
     pub n_paired: usize,
     /// Of them: benign.
     pub n_benign: usize,
+    /// The same by task group.
+    pub n_benign_by_task: BTreeMap<TaskGroup, usize>,
     /// Negative samples.
     pub negatives: Vec<usize>,
     /// Their 95 % bootstrap intervals.
@@ -307,6 +309,7 @@ impl<'a> Paired<'a> {
             name: name.to_owned(),
             n_paired: 0,
             n_benign: 0,
+            n_benign_by_task: BTreeMap::new(),
             negatives: vec![0; n_thetas],
             intervals: Vec::new(),
             by_task: BTreeMap::new(),
@@ -329,6 +332,7 @@ impl<'a> Paired<'a> {
                 continue;
             }
             counts.n_benign += n;
+            *counts.n_benign_by_task.entry(TaskGroup::of(&row.dataset)).or_default() += n;
             let by_task = counts.by_task.entry(TaskGroup::of(&row.dataset));
             let by_task = by_task.or_insert_with(|| vec![0; n_thetas]);
             let by_dataset = counts.by_dataset.entry(row.dataset.to_string());

@@ -69,6 +69,11 @@ fn rule(dataset: &str) -> anyhow::Result<Rule> {
     })
 }
 
+/// Whether the end of an answer is what is scored: cut short it is wrong whatever it said.
+pub fn stands_at_the_end(dataset: &str) -> bool {
+    matches!(rule(dataset), Ok(Rule::Number | Rule::Boxed | Rule::Choice))
+}
+
 /// The score of an answer by the default rules.
 ///
 /// # Errors

@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 
 use super::{
-    super::{Estimate, Point, RunData, compare::baseline_of, summary::rng_for},
+    super::{Estimate, Point, RunData, compare::baseline_of, score, summary::rng_for},
     Answer, ScoreRow, Tally,
-    means::{by_repeat, in_points, pairs, points},
+    means::{by_sample, in_points, pairs, points},
 };
 use crate::record::parquet::table_row;
 
@@ -119,6 +119,13 @@ pub(super) fn rows(
                 left_out.tell(own.row, "at equal length: its prompt is not the baseline's");
                 continue;
             }
+            if score::stands_at_the_end(&own.reference.dataset) {
+                left_out.tell(
+                    own.row,
+                    "at equal length: what is scored stands at the end of the answer",
+                );
+                continue;
+            }
             match pair(own, base) {
                 Ok(row) => found.push(row),
                 Err(_) => left_out.tell(own.row, "at equal length: no score"),
@@ -171,9 +178,10 @@ pub fn matched_means(data: &RunData, rows: &[MatchedRow], free: &[ScoreRow]) -> 
         let seed = |what| {
             rng_for(data.manifest.scenario.seed, &format!("{point} {dataset} matched {what}"))
         };
-        let scores = by_repeat(rows.iter().map(|row| (row.repeat, row.score)));
-        let differences =
-            by_repeat(rows.iter().map(|row| (row.repeat, row.score - row.baseline_score)));
+        let scores = by_sample(rows.iter().map(|row| (row.sample_id.as_str(), row.score)));
+        let differences = by_sample(
+            rows.iter().map(|row| (row.sample_id.as_str(), row.score - row.baseline_score)),
+        );
         let free = all.iter().find(|free| free.point == point && free.dataset == dataset);
         Some(MatchedMean {
             n_longer: rows.iter().filter(|row| row.words > row.baseline_words).count(),

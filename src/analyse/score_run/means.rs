@@ -16,7 +16,7 @@ pub struct MeanScore {
     pub point: Point,
     /// Data set.
     pub dataset: String,
-    /// Mean with its bootstrap interval: over repeats, where there are several, then samples.
+    /// Mean with its bootstrap interval over samples, each the mean of its repeats.
     pub mean: Estimate,
     /// Own score less the baseline's to the same prompt, samples drawn as pairs; `None` on the baseline and where it has no
     /// score of the same samples.
@@ -34,12 +34,14 @@ pub fn means(data: &RunData, rows: &[ScoreRow]) -> Vec<MeanScore> {
         for (dataset, own) in datasets {
             let seed =
                 |what| rng_for(data.manifest.scenario.seed, &format!("{point} {dataset} {what}"));
-            let scores = by_repeat(own.iter().map(|row| (rows[*row].repeat, rows[*row].score)));
+            let scores = own.iter().map(|row| (rows[*row].sample_id.as_str(), rows[*row].score));
+            let scores = by_sample(scores);
             let delta = baseline.and_then(|(_, theirs)| {
                 let pairs = pairs(rows, &own, theirs);
-                let differences =
-                    pairs.into_iter().map(|(a, b)| (rows[a].repeat, rows[a].score - rows[b].score));
-                in_points(&by_repeat(differences), &mut seed("delta"))
+                let differences = pairs
+                    .into_iter()
+                    .map(|(a, b)| (rows[a].sample_id.as_str(), rows[a].score - rows[b].score));
+                in_points(&by_sample(differences), &mut seed("delta"))
             });
             if let Some(mean) = in_points(&scores, &mut seed("mean")) {
                 found.push(MeanScore {
@@ -55,7 +57,7 @@ pub fn means(data: &RunData, rows: &[ScoreRow]) -> Vec<MeanScore> {
 }
 
 /// Indices of the rows of each point, points in plan order.
-pub(super) fn points(data: &RunData, rows: &[ScoreRow]) -> Vec<(Point, Vec<usize>)> {
+pub(in crate::analyse) fn points(data: &RunData, rows: &[ScoreRow]) -> Vec<(Point, Vec<usize>)> {
     let mut points: BTreeMap<Point, Vec<usize>> = BTreeMap::new();
     for (index, row) in rows.iter().enumerate() {
         points.entry(row.point()).or_default().push(index);
@@ -73,18 +75,20 @@ pub(super) fn pairs(rows: &[ScoreRow], own: &[usize], theirs: &[usize]) -> Vec<(
     own.iter().filter_map(|row| Some((*row, *theirs.get(&key(*row))?))).collect()
 }
 
-pub(super) fn by_repeat(values: impl Iterator<Item = (i64, f64)>) -> Vec<Vec<f64>> {
-    let mut repeats: BTreeMap<i64, Vec<f64>> = BTreeMap::new();
-    values.for_each(|(repeat, value)| repeats.entry(repeat).or_default().push(value));
-    repeats.into_values().collect()
+/// Values of each sample: repeats of one prompt are not independent, so a sample is what is drawn.
+pub(super) fn by_sample<'a>(values: impl Iterator<Item = (&'a str, f64)>) -> Vec<Vec<f64>> {
+    let mut samples: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    values.for_each(|(sample, value)| samples.entry(sample).or_default().push(value));
+    samples.into_values().collect()
 }
 
-/// The mean in points; `None` of nothing.
+/// The mean over samples in points, each the mean of its values; `n` counts values. `None` of nothing.
 pub(super) fn in_points(
-    groups: &[Vec<f64>],
+    samples: &[Vec<f64>],
     rng: &mut rand_chacha::ChaCha8Rng,
 ) -> Option<Estimate> {
-    let all = groups.concat();
-    let interval = stats::bootstrap(groups, rng, |drawn| stats::mean(drawn));
-    Some(Estimate::new(stats::mean(&all)?, interval, all.len()).scaled(100.0))
+    let n = samples.iter().map(Vec::len).sum();
+    let means: Vec<f64> = samples.iter().filter_map(|values| stats::mean(values)).collect();
+    let interval = stats::mean_interval(&means, rng);
+    Some(Estimate::new(stats::mean(&means)?, interval, n).scaled(100.0))
 }

@@ -23,6 +23,7 @@ mod place;
 mod references;
 
 pub use matched::{MatchedMean, MatchedRow, matched_means};
+pub(super) use means::points;
 pub use means::{MeanScore, means};
 pub use place::{Place, Subjects, choose, controls, elsewhere, places, subjects};
 use references::References;

@@ -168,7 +168,10 @@ pub fn subjects(manifest: &Manifest, rows: &[ScoreRow], place: &Place) -> anyhow
             found.again.extend(of(0, name.clone()));
             found.again.extend(repeats.iter().filter(|(repeat, _)| **repeat > 0).filter_map(later));
         } else {
-            found.methods.extend(of(0, name.clone()));
+            // A method whose repeat 0 has no score is compared by its first that has, under a name that says so.
+            let first = repeats.keys().next().copied().unwrap_or(0);
+            let shown = if first == 0 { name.clone() } else { format!("{name} repeat {first}") };
+            found.methods.extend(of(first, shown));
             if repeats.len() > 1 {
                 let all = repeats.iter().filter_map(later).collect();
                 found.repeats.insert(name.clone(), all);

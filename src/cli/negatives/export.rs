@@ -26,6 +26,13 @@ pub(super) fn write(
         path.extension().is_some_and(|extension| extension == "jsonl"),
         "--export: expected a file that ends with .jsonl, got {shown}"
     );
+    let taken = [path.to_owned(), beside(path)].into_iter().find(|file| file.exists());
+    if let Some(taken) = taken.filter(|_| !args.force) {
+        bail!(
+            "--export: expected a new file, got {}, which exists\n  hint: give another name, or --force",
+            taken.display()
+        );
+    }
     let paired = Paired::new(&subjects.baseline, &subjects.methods)?;
     let names = members(args, subjects, &args.export_set);
     let theta = args.export_theta / 100.0;

@@ -50,6 +50,9 @@ pub struct NegativesArgs {
     /// that runs nothing else; from score files name the data set with --data.
     #[arg(long, value_name = "FILE")]
     pub export: Option<PathBuf>,
+    /// Write --export over files that exist.
+    #[arg(long, requires = "export")]
+    pub force: bool,
     /// Loss that counts for --export, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0, requires = "export")]
     pub export_theta: f64,

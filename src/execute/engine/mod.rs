@@ -97,6 +97,17 @@ struct Prepared<'a> {
     http: Arc<Http>,
 }
 
+/// One seed of three numbers, none of which can make up for another: `seed + repeat` would give one method in one repeat the draws of
+/// another in the next. `SplitMix64`'s finaliser (Steele, Lea, Flood 2014).
+fn mixed(seed: u64, repeat: u64, own: u64) -> u64 {
+    [repeat, own].into_iter().fold(seed, |state, more| {
+        let z = state.wrapping_add(more.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    })
+}
+
 /// Whether the answers of a cell's workload are of one length.
 fn is_fixed(cell: &Cell) -> bool {
     matches!(&cell.task, Task::Serve { workload, .. } if workload.mode() == AnswerMode::Fixed)
@@ -219,8 +230,7 @@ impl EngineBackend {
     /// sampling alone does.
     fn sampling(&self, prepared: &Prepared<'_>) -> Sampling {
         let own = prepared.target.sampling(&prepared.cell.method.name);
-        let repeat = u64::from(prepared.cell.repeat);
-        Sampling { seed: self.seed.wrapping_add(repeat).wrapping_add(own.seed), ..own }
+        Sampling { seed: mixed(self.seed, u64::from(prepared.cell.repeat), own.seed), ..own }
     }
 
     fn send(
@@ -438,6 +448,22 @@ mod contract_tests;
 mod tests {
     use super::*;
     use crate::scenario::Endpoint;
+
+    #[test]
+    fn no_repeat_has_the_draws_of_another_method() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..4 {
+            for repeat in 0..4 {
+                for own in 0..4 {
+                    assert!(
+                        seen.insert(mixed(seed, repeat, own) & 0x7fff_ffff),
+                        "{seed} {repeat} {own}"
+                    );
+                }
+            }
+        }
+        assert_ne!(mixed(0, 0, 1 << 31) & 0x7fff_ffff, mixed(0, 0, 0) & 0x7fff_ffff);
+    }
 
     pub(super) fn target(url: &str, endpoint: Endpoint) -> EngineTarget {
         EngineTarget {

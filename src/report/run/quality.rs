@@ -79,9 +79,11 @@ fn compensation(all: &[Compensation]) -> Table {
             estimate(Some(one.equal)),
             estimate(Some(one.won_back)),
             text(match one.answer() {
-                Answer::NotLonger => "answers are not longer",
-                Answer::Compensatory => "yes",
-                Answer::NothingLost => "nothing is lost",
+                _ if one.is_control => "compresses nothing",
+                Answer::Unknown => "not known",
+                Answer::NotShownLonger => "not shown to be longer",
+                Answer::Compensatory => "as if",
+                Answer::NoLossShown => "no loss shown",
                 Answer::NotShown => "not shown",
             }),
         ]);
@@ -93,7 +95,9 @@ fn compensation(all: &[Compensation]) -> Table {
 /// What is said of broken prompts and of compensation.
 pub(super) fn finding(quality: &Quality) -> Vec<String> {
     let mut out: Vec<String> = quality.broken.iter().flat_map(broken).collect();
-    out.extend(quality.compensation.iter().map(compensated));
+    let methods = quality.compensation.iter().filter(|one| !one.is_control);
+    out.extend(methods.map(compensated));
+    out.extend(quality.told.iter().cloned());
     out
 }
 
@@ -103,9 +107,11 @@ fn broken(broken: &Broken) -> Vec<String> {
     let Some(at) = found.theta.iter().position(|theta| (theta - SPOKEN).abs() < 1e-9) else {
         return Vec::new();
     };
-    let noise = found.noise.iter().map(|counts| counts.negatives[at]).max();
-    let again = noise.map_or(String::new(), |n| {
-        format!(" The baseline measured again loses as much on up to {n}.")
+    let noise = found.noise.iter().filter(|counts| counts.n_benign > 0);
+    let noise = noise.max_by_key(|counts| counts.negatives[at]);
+    let again = noise.map_or(String::new(), |counts| {
+        let (n, benign) = (counts.negatives[at], counts.n_benign);
+        format!(" The baseline measured again ({}) loses as much on {n} of {benign}.", counts.name)
     });
     let one = |counts: &crate::analyse::negatives::Counts| {
         let mirror = counts.mirror.as_ref()?[at];
@@ -145,15 +151,18 @@ fn compensated(one: &Compensation) -> String {
         point(&one.equal)
     );
     match one.answer() {
-        Answer::NotLonger => format!(
-            "{place}: {scores}; answers are not longer than chance makes them, so there is no extra length to explain."
+        Answer::Unknown => format!(
+            "{place}: {scores}; whether answers are longer is not known, so neither is whether length makes up for anything."
+        ),
+        Answer::NotShownLonger => format!(
+            "{place}: {scores}; that answers are longer is not shown, so there is no extra length to explain."
         ),
         Answer::Compensatory => format!(
-            "{place}: {scores}: extra length wins back {}. It is compensatory.",
+            "{place}: {scores}: extra length wins back {}, which is what compensation would look like; what stands at the end of long answers is cut as well.",
             point(&one.won_back)
         ),
-        Answer::NothingLost => format!(
-            "{place}: {scores}: answers are longer, but nothing is lost at equal length that they could make up for."
+        Answer::NoLossShown => format!(
+            "{place}: {scores}: answers are longer, but no loss at equal length is shown that they could make up for."
         ),
         Answer::NotShown => format!(
             "{place}: {scores}: answers are longer, but that they win anything back is not shown ({}).",
