@@ -179,12 +179,15 @@ pub fn figure(found: &Found) -> Figure {
             points: found.theta.iter().enumerate().map(point).collect(),
         });
         if let Some(mirror) = &counts.mirror {
-            let corners = found.theta.iter().zip(mirror).map(|(x, y)| (*x, *y as f64)).collect();
-            panel.references.push(Reference::curve(
-                "mirror: the baseline loses as much",
-                slot,
-                corners,
-            ));
+            let corners = found.theta.iter().zip(mirror).map(|(x, y)| (*x, *y as f64));
+            let name = "mirror: the baseline loses as much";
+            // A line through one point cannot be seen.
+            if found.theta.len() == 1 {
+                let points = corners.map(|(x, y)| Point::new(x, y)).collect();
+                panel.series.push(Series { name: name.to_owned(), slot, kind: Kind::Tick, points });
+            } else {
+                panel.references.push(Reference::curve(name, slot, corners.collect()));
+            }
         }
     }
     let rule = match found.mode {
