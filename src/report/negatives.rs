@@ -4,7 +4,10 @@ use super::{
     Column, Figure, Table, Value,
     figure::{Axis, Kind, Panel, Point, Reference, Scale, Series},
 };
-use crate::analyse::negatives::{Counts, Fair, Found, Mode, TaskGroup};
+use crate::{
+    analyse::negatives::{Counts, Fair, Found, Mode, TaskGroup},
+    stats,
+};
 
 /// Every table, for people.
 pub fn tables(found: &Found) -> [Table; 4] {
@@ -206,15 +209,25 @@ pub fn figure(found: &Found) -> Figure {
 /// Loss at which kinds of task are compared, percent: the paper's figure 7.
 const TASK_THETA: f64 = 10.0;
 
+/// A share with its interval, percent.
+type Share = (f64, Option<f64>, Option<f64>);
+
 /// Counts by kind of task at a loss of 10 %, each beside what the baseline loses there by the same rule; `None` where that loss was
 /// not counted. Bars in place of the paper's pie: a share of all broken prompts says nothing without how many were asked.
 pub fn by_task(found: &Found) -> Option<Figure> {
     let at = found.theta.iter().position(|theta| (theta - TASK_THETA).abs() < 1e-9)?;
     let tasks: Vec<TaskGroup> = found.benign.by_task.keys().copied().collect();
     // Of what was measured on both sides: a sample without an answer is not one that held.
-    let percent = |counts: &Counts, n: Option<&Vec<usize>>, task: &TaskGroup| {
-        let benign = *counts.n_benign_by_task.get(task)? as f64;
-        (benign > 0.0).then(|| 100.0 * n.map_or(0, |n| n[at]) as f64 / benign)
+    let share = |counts: &Counts, n: Option<&Vec<usize>>, task: &TaskGroup| {
+        let benign = *counts.n_benign_by_task.get(task)?;
+        let n = n.map_or(0, |n| n[at]);
+        // The null may count samples that are benign on the other side alone.
+        let interval = stats::wilson(n, benign);
+        let percent = |part: f64| 100.0 * part;
+        (benign > 0).then(|| {
+            let (low, high) = interval.map(|ends| (percent(ends.low), percent(ends.high))).unzip();
+            (percent(n as f64 / benign as f64), low, high)
+        })
     };
     let sets: Vec<&Counts> = found.methods.iter().collect();
     let mut panel = Panel::default();
@@ -222,27 +235,30 @@ pub fn by_task(found: &Found) -> Option<Figure> {
         let place = |category: usize, shift: f64| {
             category as f64 + ((slot as f64 + shift) / sets.len() as f64 - 0.5) * 0.86
         };
-        let points = |shift: f64, of: &dyn Fn(&TaskGroup) -> Option<f64>| -> Vec<Point> {
-            let point = |(at, task)| Some(Point::new(place(at, shift), of(task)?));
+        let points = |shift: f64, of: &dyn Fn(&TaskGroup) -> Option<Share>| -> Vec<Point> {
+            let point = |(at, task)| {
+                let (y, low, high) = of(task)?;
+                Some(Point { x: place(at, shift), y, low, high })
+            };
             tasks.iter().enumerate().filter_map(point).collect()
         };
         panel.series.push(Series {
             name: counts.name.clone(),
             slot,
             kind: Kind::Points,
-            points: points(0.35, &|task| percent(counts, counts.by_task.get(task), task)),
+            points: points(0.35, &|task| share(counts, counts.by_task.get(task), task)),
         });
         if let Some(mirror) = &counts.mirror_by_task {
             panel.series.push(Series {
                 name: format!("{}, mirror", counts.name),
                 slot,
                 kind: Kind::Tick,
-                points: points(0.65, &|task| percent(counts, mirror.get(task), task)),
+                points: points(0.65, &|task| share(counts, mirror.get(task), task)),
             });
         }
     }
     let names = tasks.iter().map(|task| task.name().to_owned()).collect();
-    let caption = "Share of the benign samples of a kind that lose more than 10 % of the baseline's score. Ticks: roles swapped, the null.";
+    let caption = "Share of the benign samples of a kind that lose more than 10 % of the baseline's score. Bars: 95 % Wilson intervals. Ticks: roles swapped, the null.";
     let x = Axis::new("kind of task", "", Scale::Category(names));
     let y = Axis::from_zero("negative samples", "% of benign");
     Some(Figure::single("Which tasks a method breaks", caption, x, y, panel))

@@ -2,7 +2,7 @@
 
 use super::{distinct, kernels::shape_label};
 use crate::{
-    analyse::{Comparison, Estimate, Judgement, KernelPoint},
+    analyse::{Estimate, Judgement, KernelPoint, Point},
     units::significant,
 };
 
@@ -28,7 +28,7 @@ pub(super) fn finding(judgement: &Judgement, baseline: &str) -> Vec<String> {
             .filter(|k| (&k.point.target, &k.model_shape) == (target, model));
         out.extend(of_target(here.collect(), baseline));
     }
-    out.extend(served(&judgement.comparisons, baseline));
+    out.extend(served(judgement, baseline));
     out.extend(super::lengths::finding(&judgement.lengths));
     out.extend(super::quality::finding(&judgement.quality));
     if out.is_empty() {
@@ -105,11 +105,17 @@ fn times(estimate: Estimate) -> String {
 }
 
 /// One sentence a served method and load about the latency, where its interval excludes 1 or not.
-fn served(comparisons: &[Comparison], baseline: &str) -> Vec<String> {
+fn served(judgement: &Judgement, baseline: &str) -> Vec<String> {
     let control = format!("{baseline}-aa");
-    let spoken = comparisons
+    let compresses_nothing = |point: &Point| {
+        point.method == control
+            || judgement.lengths.iter().any(|one| one.control.is_some() && one.point == *point)
+    };
+    let spoken = judgement
+        .comparisons
         .iter()
-        .filter(|c| ["e2e_due", "e2e"].contains(&c.metric.as_str()) && c.point.method != control);
+        .filter(|c| ["e2e_due", "e2e"].contains(&c.metric.as_str()))
+        .filter(|c| !compresses_nothing(&c.point));
     let mut out: Vec<String> = Vec::new();
     let mut seen = Vec::new();
     for c in spoken {
