@@ -38,6 +38,8 @@ Examples:
   kvbench run --resume results/20261124T101500Z-kivi-1a2b3c
   kvbench plan scenarios/cpu-kernels.toml            list the cells and what they may cost
   kvbench report results/... --format csv            judge and draw a run again
+  kvbench lengths results/...                        how much longer answers get, beside what chance does
+  kvbench negatives results/...                      prompts that a method breaks, beside the null
   kvbench doctor                                     what is here, and what to do about what is not
 
 Exit codes: 0 all cells good, 1 some cells failed or the verdict is INVALID (`--strict`: or a cell is SUSPECT), 2 bad input,
