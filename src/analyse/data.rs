@@ -10,9 +10,11 @@ use crate::record::{
     parquet::{TableRow, read_rows},
 };
 
+use crate::scenario::Scenario;
+
 use super::{
     Point,
-    score_run::{MatchedRow, ScoreRow},
+    score_run::{self, MatchedRow, ScoreRow},
 };
 
 /// A run as it lies on disk.
@@ -36,10 +38,35 @@ pub struct RunData {
     pub scores: Vec<ScoreRow>,
     /// `scores_matched.parquet`; empty for a run that was not scored at equal length.
     pub matched: Vec<MatchedRow>,
+    /// Why scores that lie there are not used, in words.
+    pub scores_unused: Vec<String>,
+}
+
+/// Scores where they were made. They are made from rows and can be made anew, so a file that is damaged or of another run is told
+/// of, and keeps no measurement from being judged.
+fn scores_of(run: &Path, manifest: &Manifest) -> (Vec<ScoreRow>, Vec<MatchedRow>, Vec<String>) {
+    let mut unused = Vec::new();
+    let scores = beside::<ScoreRow>(run)
+        .and_then(|rows| score_run::check(manifest, &rows).map(|()| rows))
+        .unwrap_or_else(|error| {
+            unused.push(words(&error));
+            Vec::new()
+        });
+    let matched = beside::<MatchedRow>(run).unwrap_or_else(|error| {
+        unused.push(words(&error));
+        Vec::new()
+    });
+    (scores, matched, unused)
+}
+
+fn words(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let first = text.lines().next().unwrap_or_default();
+    format!("scores are not used: {first}; `kvbench score RUN_DIR` makes them anew.")
 }
 
 /// A table that is made from rows, where it was made.
-fn rows_beside<R: TableRow>(run: &Path) -> anyhow::Result<Vec<R>> {
+fn beside<R: TableRow>(run: &Path) -> anyhow::Result<Vec<R>> {
     if run.join(format!("{}.parquet", R::NAME)).is_file() { read_rows(run) } else { Ok(Vec::new()) }
 }
 
@@ -53,6 +80,7 @@ impl RunData {
         let manifest = Manifest::read(path)?;
         let requests = dir.read_table(Table::Requests)?;
         let warmup = requests.column("warmup")?.bool()?.clone();
+        let (scores, matched, scores_unused) = scores_of(path, &manifest);
         let data = Self {
             manifest,
             requests: requests.filter(&!&warmup)?,
@@ -61,8 +89,9 @@ impl RunData {
             telemetry: dir.read_table(Table::Telemetry)?,
             engine_metrics: dir.read_table(Table::EngineMetrics)?,
             finished: dir.finished_cells()?,
-            scores: rows_beside(path)?,
-            matched: rows_beside(path)?,
+            scores,
+            matched,
+            scores_unused,
         };
         data.nothing_is_missing(path)?;
         Ok(data)
@@ -84,6 +113,13 @@ impl RunData {
             path.display(),
             self.finished.len()
         )
+    }
+
+    /// Whether answers there are as long as was asked for: then ending at `max_tokens` is no news.
+    pub(super) fn has_fixed_lengths(&self, target: &str, workload: &str) -> bool {
+        // An imported run has no scenario.
+        Scenario::parse(&self.manifest.scenario.text, "the run's scenario")
+            .is_ok_and(|scenario| scenario.has_fixed_lengths(target, workload))
     }
 
     /// Name of the A/A control's method.

@@ -18,6 +18,8 @@ pub const THETAS: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 10.0, 16.0, 24.0, 32.0];
 /// What the scores of a run say; empty for a run that was not scored.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Quality {
+    /// Rules that scored the answers, with their versions.
+    pub scorers: Vec<String>,
     /// Mean scores by method and data set.
     pub means: Vec<MeanScore>,
     /// Broken prompts by place.
@@ -43,7 +45,11 @@ pub struct Broken {
 /// judged.
 pub fn quality(data: &RunData, lengths: &[LengthPoint]) -> Quality {
     let rows = &data.scores;
-    let mut quality = Quality { means: score_run::means(data, rows), ..Quality::default() };
+    let mut quality = Quality {
+        means: score_run::means(data, rows),
+        scorers: score_run::scorers(rows).into_iter().map(str::to_owned).collect(),
+        ..Quality::default()
+    };
     for place in score_run::places(&data.manifest, rows) {
         match at(data, rows, place.clone()) {
             Ok((broken, told)) => {
@@ -72,6 +78,7 @@ pub fn quality(data: &RunData, lengths: &[LengthPoint]) -> Quality {
             "{n} finished cells have no scores: if the run has gone on since it was scored, `kvbench score RUN_DIR` again."
         ));
     }
+    quality.told.extend(data.scores_unused.iter().cloned());
     quality
 }
 

@@ -136,6 +136,7 @@ mod tests {
             finished: BTreeSet::from([CELL.to_owned()]),
             scores: vec![],
             matched: vec![],
+            scores_unused: vec![],
         }
     }
 

@@ -47,7 +47,7 @@ pub(super) fn warnings(
     warnings.extend(aa_outside(data, kernels, comparisons));
     warnings.extend(machine(data, kernels)?);
     warnings.extend(requests.iter().filter_map(late));
-    warnings.extend(tokens(requests, served));
+    warnings.extend(tokens(data, requests, served));
     warnings.extend(data.manifest.token_checks.iter().flat_map(miscounted));
     warnings.extend(small(data, requests));
     warnings.sort_by_key(|warning| std::cmp::Reverse(warning.severity()));
@@ -225,10 +225,13 @@ pub(super) fn lateness_ms(queue_delay: &SummaryRow) -> Option<f64> {
     (delay_ms > LATE_MS).then_some(delay_ms)
 }
 
-fn tokens(requests: &[RequestPoint], served: &Served) -> Vec<Warning> {
+fn tokens(data: &RunData, requests: &[RequestPoint], served: &Served) -> Vec<Warning> {
     let good: Vec<_> = served.rows.iter().filter(|row| row.err.is_none()).collect();
     let unknown = good.iter().filter(|row| row.output_tokens.is_none()).count();
-    let truncated = requests.iter().map(|point| point.n_truncated).sum();
+    let free = |point: &&RequestPoint| {
+        point.n_truncated > 0 && !data.has_fixed_lengths(&point.point.target, &point.point.workload)
+    };
+    let truncated = requests.iter().filter(free).map(|point| point.n_truncated).sum();
     let cached: i64 = good.iter().filter_map(|row| row.cached_tokens).sum();
     let prompts = good
         .iter()

@@ -22,6 +22,7 @@ pub(super) fn data(cells: &[&str], kernels: &[KernelRow], requests: &[RequestRow
         finished: cells.iter().map(|id| (*id).to_owned()).collect::<BTreeSet<_>>(),
         scores: vec![],
         matched: vec![],
+        scores_unused: vec![],
     }
 }
 

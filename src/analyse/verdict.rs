@@ -149,7 +149,8 @@ fn served_reasons(findings: &Findings<'_>, cell: &CellFacts, rows: &[&RequestRow
     let mut reasons = failures("requests", failed, rows.len(), example);
     reasons.extend(client(findings.data, cell, rows));
     reasons.extend(proof(findings.data, cell, rows));
-    reasons.extend(counted(rows));
+    let fixed = findings.data.has_fixed_lengths(&cell.target, &cell.workload);
+    reasons.extend(counted(rows, fixed));
     let metrics = findings.summary.iter().filter(|row| row.cell_id == cell.id);
     reasons.extend(metrics.filter(|row| row.metric == "queue_delay").find_map(lateness_ms).map(
         |delay_ms| (Verdict::Suspect, format!("requests left up to {delay_ms:.1} ms after due")),
@@ -188,12 +189,12 @@ fn proof(data: &RunData, cell: &CellFacts, rows: &[&RequestRow]) -> Vec<Reason> 
 }
 
 /// Tokens that nobody counted, prompts from a cache, answers that were cut.
-fn counted(rows: &[&RequestRow]) -> Vec<Reason> {
+fn counted(rows: &[&RequestRow], fixed: bool) -> Vec<Reason> {
     let good: Vec<_> = rows.iter().filter(|row| row.err.is_none()).collect();
     let n = |holds: fn(&RequestRow) -> bool| good.iter().filter(|row| holds(row)).count();
     let unknown = n(|row| row.output_tokens.is_none());
     let cached = n(|row| row.cached_tokens.is_some_and(|tokens| tokens > 0));
-    let cut = n(|row| row.finish_reason.as_deref() == Some("length"));
+    let cut = if fixed { 0 } else { n(|row| row.finish_reason.as_deref() == Some("length")) };
     [
         (Verdict::Suspect, unknown, "good requests have no token count"),
         (Verdict::Suspect, cached, "good requests had prompt tokens in a prefix cache"),

@@ -11,11 +11,13 @@ use super::{
     ui::Ui,
 };
 use crate::{
-    analyse::adaptive::{self, Bound, Outcome, Points, Policy, Question},
+    analyse::{
+        adaptive::{self, Bound, Outcome, Points, Policy, Question},
+        negatives::{Excluded, Paired},
+    },
     report::{
         Column, Figure, Format, Table, Value,
         figure::{Axis, Kind, Panel, Point, Reference, Series},
-        render,
     },
 };
 
@@ -60,6 +62,10 @@ pub fn run(args: &AdaptiveArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         can_draw(path)?;
     }
     let (subjects, from) = args.source.read(ui)?;
+    for excluded in &Paired::new(&subjects.baseline, &subjects.methods)?.excluded {
+        let Excluded { method, why, n, example } = excluded;
+        ui.note(&format!("{method}: {n} rows left out, {why} (such as {example})"));
+    }
     let mut speeds: BTreeMap<String, f64> = match &from {
         Some(from) => adaptive::speeds(&from.data, &from.place, &subjects)?,
         None => BTreeMap::new(),
@@ -82,11 +88,7 @@ pub fn run(args: &AdaptiveArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     }
     ui.out(&match ui.format {
         Format::Json => serde_json::to_string_pretty(&as_json(&bound, &speeds))? + "\n",
-        format => [methods_table(&bound, &speeds), policies_table(&bound)]
-            .iter()
-            .map(|table| render(table, format, ui.color))
-            .collect::<Vec<_>>()
-            .join("\n"),
+        _ => ui.tables(&[methods_table(&bound, &speeds), policies_table(&bound)]),
     })?;
     if subjects.again.is_empty() {
         ui.note("note: no repeat of the baseline, so nothing says how much of the oracle is luck (--baseline-repeat)");

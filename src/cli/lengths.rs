@@ -46,9 +46,7 @@ pub fn run(args: &LengthsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         let tables = report::tables(&points);
         let narrowed =
             |table| if ui.format == Format::Text { narrow(table) } else { table.clone() };
-        let texts: Vec<String> =
-            tables.iter().map(|table| render(&narrowed(table), ui.format, ui.color)).collect();
-        ui.out(&texts.join("\n"))?;
+        ui.out(&ui.tables(&tables.iter().map(narrowed).collect::<Vec<_>>()))?;
     }
     if let Some(folder) = &args.plots {
         draw(folder, &points)?;
@@ -74,7 +72,7 @@ fn judged(args: &LengthsArgs) -> anyhow::Result<Vec<LengthPoint>> {
         .with_context(place)?;
     anyhow::ensure!(
         points.iter().any(|point| point.n_pairs > 0),
-        "{}: expected answers of a method and of the baseline `{}` to the same prompts, got none\n  hint: `kvbench report` says what failed",
+        "{}: expected answers of a method and of the baseline `{}` to the same prompts, got none\n  hint: `kvbench report` says what failed; answers of a fixed length (`mode`, `ignore_eos`) are not compared",
         run_dir.display(),
         manifest.scenario.baseline
     );

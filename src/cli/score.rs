@@ -60,6 +60,17 @@ pub fn run(args: &ScoreArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let (Some(predictions), Some(out)) = (&args.predictions, &args.out) else {
         anyhow::bail!("expected RUN_DIR, or --predictions and --out, got neither");
     };
+    if args.truncate_to_baseline || !args.data.is_empty() {
+        anyhow::bail!(
+            "expected RUN_DIR beside --data and --truncate-to-baseline, got --predictions"
+        );
+    }
+    let same = |a: &Path, b: &Path| {
+        a.canonicalize().ok().is_some_and(|a| b.canonicalize().ok() == Some(a))
+    };
+    if same(predictions, out) {
+        anyhow::bail!("--out: expected another file than --predictions, got {}", out.display());
+    }
     let rows = scored(predictions, options)?;
     write(out, &rows)?;
     ui.out(&render(&means(&rows), ui.format, ui.color))?;
@@ -127,8 +138,9 @@ fn scored(path: &Path, options: score::Options) -> anyhow::Result<Vec<Scored>> {
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let at = || format!("{place}:{}", i + 1);
         let line = line.with_context(at)?;
+        let line = if i == 0 { line.trim_start_matches('\u{feff}') } else { line.as_str() };
         if !line.trim().is_empty() {
-            rows.push(row(&line, options).with_context(at)?);
+            rows.push(row(line, options).with_context(at)?);
         }
     }
     anyhow::ensure!(!rows.is_empty(), "{place}: expected rows of predictions, got none");
@@ -161,14 +173,25 @@ fn row(line: &str, options: score::Options) -> anyhow::Result<Scored> {
     Ok(Scored { dataset, score, scorer, length, row })
 }
 
+/// Writes aside and renames, so that a full disk leaves what was there.
 fn write(path: &Path, rows: &[Scored]) -> anyhow::Result<()> {
     let place = || format!("{}: cannot be written", path.display());
-    let mut file = BufWriter::new(File::create(path).with_context(place)?);
-    for scored in rows {
-        serde_json::to_writer(&mut file, &scored.row).with_context(place)?;
-        file.write_all(b"\n").with_context(place)?;
+    let aside = path.with_extension(format!("{}.part", std::process::id()));
+    let written = write_to(&aside, rows).and_then(|()| Ok(std::fs::rename(&aside, path)?));
+    if written.is_err() {
+        // What is left of it only takes up room; the first error is the one to tell.
+        drop(std::fs::remove_file(&aside));
     }
-    file.flush().with_context(place)
+    written.with_context(place)
+}
+
+fn write_to(path: &Path, rows: &[Scored]) -> anyhow::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for scored in rows {
+        serde_json::to_writer(&mut file, &scored.row)?;
+        file.write_all(b"\n")?;
+    }
+    Ok(file.flush()?)
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub(super) fn run(
     let scored = score_and_write(
         dir,
         &data,
-        (args.data.as_slice(), args.truncate_to_baseline, options),
+        (args.data.as_slice(), args.truncate_to_baseline || equal_length(&data), options),
         ui,
     )?;
     let mut tables = vec![means_table(&score_run::means(&data, &scored.rows))];
@@ -46,7 +46,12 @@ pub(super) fn run(
     if !scored.left_out.is_empty() {
         tables.push(left_out_table(&scored.left_out));
     }
+    if ui.format == Format::Csv {
+        // One table fits into a CSV; what was left out is told in any case.
+        tell_left_out(&scored.left_out, ui);
+    }
     ui.out(&printed(&tables, ui)?)?;
+    ui.note(&format!("scored by {}", score_run::scorers(&scored.rows).join(", ")));
     ui.note(&format!("scores: {}", dir.join("scores.parquet").display()));
     Ok(ExitCode::SUCCESS)
 }
@@ -82,6 +87,13 @@ pub(super) fn at_end(
     Ok(())
 }
 
+/// Whether the run asks for scores at equal length.
+fn equal_length(data: &RunData) -> bool {
+    let scenario = Scenario::parse(&data.manifest.scenario.text, "the run's scenario");
+    let matched = |workload: &NamedWorkload| workload.kind.mode() == AnswerMode::Matched;
+    scenario.is_ok_and(|scenario| scenario.workloads.iter().any(matched))
+}
+
 fn write(dir: &Path, scored: &Scored) -> anyhow::Result<()> {
     write_rows(dir, &scored.rows)?;
     match &scored.matched {
@@ -112,25 +124,32 @@ pub(super) fn rows(
 ) -> anyhow::Result<Vec<ScoreRow>> {
     let path = dir.join(format!("{}.parquet", ScoreRow::NAME));
     if !path.is_file() {
-        let scored = score_and_write(dir, data, (files, true, scorer::Options::default()), ui)?;
+        let scored = score_and_write(
+            dir,
+            data,
+            (files, equal_length(data), scorer::Options::default()),
+            ui,
+        )?;
         tell_left_out(&scored.left_out, ui);
         ui.note(&format!("scores: {}", path.display()));
         return Ok(scored.rows);
     }
     let rows: Vec<ScoreRow> = read_rows(dir)?;
-    let first = rows.first().with_context(|| {
+    rows.first().with_context(|| {
         format!(
             "{}: expected scores, got none\n  hint: kvbench score {}",
             path.display(),
             dir.display()
         )
     })?;
-    let now = scorer::Options::default().scorer(&first.dataset)?;
-    if first.scorer != now {
+    score_run::check(&data.manifest, &rows).with_context(|| path.display().to_string())?;
+    let now = scorer::Options::default();
+    let other = rows.iter().find(|row| now.scorer(&row.dataset).ok().as_ref() != Some(&row.scorer));
+    if let Some(other) = other {
         ui.note(&format!(
-            "note: {} was scored by {}, this kvbench scores by {now} unless told otherwise: `kvbench score {}` scores again",
+            "note: {} was scored by {}, this kvbench scores by other rules unless told otherwise: `kvbench score {}` scores again",
             path.display(),
-            first.scorer,
+            other.scorer,
             dir.display()
         ));
     }

@@ -88,6 +88,13 @@ impl Source {
             let (subjects, from) = self.of_run(dir, ui)?;
             return Ok((subjects, Some(from)));
         }
+        if self.place.is_some() {
+            bail!("--place: expected RUN_DIR beside it, got files of scores");
+        }
+        let taken = |name: &String| name == "baseline" || name.starts_with("baseline repeat");
+        if let Some((name, _)) = self.methods.iter().find(|(name, _)| taken(name)) {
+            bail!("--method {name}: expected another name, which the baseline has");
+        }
         let Some(baseline) = &self.baseline else {
             bail!("expected RUN_DIR, or --baseline and --method, got neither");
         };

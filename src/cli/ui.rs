@@ -2,7 +2,10 @@
 
 use std::io::{IsTerminal, Write};
 
-use crate::{report::Format, units::harmless};
+use crate::{
+    report::{Format, Table, render},
+    units::harmless,
+};
 
 /// How a command talks. Made once, from the global flags and the environment.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +37,20 @@ impl Ui {
         match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
             Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             other => Ok(other?),
+        }
+    }
+
+    /// Tables one after the other for people; of several a CSV holds the first, which is said.
+    pub fn tables(&self, tables: &[Table]) -> String {
+        let one = |table: &Table| render(table, self.format, self.color);
+        match self.format {
+            Format::Csv => {
+                if tables.len() > 1 {
+                    self.note("note: a CSV holds one table, the first; --format json has all");
+                }
+                tables.first().map(one).unwrap_or_default()
+            }
+            _ => tables.iter().map(one).collect::<Vec<_>>().join("\n"),
         }
     }
 

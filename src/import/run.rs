@@ -113,6 +113,7 @@ pub fn run_data(files: &[Imported], manifest: Manifest) -> anyhow::Result<RunDat
         manifest,
         scores: Vec::new(),
         matched: Vec::new(),
+        scores_unused: Vec::new(),
     })
 }
 

@@ -381,7 +381,11 @@ fn answers_end_by_themselves_or_at_a_length() {
         _ => panic!("a data set"),
     };
     assert_eq!(keys(&of("mode = { fixed = 9 }\n")), (AnswerMode::Fixed, Some(9)));
-    assert_eq!(keys(&of("mode = \"matched\"\nmax_tokens = 7\n")), (AnswerMode::Matched, Some(7)));
+    let matched = FULL.replace("max_tokens = 64", "mode = \"matched\"\nmax_tokens = 7");
+    let longbench = matched.replacen("format = \"sharegpt\"", "format = \"longbench\"", 1);
+    assert_eq!(keys(&parse(&longbench).expect("valid")), (AnswerMode::Matched, Some(7)));
+    let error = format!("{:#}", parse(&matched).expect_err("nothing to score by"));
+    assert!(error.contains("expected `format = \"longbench\"` beside"), "{error}");
     let both = "max_tokens = 64\nmode = { fixed = 9 }";
     broken("max_tokens = 64", both, &["expected no `max_tokens` beside `mode = { fixed"]);
 }

@@ -110,6 +110,12 @@ fn only_longbench(wire: &wire::Dataset) -> Result<(), Fault> {
         let message = "expected `prompt` beside `format = \"longbench\"`, got another format";
         return Err(Fault::new(prompt.at, message, "remove it: other rows hold whole prompts"));
     }
+    if matches!(wire.mode, Some(wire::AnswerMode::Matched)) {
+        let message =
+            "expected `format = \"longbench\"` beside `mode = \"matched\"`, got another format";
+        let hint = "remove `mode`: rows of other formats hold nothing that an answer is scored by";
+        return Err(Fault::new(wire.path.at, message, hint));
+    }
     if longest(wire)?.is_none() {
         let message = "expected the key `max_tokens`, got none";
         let hint =

@@ -84,6 +84,9 @@ pub fn read(name: &str, place: &str, mut lines: impl BufRead) -> anyhow::Result<
         if n == 0 {
             break;
         }
+        if number == 1 && line.starts_with('\u{feff}') {
+            line.remove(0);
+        }
         if !line.trim().is_empty() {
             rows.push(row(&line, &mut datasets).with_context(|| format!("{place}:{number}"))?);
         }

@@ -13,7 +13,7 @@ use anyhow::ensure;
 
 use super::{Point, RunData, score};
 use crate::{
-    record::{RequestRow, parquet::TableRow as _, parquet::table_row},
+    record::{Manifest, RequestRow, parquet::TableRow as _, parquet::table_row},
     workload::Reference,
 };
 
@@ -87,6 +87,38 @@ impl ScoreRow {
             method: self.method.clone(),
         }
     }
+}
+
+/// Which rules scored these rows, each once.
+pub fn scorers(rows: &[ScoreRow]) -> Vec<&str> {
+    let all: BTreeSet<&str> = rows.iter().map(|row| row.scorer.as_str()).collect();
+    all.into_iter().collect()
+}
+
+/// Whether a file of scores is this run's.
+///
+/// # Errors
+/// Rows of another run, a score that is none, or an answer that was scored twice.
+pub fn check(manifest: &Manifest, rows: &[ScoreRow]) -> anyhow::Result<()> {
+    const HINT: &str = "\n  hint: `kvbench score RUN_DIR` makes them anew";
+    let mut seen = BTreeSet::new();
+    for row in rows {
+        let ScoreRow { run_id, cell_id, request_id, score, .. } = row;
+        ensure!(
+            *run_id == manifest.run_id,
+            "expected scores of {}, got some of {run_id}{HINT}",
+            manifest.run_id
+        );
+        ensure!(
+            (0.0..=1.0).contains(score),
+            "{cell_id}, request {request_id}: expected a score from 0 to 1, got {score}{HINT}"
+        );
+        ensure!(
+            seen.insert((cell_id, request_id)),
+            "{cell_id}, request {request_id}: expected one score, got two{HINT}"
+        );
+    }
+    Ok(())
 }
 
 /// Requests that have no score, by reason.

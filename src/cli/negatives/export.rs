@@ -1,6 +1,6 @@
 //! `kvbench negatives --export`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -50,6 +50,12 @@ pub(super) fn write(
         ),
         None => args.source.data.clone(),
     };
+    let same = |file: &&PathBuf| {
+        file.canonicalize().ok().is_some_and(|file| path.canonicalize().ok() == Some(file))
+    };
+    if let Some(input) = files.iter().find(same) {
+        bail!("--export: expected another file than the data set itself, got {}", input.display());
+    }
     let rows = export::rows(&files, &broken)?;
     let about = format!(
         "{} negative samples of {} at {} %, found by `kvbench negatives`.\nPaths are relative to the working directory.",

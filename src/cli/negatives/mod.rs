@@ -13,7 +13,7 @@ use crate::{
         negatives::{self, Found, Mode},
         score_run::Subjects,
     },
-    report::{Format, negatives as report, render},
+    report::{Format, negatives as report},
 };
 
 mod export;
@@ -95,14 +95,7 @@ pub fn run(args: &NegativesArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let found = count(args, &subjects, ui)?;
     let text = match ui.format {
         Format::Json => serde_json::to_string_pretty(&show::as_json(&found))? + "\n",
-        format => {
-            let tables = report::tables(&found);
-            tables
-                .iter()
-                .map(|table| render(table, format, ui.color))
-                .collect::<Vec<_>>()
-                .join("\n")
-        }
+        _ => ui.tables(&report::tables(&found)),
     };
     ui.out(&text)?;
     if let Some(path) = &args.plot {

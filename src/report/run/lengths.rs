@@ -247,8 +247,19 @@ fn shift_words(p: &LengthPoint) -> String {
     let others = others(p, &shift);
     let q = q_words(shift);
     match p.claim() {
-        Claim::Longer => format!("They are longer than {others}: more than chance does ({q}). "),
-        Claim::Shorter => format!("They are shorter than {others}: more than chance does ({q}). "),
+        Claim::Longer | Claim::Shorter => {
+            let percent = significant(100.0 * (shift.value.abs().exp() - 1.0), 2);
+            let word = if shift.value > 0.0 { "longer" } else { "shorter" };
+            let alone = p.ratio.interval.is_some_and(|(low, high)| low <= 1.0 && 1.0 <= high);
+            let alone = if alone && shift.n_controls > 0 {
+                format!(" ({baseline} alone does not show it)", baseline = p.baseline.method)
+            } else {
+                String::new()
+            };
+            format!(
+                "On average they are {percent} % {word} than {others}: more than chance does ({q}){alone}. "
+            )
+        }
         _ => {
             let found = shift.found_at.map_or(String::new(), |at| {
                 let percent = significant(100.0 * (at.exp() - 1.0), 2);

@@ -47,7 +47,7 @@ fn an_effect_is_claimed_beyond_the_controls_and_hedged_where_it_is_not() {
         double.contains("answers are 2.00x [2.00, 2.00] as long as base's (30 prompts)"),
         "{double}"
     );
-    assert!(double.contains("longer than base's and its control's"), "{double}");
+    assert!(double.contains("100 % longer than base's and its control's"), "{double}");
     assert!(
         double.contains("100 % of them are at least 1.5 times as long, 0 % the other way round; of base-aa's 0 %"),
         "{double}"

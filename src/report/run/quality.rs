@@ -43,9 +43,11 @@ fn place(point: &crate::analyse::Point) -> Vec<Value> {
 
 fn means(quality: &Quality) -> Table {
     let names = [("dataset", ""), ("answers", ""), ("mean", "%"), ("delta", "points")];
-    let title =
-        "Quality: mean score by data set, and the difference to the baseline's, prompt by prompt";
-    let mut table = Table::new(title, columns(&[&PLACE[..], &names].concat()));
+    let title = format!(
+        "Quality: mean score by data set, and the difference to the baseline's, prompt by prompt; scored by {}",
+        quality.scorers.join(", ")
+    );
+    let mut table = Table::new(&title, columns(&[&PLACE[..], &names].concat()));
     table.rows.extend(quality.means.iter().map(|mean| {
         let mut row = place(&mean.point);
         row.extend([

@@ -178,7 +178,10 @@ fn text_style(text: &Text, scale: f64) -> TextStyle<'static> {
     }
 }
 
-/// Text for an XML attribute or element.
+/// Text for an XML attribute or element; XML has no control characters, not even escaped.
 fn escape(text: &str) -> String {
+    let allowed =
+        |c: char| if c.is_control() && !matches!(c, '\t' | '\n' | '\r') { '\u{fffd}' } else { c };
+    let text: String = text.chars().map(allowed).collect();
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
