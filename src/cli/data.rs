@@ -239,6 +239,12 @@ fn make(args: &MakeArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
 const WORDS_MAX: u64 = 200_000_000;
 
 fn text(args: &MakeArgs, rows: usize) -> anyhow::Result<String> {
+    if !matches!(args.dataset_format, DatasetFormat::Sharegpt | DatasetFormat::Longbench) {
+        bail!(
+            "expected `sharegpt` or `longbench`, which can be made, got `{}`",
+            args.dataset_format.key()
+        );
+    }
     let Some(task) = args.task else {
         return Ok(make::generate(args.dataset_format, rows, args.seed));
     };
@@ -261,10 +267,7 @@ fn text(args: &MakeArgs, rows: usize) -> anyhow::Result<String> {
 
 /// The command that makes the file again, without the folder, which says nothing about its content.
 fn command(args: &MakeArgs, file: &str) -> String {
-    let format = match args.dataset_format {
-        DatasetFormat::Sharegpt => "sharegpt",
-        DatasetFormat::Longbench => "longbench",
-    };
+    let format = args.dataset_format.key();
     let task = args.task.and_then(|task| task.to_possible_value());
     let task = task.map_or_else(String::new, |task| format!(" --task {}", task.get_name()));
     let length = match (args.words, args.tokens, &args.tokenizer) {

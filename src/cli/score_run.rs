@@ -19,7 +19,7 @@ use crate::{
         parquet::{TableRow as _, read_rows, write_rows},
     },
     report::{Column, Format, Table, Value, narrow, render},
-    scenario::{AnswerMode, DatasetFormat, NamedWorkload, Scenario, Workload},
+    scenario::{AnswerMode, NamedWorkload, Scenario, Workload},
 };
 
 /// Scores every answer that has a reference, writes `scores.parquet` and prints means and what was left out.
@@ -67,9 +67,7 @@ pub(super) fn at_end(
     scenario: &Scenario,
     ui: &Ui,
 ) -> anyhow::Result<()> {
-    let scorable = |workload: &&NamedWorkload| {
-        matches!(workload.kind, Workload::Dataset { format: DatasetFormat::Longbench, .. })
-    };
+    let scorable = |workload: &&NamedWorkload| matches!(workload.kind, Workload::Dataset { format, .. } if format.has_references());
     let mut workloads = scenario.workloads.iter().filter(scorable).peekable();
     if workloads.peek().is_none() {
         return Ok(());

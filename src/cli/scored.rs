@@ -16,7 +16,7 @@ use crate::{
         score_run::{self, Place, Subjects},
     },
     record::Manifest,
-    scenario::Control,
+    scenario::{Control, DatasetFormat},
 };
 
 /// A run folder, or files.
@@ -63,9 +63,13 @@ impl FromRun {
     /// Where the data set of the place's workload lies.
     pub(super) fn data_file(&self, files: &[PathBuf]) -> anyhow::Result<PathBuf> {
         let workload = &self.place.workload;
-        score_run::data_file(&self.data.manifest, workload, files)?.with_context(|| {
-            format!("expected a LongBench file behind workload {workload}, got none")
-        })
+        let file = score_run::data_file(&self.data.manifest, workload, files)?;
+        match file {
+            Some((path, DatasetFormat::Longbench)) => Ok(path),
+            _ => bail!(
+                "expected a LongBench file behind workload {workload}, got another\n  hint: rows of format `longbench` alone can be exported"
+            ),
+        }
     }
 
     /// What an exported scenario is made of.

@@ -391,6 +391,30 @@ pub enum DatasetFormat {
     Sharegpt,
     /// LongBench v1 JSONL: `{input, context, answers, length, dataset, language, all_classes, _id}` a line.
     Longbench,
+    /// LongBench v2 JSON: an array of `{_id, context, question, choice_A, choice_B, choice_C, choice_D, answer}`.
+    LongbenchV2,
+    /// GSM8K JSONL: `{question, answer}` a line, the answer ending with `#### 72`.
+    Gsm8k,
+    /// MATH JSONL: `{problem, solution}` a line, the solution with a `\boxed` answer.
+    Math,
+}
+
+impl DatasetFormat {
+    /// Whether its rows may hold what an answer is scored against.
+    pub fn has_references(self) -> bool {
+        self != DatasetFormat::Sharegpt
+    }
+
+    /// Key in scenarios and on the command line.
+    pub fn key(self) -> &'static str {
+        match self {
+            DatasetFormat::Sharegpt => "sharegpt",
+            DatasetFormat::Longbench => "longbench",
+            DatasetFormat::LongbenchV2 => "longbench-v2",
+            DatasetFormat::Gsm8k => "gsm8k",
+            DatasetFormat::Math => "math",
+        }
+    }
 }
 
 /// Whether answers end by themselves.

@@ -287,5 +287,5 @@ fn a_run_without_answers_to_score_says_so() {
     let (code, _, err) = kvbench(&["score", run.to_str().unwrap()]);
     assert_eq!(code, Some(2));
     assert!(err.contains("expected answers that can be scored, got none of 2 requests"), "{err}");
-    assert!(err.contains("its workload is no LongBench data set: 2"), "{err}");
+    assert!(err.contains("its workload has no references: 2"), "{err}");
 }

@@ -32,7 +32,8 @@ impl References {
         let sent: BTreeSet<&str> = requests.iter().map(|row| row.workload.as_str()).collect();
         let mut workloads = BTreeMap::new();
         for name in sent {
-            let rows = data_file(manifest, name, files)?.map(|path| rows(&path)).transpose()?;
+            let file = data_file(manifest, name, files)?;
+            let rows = file.map(|(path, format)| rows(&path, format)).transpose()?;
             workloads.insert(name.to_owned(), rows);
         }
         Ok(Self { workloads })
@@ -41,7 +42,7 @@ impl References {
     /// The reference of a row, or why there is none.
     pub(super) fn of(&self, workload: &str, sample_id: &str) -> Result<&Reference, &'static str> {
         let Some(Some(rows)) = self.workloads.get(workload) else {
-            return Err("its workload is no LongBench data set");
+            return Err("its workload has no references");
         };
         match rows.get(sample_id) {
             None => Err("its id is in no row of the data set"),
@@ -52,8 +53,8 @@ impl References {
     }
 }
 
-fn rows(path: &Path) -> anyhow::Result<Rows> {
-    let (samples, _) = dataset::read(path, DatasetFormat::Longbench)?;
+fn rows(path: &Path, format: DatasetFormat) -> anyhow::Result<Rows> {
+    let (samples, _) = dataset::read(path, format)?;
     let mut rows = Rows::new();
     for sample in samples {
         let reference = sample.reference;
@@ -62,8 +63,8 @@ fn rows(path: &Path) -> anyhow::Result<Rows> {
     Ok(rows)
 }
 
-/// Where the LongBench file of a workload lies: one of `files` with the hash that the manifest states, else the scenario's
-/// own path, whose file must still have that hash. `None` for a workload that is no LongBench file.
+/// Where the file of a workload with references lies, and its format: one of `files` with the hash that the manifest states, else the scenario's
+/// own path, whose file must still have that hash. `None` for a workload without references.
 ///
 /// # Errors
 /// The manifest's scenario does not parse, or no file has the hash.
@@ -71,18 +72,20 @@ pub fn data_file(
     manifest: &Manifest,
     workload: &str,
     files: &[PathBuf],
-) -> anyhow::Result<Option<PathBuf>> {
+) -> anyhow::Result<Option<(PathBuf, DatasetFormat)>> {
     let facts = &manifest.scenario;
     let origin = facts.path.as_deref().unwrap_or("manifest.json");
     let scenario = Scenario::parse(&facts.text, origin).with_context(|| {
         format!("{}: expected the scenario of a run of ours in its manifest", manifest.run_id)
     })?;
     let named = scenario.workloads.iter().find(|named| named.name == workload);
-    let Some(Workload::Dataset { path, format: DatasetFormat::Longbench, .. }) =
-        named.map(|named| &named.kind)
-    else {
+    let Some(Workload::Dataset { path, format, .. }) = named.map(|named| &named.kind) else {
         return Ok(None);
     };
+    if !format.has_references() {
+        return Ok(None);
+    }
+    let format = *format;
     let shown = path.display().to_string();
     let input = manifest.inputs.iter().find(|input| input.path == shown);
     let input = input.with_context(|| {
@@ -98,11 +101,11 @@ pub fn data_file(
                 input.sha256
             );
         }
-        return Ok(Some(path.clone()));
+        return Ok(Some((path.clone(), format)));
     }
     for file in files {
         if sha256_file(file)? == input.sha256 {
-            return Ok(Some(file.clone()));
+            return Ok(Some((file.clone(), format)));
         }
     }
     bail!(

@@ -86,7 +86,7 @@ fn every_request_has_a_score_or_a_reason() {
         "its id is in several rows of the data set",
         "its sample was asked before in its cell",
         "its prompt is that of another sample of its cell",
-        "its workload is no LongBench data set",
+        "its workload has no references",
         "warm-up request",
     ] {
         assert_eq!(reasons.get(why), Some(&1), "{why}: {reasons:?}");

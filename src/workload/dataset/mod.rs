@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(super) mod longbench;
+mod questions;
 pub(super) mod rows;
 mod sharegpt;
 
@@ -239,6 +240,20 @@ fn read_rows<R: BufRead + ?Sized>(
             let mut rows = rows::LineRows::new(reader);
             while let Some(row) = rows.next()? {
                 push(row, &|row| longbench::sample(row, layout));
+            }
+        }
+        DatasetFormat::LongbenchV2 => {
+            let mut rows = rows::ArrayRows::new(reader);
+            while let Some(row) = rows.next()? {
+                push(row, &|row| questions::checked(row, questions::longbench_v2));
+            }
+        }
+        DatasetFormat::Gsm8k | DatasetFormat::Math => {
+            let read =
+                if format == DatasetFormat::Gsm8k { questions::gsm8k } else { questions::math };
+            let mut rows = rows::LineRows::new(reader);
+            while let Some(row) = rows.next()? {
+                push(row, &|row| questions::checked(row, read));
             }
         }
     }
