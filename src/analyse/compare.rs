@@ -52,13 +52,23 @@ pub(super) fn baseline_of<'a>(
     if point.method == method {
         return None;
     }
-    let same = |other: &&(Point, Vec<usize>)| {
-        other.0.method == method && other.0.workload == point.workload && other.0.load == point.load
+    let at = baseline_at(point, points.iter().map(|(point, _)| point), method)?;
+    points.get(at).map(|(point, rows)| (point, rows.as_slice()))
+}
+
+/// Which of `points` is the baseline of `point`, by the same rule.
+pub(super) fn baseline_at<'p>(
+    point: &Point,
+    points: impl Iterator<Item = &'p Point>,
+    method: &str,
+) -> Option<usize> {
+    let same = |(_, other): &(usize, &Point)| {
+        other.method == method && other.workload == point.workload && other.load == point.load
     };
-    let candidates: Vec<_> = points.iter().filter(same).collect();
-    let here = candidates.iter().find(|(other, _)| other.target == point.target);
+    let candidates: Vec<(usize, &Point)> = points.enumerate().filter(same).collect();
+    let here = candidates.iter().find(|(_, other)| other.target == point.target);
     let only = if candidates.len() == 1 { candidates.first() } else { None };
-    here.or(only).map(|(point, rows)| (point, rows.as_slice()))
+    here.or(only).map(|(at, _)| *at)
 }
 
 fn paired(data: &RunData, served: &Served, own: Rows<'_>, baseline: Rows<'_>) -> Vec<Comparison> {

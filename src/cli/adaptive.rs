@@ -148,10 +148,6 @@ fn points(points: &Points) -> Value {
     Value::estimate(Some(points.mean), low, high)
 }
 
-fn int(n: usize) -> Value {
-    i64::try_from(n).map_or(Value::Missing, Value::Int)
-}
-
 fn percent(outcome: &Outcome) -> f64 {
     100.0 * outcome.n_compressed as f64 / outcome.n as f64
 }
@@ -163,7 +159,7 @@ fn methods_table(bound: &Bound, speeds: &BTreeMap<String, f64>) -> Table {
     table.rows.extend(bound.methods.iter().map(|(name, delta)| {
         vec![
             Value::Text(name.clone()),
-            int(bound.n),
+            Value::count(bound.n),
             points(delta),
             Value::maybe(speeds.get(name).copied()),
         ]
@@ -189,10 +185,10 @@ fn policies_table(bound: &Bound) -> Table {
     table.rows.extend(bound.outcomes.iter().map(|outcome| {
         vec![
             Value::Text(outcome.policy.name().to_owned()),
-            int(outcome.n_candidates),
+            Value::count(outcome.n_candidates),
             Value::Text(outcome.goal.name().to_owned()),
             Value::maybe(outcome.goal.allowed_loss()),
-            int(outcome.n_compressed),
+            Value::count(outcome.n_compressed),
             Value::Float(percent(outcome)),
             points(&outcome.delta),
             outcome.over_best.as_ref().map_or(Value::Missing, points),

@@ -249,16 +249,16 @@ fn estimate(estimate: Option<&Estimate>) -> Value {
     Value::estimate(estimate.map(|estimate| estimate.value), low, high)
 }
 
-fn count(n: usize) -> Value {
-    i64::try_from(n).map_or(Value::Missing, Value::Int)
-}
-
 fn means_table(means: &[MeanScore]) -> Table {
     let rest = [("answers", ""), ("mean", "%"), ("delta", "points")];
     let mut table = Table::new(MEANS, columns(&rest));
     table.rows.extend(means.iter().map(|mean| {
         let mut row = place(&mean.point, &mean.dataset);
-        row.extend([count(mean.mean.n), estimate(Some(&mean.mean)), estimate(mean.delta.as_ref())]);
+        row.extend([
+            Value::count(mean.mean.n),
+            estimate(Some(&mean.mean)),
+            estimate(mean.delta.as_ref()),
+        ]);
         row
     }));
     table
@@ -277,9 +277,9 @@ fn matched_table(means: &[MatchedMean]) -> Table {
     table.rows.extend(means.iter().map(|mean| {
         let mut row = place(&mean.point, &mean.dataset);
         row.extend([
-            count(mean.mean.n),
-            count(mean.n_longer),
-            count(mean.n_shorter),
+            Value::count(mean.mean.n),
+            Value::count(mean.n_longer),
+            Value::count(mean.n_shorter),
             estimate(Some(&mean.mean)),
             estimate(Some(&mean.delta)),
             estimate(mean.delta_free.as_ref()),
@@ -298,7 +298,7 @@ fn left_out_table(left_out: &[LeftOut]) -> Table {
             Value::Text(left.target.clone()),
             Value::Text(left.method.clone()),
             Value::Text(left.why.clone()),
-            count(left.n),
+            Value::count(left.n),
             Value::Text(left.example.clone()),
         ]
     }));

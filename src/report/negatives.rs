@@ -74,13 +74,13 @@ fn counts_table(found: &Found) -> Table {
                 Value::Text(kind.to_owned()),
                 Value::Text(counts.name.clone()),
                 Value::Float(*theta),
-                int(counts.n_benign),
+                Value::count(counts.n_benign),
                 Value::estimate(Some(counts.negatives[t] as f64), Some(low), Some(high)),
-                mirror.map_or(Value::Missing, int),
+                mirror.map_or(Value::Missing, Value::count),
                 Value::maybe(p),
                 Value::maybe(counts.q_sign.as_ref().map(|q| q[t])),
-                fair.map_or(Value::Missing, |fair| int(fair.lost[t])),
-                fair.map_or(Value::Missing, |fair| int(fair.gained[t])),
+                fair.map_or(Value::Missing, |fair| Value::count(fair.lost[t])),
+                fair.map_or(Value::Missing, |fair| Value::count(fair.gained[t])),
                 Value::maybe(fair.map(|fair| fair.q[t])),
                 Value::maybe(fair.and_then(|fair| fair.found_at(t))),
                 fair.map_or(Value::Missing, |fair| in_words(fair, t)),
@@ -109,10 +109,6 @@ fn in_words(fair: &Fair, theta: usize) -> Value {
     Value::Text(text.to_owned())
 }
 
-fn int(n: usize) -> Value {
-    i64::try_from(n).map_or(Value::Missing, Value::Int)
-}
-
 fn delta_table(found: &Found) -> Table {
     let columns = [
         ("kind", ""),
@@ -133,11 +129,11 @@ fn delta_table(found: &Found) -> Table {
         table.rows.push(vec![
             Value::Text(kind.to_owned()),
             Value::Text(counts.name.clone()),
-            int(delta.n),
+            Value::count(delta.n),
             Value::estimate(Some(delta.mean), low, high),
             Value::maybe(delta.p_wilcoxon),
-            int(delta.n_worse),
-            int(delta.n_better),
+            Value::count(delta.n_worse),
+            Value::count(delta.n_better),
             Value::Float(delta.p_mcnemar),
         ]);
     }
@@ -156,9 +152,9 @@ fn task_table(found: &Found) -> Table {
             let mut row = vec![
                 Value::Text(counts.name.clone()),
                 Value::Text(task.name().to_owned()),
-                benign.map_or(Value::Missing, int),
+                benign.map_or(Value::Missing, Value::count),
             ];
-            row.extend(n.iter().map(|n| int(*n)));
+            row.extend(n.iter().map(|n| Value::count(*n)));
             table.rows.push(row);
         }
     }

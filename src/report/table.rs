@@ -105,6 +105,11 @@ impl Value {
         }
     }
 
+    /// A count.
+    pub fn count(n: usize) -> Self {
+        i64::try_from(n).map_or(Value::Missing, Value::Int)
+    }
+
     /// A float, or [`Value::Missing`] where there is none.
     pub fn maybe(value: Option<f64>) -> Self {
         value.map_or(Value::Missing, Value::Float)

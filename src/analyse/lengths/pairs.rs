@@ -7,7 +7,7 @@ use super::{
     answers::{Answer, Answers, End},
 };
 use crate::{
-    analyse::{Estimate, Point, summary::rng_for},
+    analyse::{Estimate, Point, compare::baseline_at, summary::rng_for},
     scenario::{Control, Scenario},
     stats,
 };
@@ -65,11 +65,7 @@ pub(super) fn compared(source: Source<'_>, answers: &Answers<'_>) -> anyhow::Res
     let baseline = &manifest.scenario.baseline;
     let aa = format!("{baseline}-aa");
     let rank = |point: &Point| {
-        let of = |cell: &crate::record::manifest::CellFacts| {
-            (&cell.target, &cell.method, &cell.workload, &cell.load)
-                == (&point.target, &point.method, &point.workload, &point.load)
-        };
-        manifest.cells.iter().position(of).unwrap_or(usize::MAX)
+        manifest.cells.iter().position(|cell| point.is_of(cell)).unwrap_or(usize::MAX)
     };
     // Where every answer is as long as was asked for there is no effect on lengths to speak of.
     let is_free = |index: &usize| {
@@ -80,7 +76,8 @@ pub(super) fn compared(source: Source<'_>, answers: &Answers<'_>) -> anyhow::Res
     order.sort_by_key(|index| rank(&answers.points[*index]));
     let mut all = Vec::new();
     for &own in order.iter().filter(|own| answers.points[**own].method != *baseline) {
-        let Some(theirs) = baseline_of(&answers.points, own, baseline) else { continue };
+        let points = answers.points.iter();
+        let Some(theirs) = baseline_at(&answers.points[own], points, baseline) else { continue };
         let method = &answers.points[own].method;
         let known = controls.get(method).copied();
         let control = known.or((*method == aa).then_some(Control::Again));
@@ -95,18 +92,6 @@ pub(super) fn compared(source: Source<'_>, answers: &Answers<'_>) -> anyhow::Res
         }
     }
     Ok(all)
-}
-
-/// The baseline on the same target, or on the only one that ran it.
-fn baseline_of(points: &[Point], own: usize, method: &str) -> Option<usize> {
-    let place = &points[own];
-    let same = |at: &usize| {
-        let other = &points[*at];
-        other.method == method && other.workload == place.workload && other.load == place.load
-    };
-    let candidates: Vec<usize> = (0..points.len()).filter(same).collect();
-    let here = candidates.iter().find(|at| points[**at].target == place.target);
-    here.copied().or(if candidates.len() == 1 { candidates.first().copied() } else { None })
 }
 
 impl Compared {

@@ -18,10 +18,6 @@ fn place(search: &Saturation) -> Vec<Value> {
 const PLACE: [(&str, &str); 5] =
     [("target", ""), ("workload", ""), ("load", ""), ("method", ""), ("repeat", "")];
 
-fn count(n: usize) -> Value {
-    i64::try_from(n).map_or(Value::Missing, Value::Int)
-}
-
 /// The highest sustained rate of each search.
 pub(super) fn answers(searches: &[Saturation]) -> Table {
     let more = [
@@ -39,8 +35,8 @@ pub(super) fn answers(searches: &[Saturation]) -> Table {
         let answer = [
             Value::maybe(search.rate_per_s),
             Value::maybe(search.overloaded_per_s),
-            count(search.probes.len()),
-            count(undecided),
+            Value::count(search.probes.len()),
+            Value::count(undecided),
             Value::Text(end(search.reason).to_owned()),
         ];
         place(search).into_iter().chain(answer).collect()
@@ -80,9 +76,9 @@ pub(super) fn probes(searches: &[Saturation]) -> Table {
         let percent = |part: f64| 100.0 * part;
         let seen = [
             Value::Float(probe.rate_per_s),
-            count(probe.n),
-            count(probe.n_good),
-            count(probe.n_failed),
+            Value::count(probe.n),
+            Value::count(probe.n_good),
+            Value::count(probe.n_failed),
             Value::estimate(probe.part().map(percent), low.map(percent), high.map(percent)),
             yes(probe.sustained),
             yes(probe.decided),

@@ -118,7 +118,7 @@ pub(super) fn estimate(estimate: Option<Estimate>) -> Value {
 }
 
 pub(super) fn count(n: usize) -> Value {
-    i64::try_from(n).map_or(Value::Missing, Value::Int)
+    Value::count(n)
 }
 
 fn percent(share: Option<f64>) -> Value {
