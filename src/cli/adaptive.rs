@@ -90,8 +90,11 @@ pub fn run(args: &AdaptiveArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         Format::Json => serde_json::to_string_pretty(&as_json(&bound, &speeds))? + "\n",
         _ => ui.tables(&[methods_table(&bound, &speeds), policies_table(&bound)]),
     })?;
+    let has_null = bound.outcomes.iter().any(|outcome| outcome.policy == Policy::Null);
     if subjects.again.is_empty() {
         ui.note("note: no repeat of the baseline, so nothing says how much of the oracle is luck (--baseline-repeat)");
+    } else if !has_null {
+        ui.note("note: the repeats of the baseline have no sample in common, so nothing says how much of the oracle is luck");
     }
     if let Some(path) = &args.plot {
         draw(path, &figure(&bound))?;

@@ -33,7 +33,7 @@ pub mod ui;
 
 const EXAMPLES: &str = "\
 Examples:
-  kvbench run scenarios/quickstart.toml              measure this machine, under two minutes
+  kvbench run scenarios/quickstart.toml              measure this machine, in two to five minutes
   kvbench run scenarios/kivi.toml --filter decode    only the cells whose id matches
   kvbench run --resume results/20261124T101500Z-kivi-1a2b3c
   kvbench plan scenarios/cpu-kernels.toml            list the cells and what they may cost
