@@ -20,7 +20,7 @@
 //! |---|---|
 //! | 0 | [`units`], [`stats`] |
 //! | 1 | [`method`], [`record`] |
-//! | 2 | [`kernel`], [`token`] |
+//! | 2 | [`kernel`], [`token`], [`predict`] |
 //! | 3 | [`scenario`] |
 //! | 4 | [`plan`] |
 //! | 5 | [`workload`] |
@@ -44,6 +44,7 @@ pub mod method;
 pub mod record;
 
 pub mod kernel;
+pub mod predict;
 pub mod token;
 
 pub mod scenario;

@@ -10,7 +10,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["units", "stats"],
     &["method", "record"],
-    &["kernel", "token"],
+    &["kernel", "token", "predict"],
     &["scenario"],
     &["plan"],
     &["workload"],
