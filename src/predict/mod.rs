@@ -5,4 +5,4 @@
 
 pub mod pass;
 
-pub use pass::{Pass, Phase, StepTimes, Work};
+pub use pass::{Observation, Pass, Phase, Source, StepTimes, Subject, Work};

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::stats;
+
 /// Which half of serving a pass belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -59,18 +61,74 @@ impl Work {
     }
 }
 
-/// One measured pass, or the median of its repeats.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What one pass took, once a repeat.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pass {
     /// What it worked on.
     pub work: Work,
-    /// What it took.
-    pub duration_s: f64,
-    /// Mean absolute deviation of single repeats from the median, as a share of it: the noise floor of any prediction of one
-    /// repeat. `None` where there was one.
-    pub noise: Option<f64>,
-    /// Repeats behind it.
-    pub n: u32,
+    /// Seconds, one value a repeat; never empty.
+    pub repeats_s: Vec<f64>,
+}
+
+impl Pass {
+    /// Median over repeats: what a model is fitted to and judged by. NaN without a repeat.
+    pub fn duration_s(&self) -> f64 {
+        stats::median(&mut self.repeats_s.clone()).unwrap_or(f64::NAN)
+    }
+
+    /// Mean absolute deviation of the repeats from their median, as a share of it: no prediction of one repeat can be expected to
+    /// do better. `None` where there was one repeat.
+    pub fn noise(&self) -> Option<f64> {
+        if self.repeats_s.len() < 2 {
+            return None;
+        }
+        let median = self.duration_s();
+        let off: Vec<f64> =
+            self.repeats_s.iter().map(|value| (value / median - 1.0).abs()).collect();
+        stats::mean(&off)
+    }
+}
+
+/// Where rows of a subject come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// One attention layer of our own kernels.
+    Kernel,
+    /// Whole steps of an engine.
+    Engine,
+    /// A file of somebody else's measurements.
+    File,
+}
+
+/// What a model is of: nothing fitted on one subject is used for another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Subject {
+    /// Where its rows come from.
+    pub source: Source,
+    /// Engine with its version, or kernel back end, such as `llamacpp b9917`, `cpu-avx512`.
+    pub engine: String,
+    /// Device as the machine names it.
+    pub device: String,
+    /// Model, or model shape.
+    pub model: String,
+    /// Ranks that share a layer's heads.
+    pub tensor_parallel: u32,
+}
+
+/// A pass of a method on a subject.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Observation {
+    /// What was measured.
+    pub subject: Subject,
+    /// Name of the method in its scenario.
+    pub method: String,
+    /// Whether the method is the uncompressed baseline.
+    pub is_baseline: bool,
+    /// Most tokens a sequence that the method keeps, `None` for a method that keeps all.
+    pub budget: Option<f64>,
+    /// What it took. Its work is after the budget.
+    pub pass: Pass,
 }
 
 /// Whatever can tell what a step of an engine takes.
