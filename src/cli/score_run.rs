@@ -132,6 +132,14 @@ pub(super) fn rows(
         ui.note(&format!("scores: {}", path.display()));
         return Ok(scored.rows);
     }
+    if !files.is_empty() {
+        // An export reads them all the same; the scores do not come from them.
+        ui.note(&format!(
+            "note: {} is there and was not made anew with --data; `kvbench score {} --data FILE` does so",
+            path.display(),
+            dir.display()
+        ));
+    }
     let rows: Vec<ScoreRow> = read_rows(dir)?;
     rows.first().with_context(|| {
         format!(

@@ -106,6 +106,10 @@ fn bad_input_is_one_sentence_with_place_and_remedy() {
             "--theta: expected percentages",
         ),
         (
+            vec!["--baseline", &base, "--method", &method, "--theta", "10,10"],
+            "--theta: expected each percentage once, got 10 twice",
+        ),
+        (
             vec!["--baseline", &base, "--method", &method, "--group", "g=x"],
             "expected one of m, got `x`",
         ),

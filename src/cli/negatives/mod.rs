@@ -79,6 +79,12 @@ pub fn run(args: &NegativesArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     if let Some(theta) = args.theta.iter().find(|theta| !good(theta)) {
         bail!("--theta: expected percentages above 0 and up to 100, got {theta}");
     }
+    let repeated = |at: &usize| {
+        args.theta[..*at].iter().any(|theta| theta.total_cmp(&args.theta[*at]).is_eq())
+    };
+    if let Some(at) = (1..args.theta.len()).find(repeated) {
+        bail!("--theta: expected each percentage once, got {} twice", args.theta[at]);
+    }
     if !good(&args.export_theta) {
         bail!(
             "--export-theta: expected a percentage above 0 and up to 100, got {}",
