@@ -4,8 +4,14 @@ use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
 use super::{
-    ClientView, Engines, SummaryRow, lengths::{LengthPoint, forced::ForcedPoint}, quality::Quality, sanity::TextPoint,
-    steady::SteadyPoint, verdict::CellVerdict, warm_up::WarmUp, warning::Warning,
+    ClientView, Engines, SummaryRow,
+    lengths::{LengthPoint, forced::ForcedPoint},
+    quality::Quality,
+    sanity::TextPoint,
+    steady::SteadyPoint,
+    verdict::CellVerdict,
+    warm_up::WarmUp,
+    warning::Warning,
 };
 pub use crate::{plan::search::Reason, record::manifest::Verdict};
 

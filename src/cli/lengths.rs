@@ -112,7 +112,9 @@ fn json(
     finding: &[String],
 ) -> anyhow::Result<Json> {
     let mut out = Map::from_iter([("finding".to_owned(), Json::from(finding.to_vec()))]);
-    for (name, table) in report::named_tables(points).into_iter().chain(forced::named_tables(stopping)) {
+    for (name, table) in
+        report::named_tables(points).into_iter().chain(forced::named_tables(stopping))
+    {
         out.insert(name.to_owned(), serde_json::from_str(&render(&table, Format::Json, false))?);
     }
     Ok(Json::Object(out))

@@ -3,10 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Endpoint, EngineTarget, Scenario, TargetKind, Workload,
-    error::Fault,
-    value::Sp,
-    wire,
+    Endpoint, EngineTarget, Scenario, TargetKind, Workload, error::Fault, value::Sp, wire,
 };
 
 /// Answers of a finished run, given to the model up to some places: each place is one request for one token, of which only the
@@ -55,14 +52,7 @@ pub struct Logprobs {
 
 /// What a list of log-probabilities names a token by.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    serde::Serialize,
-    serde::Deserialize,
-    schemars::JsonSchema,
+    Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum TokenName {
@@ -116,7 +106,8 @@ pub(super) fn fit_targets(scenario: &Scenario, file: &wire::File) -> Result<(), 
             let wrong = match &target.kind {
                 TargetKind::Kernel(_) => Some((
                     "engine targets only, got the kernel target".to_owned(),
-                    "kernels make no probabilities: move one of the two into a scenario of its own".to_owned(),
+                    "kernels make no probabilities: move one of the two into a scenario of its own"
+                        .to_owned(),
                 )),
                 TargetKind::Engine(engine) => unfit(engine, forced),
             };
@@ -176,4 +167,92 @@ fn unfit(target: &EngineTarget, forced: &Forced) -> Option<(String, String)> {
         );
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+name = "x"
+baseline = "f16"
+[target.l.engine]
+engine = "llamacpp"
+model = "m.gguf"
+endpoint = "completions"
+[method.f16.engine]
+kv = "f16"
+[workload.stops.forced]
+run = "results/r"
+stop_token_id = 2
+[load.c.closed]
+concurrency = [1]
+"#;
+
+    #[test]
+    fn defaults_and_keys() {
+        let scenario = Scenario::parse(TEXT, "test").unwrap();
+        let Workload::Forced(forced) = &scenario.workloads[0].kind else { panic!("forced") };
+        assert_eq!((forced.positions, forced.top, forced.n_prompts), (8, 20, None));
+        assert_eq!(forced.stop, StopToken { text: None, id: Some(2) });
+        assert_eq!(
+            scenario.workloads[0].kind.file(),
+            Some(Path::new("results/r/requests.parquet"))
+        );
+        assert!(scenario.has_fixed_lengths("l", "stops"), "one token has no length to speak of");
+        let full = TEXT.replace(
+            "stop_token_id = 2",
+            "stop_token_id = 2\nstop_token = \"</s>\"\nworkload = \"w\"\nmethod = \"q8\"\npositions = 3\nn_prompts = 9\ntop = 500",
+        );
+        let scenario = Scenario::parse(&full, "test").unwrap();
+        let Workload::Forced(forced) = &scenario.workloads[0].kind else { panic!("forced") };
+        assert_eq!((forced.workload.as_deref(), forced.method.as_deref()), (Some("w"), Some("q8")));
+        assert_eq!((forced.positions, forced.n_prompts, forced.top), (3, Some(9), 500));
+    }
+
+    #[track_caller]
+    fn refused(from: &str, to: &str, wanted: &[&str]) {
+        assert!(TEXT.contains(from), "{from}");
+        let error = Scenario::parse(&TEXT.replace(from, to), "test").unwrap_err().to_string();
+        for part in wanted {
+            assert!(error.contains(part), "{part:?} not in {error}");
+        }
+        assert!(error.contains("hint: "), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_tell_is_refused_with_the_remedy() {
+        let id = "stop_token_id = 2";
+        refused(id, "", &["`stop_token` or `stop_token_id`", "not guessed", "eos_token"]);
+        refused(id, "stop_token = \"</s>\"", &["`stop_token_id`, by which llama.cpp names tokens"]);
+        refused(id, "stop_token_id = 2\ntop = 0", &["from 1 to 1000"]);
+        refused(id, "stop_token_id = 2\nstop_token = \"\"", &["`stop_token` to be named"]);
+        refused("\"results/r\"", "\"\"", &["`run` to be named"]);
+        refused("\"completions\"", "\"chat\"", &["got `chat`", "set `endpoint = \"completions\"`"]);
+        refused(
+            "endpoint = \"completions\"",
+            "endpoint = \"completions\"\nignore_eos = true",
+            &["`ignore_eos = true`", "remove `ignore_eos`"],
+        );
+        let vllm = TEXT.replace("llamacpp", "vllm").replace("kv = \"f16\"", "kv = \"auto\"");
+        let most = vllm.replace(id, "stop_token_id = 2\ntop = 21");
+        let error = Scenario::parse(&most, "test").unwrap_err().to_string();
+        assert!(error.contains("at most 20 (what vLLM lists), got 21"), "{error}");
+        Scenario::parse(&vllm, "test").unwrap();
+        Scenario::parse(&vllm.replace(id, "stop_token = \"</s>\""), "test").unwrap();
+        let silent = TEXT.replace("llamacpp", "lmdeploy").replace("kv = \"f16\"", "kv = \"auto\"");
+        let error = Scenario::parse(&silent, "test").unwrap_err().to_string();
+        assert!(error.contains("known to list log-probabilities, got `lmdeploy`"), "{error}");
+    }
+
+    #[test]
+    fn kernels_are_refused() {
+        let kernel =
+            format!("{TEXT}[target.cpu.kernel]\nmodel = \"llama-2-7b\"\n[method.fp16.fp16]\n")
+                .replace("baseline = \"f16\"", "baseline = \"fp16\"")
+                .replace("[target.l.engine]", "[target.l.engine]\nmethods = [\"fp16\"]")
+                .replace("[method.f16.engine]\nkv = \"f16\"\n", "");
+        let error = Scenario::parse(&kernel, "test").unwrap_err().to_string();
+        assert!(error.contains("got the kernel target `cpu`"), "{error}");
+    }
 }

@@ -372,9 +372,15 @@ mod tests {
         let texts: Vec<&str> = made.iter().map(|request| request.prompt.as_str()).collect();
         assert_eq!(
             texts,
-            ["Once upon a", "Once upon a time", "Once upon a time there", "Once upon a time there was a cat."]
+            [
+                "Once upon a",
+                "Once upon a time",
+                "Once upon a time there",
+                "Once upon a time there was a cat."
+            ]
         );
-        let at: Vec<f64> = made.iter().filter_map(|request| Some(request.forced.as_ref()?.at)).collect();
+        let at: Vec<f64> =
+            made.iter().filter_map(|request| Some(request.forced.as_ref()?.at)).collect();
         assert_eq!(at, [0.25, 0.5, 0.75, 1.0]);
         assert_eq!(made.iter().map(|request| request.id).collect::<Vec<_>>(), [12, 13, 14, 15]);
         assert!(made.iter().all(|request| request.max_tokens == 1 && request.sample_id == "s"));

@@ -193,11 +193,9 @@ pub fn report_on(workload: &Workload) -> anyhow::Result<Option<DatasetReport>> {
     match workload {
         Workload::Dataset { path, format, .. } => Ok(Some(dataset::read(path, *format)?.1)),
         Workload::Trace(trace) => Ok(Some(trace::read(&trace.path, trace.format)?.1)),
-        // What a run's answers lack is told when requests are made of them.
-        Workload::Shapes { .. }
-        | Workload::Synthetic { .. }
-        | Workload::Dialogues(_)
-        | Workload::Forced(_) => Ok(None),
+        // What a run's answers lack is told when requests are made of them; that it has none is told before anything is started.
+        Workload::Forced(forced) => forced::requests(forced).map(|_| None),
+        Workload::Shapes { .. } | Workload::Synthetic { .. } | Workload::Dialogues(_) => Ok(None),
     }
 }
 

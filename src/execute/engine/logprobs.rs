@@ -45,9 +45,10 @@ pub(super) fn first(logprobs: &Value) -> Result<Option<Listed>, String> {
     };
     let tokens = match (place("content"), place("top_logprobs")) {
         (Some(Value::Null), _) | (None, Some(Value::Null)) => return Ok(None),
-        (Some(first), _) => first.get("top_logprobs").and_then(Value::as_array).map(|tokens| {
-            tokens.iter().map(of_object).collect::<Option<Vec<_>>>()
-        }),
+        (Some(first), _) => first
+            .get("top_logprobs")
+            .and_then(Value::as_array)
+            .map(|tokens| tokens.iter().map(of_object).collect::<Option<Vec<_>>>()),
         (None, Some(Value::Object(texts))) => Some(of_texts(texts)),
         _ => None,
     };
@@ -167,11 +168,30 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_tells_it_in_the_first_chunk_that_has_a_list() {
+        let chunk = |choice: &Value| {
+            super::super::openai::parse(json!({ "choices": [choice] }).to_string().as_bytes())
+        };
+        let first =
+            json!({"index": 0, "text": " a", "logprobs": llamacpp(), "finish_reason": null});
+        let listed = chunk(&first).unwrap().listed.unwrap();
+        assert_eq!(listed.stop(&stop(None, Some(2))).unwrap().logprob, Some(-1.9));
+        let last = json!({"index": 0, "text": "", "logprobs": null, "finish_reason": "length"});
+        assert_eq!(chunk(&last).unwrap().listed, None);
+        assert!(chunk(&json!({"index": 0, "text": "", "logprobs": {"odd": 1}})).is_err());
+    }
+
+    #[test]
     fn nothing_is_nothing_and_nonsense_is_refused() {
         for none in [json!(null), json!({"content": []}), json!({"top_logprobs": [null]})] {
             assert_eq!(first(&none), Ok(None), "{none}");
         }
-        for bad in [json!(5), json!({}), json!({"content": [{"id": 1}]}), json!({"top_logprobs": [{"a": "b"}]})] {
+        for bad in [
+            json!(5),
+            json!({}),
+            json!({"content": [{"id": 1}]}),
+            json!({"top_logprobs": [{"a": "b"}]}),
+        ] {
             assert!(first(&bad).is_err(), "{bad}");
         }
     }

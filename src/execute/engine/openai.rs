@@ -309,6 +309,25 @@ mod tests {
     }
 
     #[test]
+    fn a_forced_place_asks_for_logprobs_and_draws_nothing() {
+        let mut asked = request();
+        let stop = crate::scenario::StopToken { text: None, id: Some(2) };
+        asked.forced = Some(Place { at: 0.5, stop, top: 20 });
+        let warm = Sampling { temperature: 0.9, seed: 5 };
+        let mut target = target(Endpoint::Completions);
+        let plain = body(&target, "m", warm, Extras::default(), &asked, &[]);
+        assert_eq!((&plain["logprobs"], &plain["temperature"]), (&json!(20), &json!(0.0)));
+        assert_eq!(plain.get("return_tokens_as_token_ids"), None);
+        let engines = crate::scenario::engine::built_in().unwrap();
+        let vllm = engines.iter().find(|engine| engine.name == "vllm").unwrap();
+        target.engine = Some(std::sync::Arc::new(vllm.clone()));
+        let by_id = body(&target, "m", warm, Extras::default(), &asked, &[]);
+        assert_eq!(by_id["return_tokens_as_token_ids"], json!(true));
+        let others = body(&target, "m", warm, Extras::default(), &request(), &[]);
+        assert_eq!((others.get("logprobs"), &others["temperature"]), (None, &json!(0.9)));
+    }
+
+    #[test]
     fn conversations() {
         let before = [Said { prompt: "a", answer: " b" }, Said { prompt: "c", answer: " d" }];
         let chat =

@@ -62,7 +62,8 @@ fn effects(points: &[ForcedPoint]) -> Table {
         ("implied_length", "x"),
         ("willing_to_stop", ""),
     ];
-    let title = "Willingness to stop at the same text: probability of the stop token over the baseline's";
+    let title =
+        "Willingness to stop at the same text: probability of the stop token over the baseline's";
     let mut table = Table::new(title, columns(&[&PLACE[..], &names].concat()));
     table.rows = points.iter().filter(|p| !p.is_baseline()).map(effect).collect();
     table
@@ -70,9 +71,8 @@ fn effects(points: &[ForcedPoint]) -> Table {
 
 fn effect(p: &ForcedPoint) -> Vec<Value> {
     let q = |gap: &Gap| Value::maybe(gap.shift.map(|shift| shift.q));
-    let found = |gap: &Gap| {
-        Value::maybe(gap.shift.and_then(|shift| shift.found_at).map(|at| (-at).exp()))
-    };
+    let found =
+        |gap: &Gap| Value::maybe(gap.shift.and_then(|shift| shift.found_at).map(|at| (-at).exp()));
     let factor = |gap: &Gap| estimate(gap.to_baseline.map(factor_of));
     let mut row = place(p);
     row.extend([

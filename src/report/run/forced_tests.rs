@@ -49,8 +49,14 @@ fn an_effect_is_said_with_its_null_its_limit_and_what_is_left_out() {
     let finding = finding(&judged());
     let [less, same, limit] = &finding[..] else { panic!("{finding:?}") };
     assert!(less.starts_with("less at w, l: at the end of the same answers"), "{less}");
-    assert!(less.contains("0.595x [0.59") && less.contains("(30 prompts): less than base"), "{less}");
-    assert!(less.contains("its controls repeat it exactly") && less.contains("q < 0.001"), "{less}");
+    assert!(
+        less.contains("0.595x [0.59") && less.contains("(30 prompts): less than base"),
+        "{less}"
+    );
+    assert!(
+        less.contains("its controls repeat it exactly") && less.contains("q < 0.001"),
+        "{less}"
+    );
     assert!(less.contains("answers with the same texts would be 1."), "{less}");
     assert!(less.contains("Of 90 places 6 count with a bound"), "{less}");
     assert!(same.contains("no difference to base") && same.contains("would be found"), "{same}");

@@ -165,9 +165,8 @@ impl Places {
                 place.tokens.insert(point, tokens);
             }
         }
-        let prompt = |places: BTreeMap<At<'_>, Place>| Prompt {
-            places: places.into_values().collect(),
-        };
+        let prompt =
+            |places: BTreeMap<At<'_>, Place>| Prompt { places: places.into_values().collect() };
         Ok(Self { points, prompts: prompts.into_values().map(prompt).collect() })
     }
 
