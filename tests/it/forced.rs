@@ -102,7 +102,7 @@ fn answers_of_another_run_are_continued_and_stopping_is_compared() {
     assert!(begun.unwrap().stop_logprob > end.stop_logprob, "less text was given");
 
     let json = lengths(&folder, &[]);
-    assert_eq!(json["stopping"][0]["willing_to_stop"], "not shown", "{json}");
+    assert_eq!(json["stopping"][0]["willing_at_end"], "not shown", "{json}");
     assert_eq!(
         (&json["lengths"], &json["stopping"][0]["exact"]),
         (&Value::from(Vec::<Value>::new()), &48.into())
@@ -118,7 +118,7 @@ fn answers_of_another_run_are_continued_and_stopping_is_compared() {
     let plots = folder.join("drawn");
     let json = lengths(&folder, &["--plots", plots.to_str().unwrap()]);
     let less = &json["stopping"][0];
-    assert_eq!((&less["willing_to_stop"], &less["failed"]), (&"less".into(), &1.into()));
+    assert_eq!((&less["willing_at_end"], &less["failed"]), (&"less".into(), &1.into()));
     let factor = less["stop_at_end"].as_f64().unwrap();
     assert!((factor - (-0.5_f64).exp()).abs() < 1e-9, "{less}");
     let finding = json["finding"].to_string();

@@ -60,7 +60,8 @@ fn effects(points: &[ForcedPoint]) -> Table {
         ("baseline_stops", "per answer"),
         ("stops_ratio", ""),
         ("implied_length", "x"),
-        ("willing_to_stop", ""),
+        ("willing_at_end", ""),
+        ("willing_before", ""),
     ];
     let title =
         "Willingness to stop at the same text: probability of the stop token over the baseline's";
@@ -92,14 +93,19 @@ fn effect(p: &ForcedPoint) -> Vec<Value> {
         Value::maybe(p.stops.map(|stops| stops.baseline)),
         estimate(p.stops.map(|stops| stops.ratio)),
         Value::maybe(p.stops.map(|stops| 1.0 / stops.ratio.value)),
-        text(match p.at_end.willing() {
-            Willing::TooFew => "too few prompts",
-            Willing::NotShown => "not shown",
-            Willing::Less => "less",
-            Willing::More => "more",
-        }),
+        willing(&p.at_end),
+        willing(&p.before),
     ]);
     row
+}
+
+fn willing(gap: &Gap) -> Value {
+    text(match gap.willing() {
+        Willing::TooFew => "too few prompts",
+        Willing::NotShown => "not shown",
+        Willing::Less => "less",
+        Willing::More => "more",
+    })
 }
 
 /// A difference of logarithms as a factor.
