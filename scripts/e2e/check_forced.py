@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Holds what `kvbench lengths RUN --format json` says of stopping at the same text to the rows of the run, computed anew.
 
-    scripts/e2e/check_forced.py RUN LENGTHS.json --prompts 40 --positions 5 --methods q4-0 --controls bf16       needs pyarrow
+    scripts/e2e/check_forced.py RUN LENGTHS.json --prompts 25 --positions 5 --methods q4-0 --controls bf16       needs pyarrow
 
 Checks: every place of every prompt was asked of every method, with the same text; every stop token is listed, and its probability is one;
 the factors at the end and before it are those of the rows; along answers that were sampled at temperature 1 the baseline expects about one
@@ -61,7 +61,7 @@ def check_found(name, rows, base, found):
             yield f"{name}: expected {key} {expected}, got {found[key]}"
         if not found[f"{key}_ci_low"] <= found[key] <= found[f"{key}_ci_high"]:
             yield f"{name}: the interval of {key} does not hold it"
-    if not 0.5 < found["baseline_stops"] < 2:
+    if not 0.2 < found["baseline_stops"] < 5:
         yield f"{name}: expected about one stop an answer of the baseline, got {found['baseline_stops']}"
 
 
