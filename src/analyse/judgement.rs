@@ -4,8 +4,14 @@ use crate::kernel::roofline::Bound;
 use std::collections::BTreeMap;
 
 use super::{
-    ClientView, Engines, SummaryRow, lengths::LengthPoint, quality::Quality, sanity::TextPoint,
-    steady::SteadyPoint, verdict::CellVerdict, warm_up::WarmUp, warning::Warning,
+    ClientView, Engines, SummaryRow,
+    lengths::{LengthPoint, forced::ForcedPoint},
+    quality::Quality,
+    sanity::TextPoint,
+    steady::SteadyPoint,
+    verdict::CellVerdict,
+    warm_up::WarmUp,
+    warning::Warning,
 };
 pub use crate::{plan::search::Reason, record::manifest::Verdict};
 
@@ -318,6 +324,8 @@ pub struct Judgement {
     pub clients: Vec<ClientView>,
     /// Lengths of answers beside the baseline's and beside what chance does.
     pub lengths: Vec<LengthPoint>,
+    /// Willingness to stop at the same text; empty for a run without forced answers.
+    pub forced: Vec<ForcedPoint>,
     /// What the scores of answers say; empty for a run that was not scored.
     pub quality: Quality,
     /// What the reader must know.

@@ -111,6 +111,7 @@ pub fn judge(data: &RunData) -> anyhow::Result<Judgement> {
             requests: &data.requests,
             encode: None,
         })?,
+        forced: lengths::forced::points(&data.manifest, &data.requests)?,
         warnings,
         verdict,
     };

@@ -102,7 +102,9 @@ pub(super) fn points(data: &RunData, served: &Served) -> (Vec<TextPoint>, Vec<Su
 }
 
 fn good<'a>(served: &'a Served, rows: &[usize]) -> Vec<&'a RequestRow> {
-    rows.iter().map(|&row| &served.rows[row]).filter(|row| row.err.is_none()).collect()
+    // One token after a given text is no text to judge.
+    let is_answer = |row: &&RequestRow| row.err.is_none() && row.forced_at.is_none();
+    rows.iter().map(|&row| &served.rows[row]).filter(is_answer).collect()
 }
 
 type Side<'a> = (&'a Point, &'a [&'a RequestRow]);

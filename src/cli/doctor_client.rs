@@ -232,6 +232,7 @@ fn requests(n: usize, rate: f64, max_tokens: u32) -> Vec<Request> {
         counted: None,
         answer_tokens_est: None,
         max_tokens,
+        forced: None,
     };
     (0..n).map(request).collect()
 }

@@ -11,9 +11,13 @@ use serde_json::{Map, Value as Json};
 
 use super::ui::Ui;
 use crate::{
-    analyse::lengths::{self, LengthPoint, Source},
+    analyse::lengths::{self, LengthPoint, Source, forced::ForcedPoint},
     record::{Manifest, RunDir, Table as Rows},
-    report::{Format, narrow, png, render, run::lengths as report, svg},
+    report::{
+        Format, narrow, png, render,
+        run::{forced, lengths as report},
+        svg,
+    },
     scenario::Scenario,
     token::{self, Tokenizer},
 };
@@ -37,30 +41,31 @@ pub struct LengthsArgs {
 /// # Errors
 /// No run folder, one without answers to compare, or a folder that cannot be written.
 pub fn run(args: &LengthsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
-    let points = judged(args)?;
-    let finding = report::finding(&points);
+    let (points, stopping) = judged(args)?;
+    let finding = [report::finding(&points), forced::finding(&stopping)].concat();
     if ui.format == Format::Json {
-        ui.out(&(serde_json::to_string_pretty(&json(&points, &finding)?)? + "\n"))?;
+        ui.out(&(serde_json::to_string_pretty(&json(&points, &stopping, &finding)?)? + "\n"))?;
     } else {
         finding.iter().for_each(|said| ui.note(said));
-        let tables = report::tables(&points);
+        let tables = [report::tables(&points), forced::tables(&stopping)].concat();
         let narrowed =
             |table| if ui.format == Format::Text { narrow(table) } else { table.clone() };
         ui.out(&ui.tables(&tables.iter().map(narrowed).collect::<Vec<_>>()))?;
     }
     if let Some(folder) = &args.plots {
-        draw(folder, &points)?;
+        draw(folder, &points, &stopping)?;
         ui.note(&format!("pictures: {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Reads what is needed and no more: a run of a million answers fits into memory.
-fn judged(args: &LengthsArgs) -> anyhow::Result<Vec<LengthPoint>> {
+fn judged(args: &LengthsArgs) -> anyhow::Result<(Vec<LengthPoint>, Vec<ForcedPoint>)> {
     let run_dir = args.run_dir.as_path();
     let place = || format!("{}: lengths cannot be compared", run_dir.display());
     let manifest = Manifest::read(run_dir)?;
-    let all = RunDir::open(run_dir)?.read_columns(Rows::Requests, &lengths::COLUMNS)?;
+    let columns = [&lengths::COLUMNS[..], &lengths::forced::COLUMNS].concat();
+    let all = RunDir::open(run_dir)?.read_columns(Rows::Requests, &columns)?;
     let measured = !all.column("warmup").with_context(place)?.bool().with_context(place)?;
     let requests = all.filter(&measured)?;
     let tokenizer = tokenizer(args.tokenizer.as_deref(), &manifest)?;
@@ -70,13 +75,15 @@ fn judged(args: &LengthsArgs) -> anyhow::Result<Vec<LengthPoint>> {
         if tokenizer.is_some() { Some(&encode) } else { None };
     let points = lengths::points(Source { manifest: &manifest, requests: &requests, encode })
         .with_context(place)?;
+    let stopping = lengths::forced::points(&manifest, &requests).with_context(place)?;
     anyhow::ensure!(
-        points.iter().any(|point| point.n_pairs > 0),
+        stopping.iter().any(|point| !point.is_baseline())
+            || points.iter().any(|point| point.n_pairs > 0),
         "{}: expected answers of a method and of the baseline `{}` to the same prompts, got none\n  hint: `kvbench report` says what failed; answers of a fixed length (`mode`, `ignore_eos`) are not compared",
         run_dir.display(),
         manifest.scenario.baseline
     );
-    Ok(points)
+    Ok((points, stopping))
 }
 
 /// The tokenizer that was named, or the one that every workload of the run shares, where it is still there.
@@ -97,19 +104,26 @@ fn tokenizer(named: Option<&Path>, manifest: &Manifest) -> anyhow::Result<Option
     }
 }
 
-/// `{"finding": [...], "lengths": [...], "endings": [...], "time": [...]}`, rows by column name.
-fn json(points: &[LengthPoint], finding: &[String]) -> anyhow::Result<Json> {
+/// `{"finding": [...], "lengths": [...], "endings": [...], "time": [...], "stopping": [...], "stopping_by_place": [...]}`, rows by
+/// column name.
+fn json(
+    points: &[LengthPoint],
+    stopping: &[ForcedPoint],
+    finding: &[String],
+) -> anyhow::Result<Json> {
     let mut out = Map::from_iter([("finding".to_owned(), Json::from(finding.to_vec()))]);
-    for (name, table) in report::named_tables(points) {
+    for (name, table) in
+        report::named_tables(points).into_iter().chain(forced::named_tables(stopping))
+    {
         out.insert(name.to_owned(), serde_json::from_str(&render(&table, Format::Json, false))?);
     }
     Ok(Json::Object(out))
 }
 
-fn draw(folder: &Path, points: &[LengthPoint]) -> anyhow::Result<()> {
+fn draw(folder: &Path, points: &[LengthPoint], stopping: &[ForcedPoint]) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("{}: cannot be made", folder.display()))?;
-    for plot in report::figures_of(points) {
+    for plot in report::figures_of(points).into_iter().chain(forced::figures_of(stopping)) {
         let files = [("svg", svg(&plot.figure)?.into_bytes()), ("png", png(&plot.figure)?)];
         for (extension, bytes) in files {
             let path = folder.join(format!("{}.{extension}", plot.name));

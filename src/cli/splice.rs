@@ -92,6 +92,7 @@ mod tests {
             warm_ups: vec![],
             clients: vec![],
             lengths: vec![],
+            forced: vec![],
             quality: crate::analyse::quality::Quality::default(),
             warnings: Vec::new(),
             verdict: Verdict::Valid,

@@ -126,7 +126,11 @@ fn replay_memory(
         Workload::Dialogues(talk) => {
             talk.turns * (talk.prompt_tokens.max() as usize + talk.output_tokens.max() as usize)
         }
-        Workload::Shapes { .. } | Workload::Dataset { .. } | Workload::Trace(_) => return None,
+        // Forced answers are sent to engines only.
+        Workload::Shapes { .. }
+        | Workload::Dataset { .. }
+        | Workload::Trace(_)
+        | Workload::Forced(_) => return None,
     };
     let layer = Layer { model, method: cell.method.ours(), batch, kv_len };
     Some(layer.memory(Op::Compress, timing))
@@ -140,6 +144,7 @@ fn arrival_s(workload: &Workload, arrival: Arrival) -> Option<f64> {
         Workload::Dialogues(talk) => Some(talk.n_conversations),
         Workload::Dataset { n_requests, .. } => *n_requests,
         Workload::Trace(trace) => trace.n_requests,
+        Workload::Forced(forced) => forced.n_prompts.map(|n| n * forced.positions),
         Workload::Shapes { .. } => None,
     }? as f64;
     match arrival {

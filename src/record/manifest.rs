@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Files, write_aside};
 
 /// Version of the row tables and of the manifest. A reader refuses a run with another one.
-pub const SCHEMA_VERSION: u32 = 5;
+pub const SCHEMA_VERSION: u32 = 6;
 
 /// Name of the manifest inside a run folder.
 pub const MANIFEST_FILE: &str = "manifest.json";

@@ -229,6 +229,9 @@ table_row!(
     attempt,
     output_text,
     prompt_sha256,
+    forced_at,
+    stop_logprob,
+    logprob_floor,
 );
 
 table_row!(

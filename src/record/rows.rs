@@ -67,6 +67,13 @@ pub struct RequestRow {
     pub output_text: String,
     /// sha256 of the prompt as sent, hex.
     pub prompt_sha256: String,
+    /// Of a continued answer of another run: the share of it that was given, 0 to 1, the end of a word near by; else `None`.
+    pub forced_at: Option<f64>,
+    /// Log-probability of the stop token after the prompt, nats, as the server told; `None` if it did not list that token or was
+    /// not asked.
+    pub stop_logprob: Option<f64>,
+    /// Lowest log-probability that the server listed there: a token that it did not list has at most this.
+    pub logprob_floor: Option<f64>,
 }
 
 impl RequestRow {

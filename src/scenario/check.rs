@@ -4,7 +4,7 @@ use super::{
     Engine, Load, NAME_MAX, NamedLoad, NamedWorkload, Scenario, Slo, Target, TargetKind, Timing,
     Workload, engine,
     error::{Fault, SEE_README},
-    limit, load, method, target,
+    forced, limit, load, method, target,
     value::{Ordered, Sp},
     wire, workload,
 };
@@ -53,6 +53,7 @@ pub(super) fn scenario(file: wire::File, text: &str) -> Checked<Scenario> {
     };
     method::fit_targets(&scenario, &file)?;
     combinations(&scenario, &file)?;
+    forced::fit_targets(&scenario, &file)?;
     load::have_times(&scenario, &file)?;
     load::have_slo(&scenario, &file)?;
     limit::check(&scenario, &file)?;

@@ -41,7 +41,9 @@ impl Scenario {
     /// the name of a variant.
     pub fn has_fixed_lengths(&self, target: &str, workload: &str) -> bool {
         let fixed = |named: &super::NamedWorkload| {
-            named.name == workload && named.kind.mode() == super::AnswerMode::Fixed
+            let mode = named.kind.mode();
+            named.name == workload
+                && matches!(mode, super::AnswerMode::Fixed | super::AnswerMode::Forced)
         };
         let ignores = |named: &super::Target| match &named.kind {
             TargetKind::Engine(engine) => {

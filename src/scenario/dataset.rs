@@ -55,6 +55,8 @@ pub enum AnswerMode {
     /// They do, and are scored a second time at the length of the baseline's answer to the same prompt: whatever a method does to
     /// lengths is taken out of its quality.
     Matched,
+    /// There are none: one token is asked for after a given text, and not used.
+    Forced,
 }
 
 /// In which prompt a row of LongBench is sent; rows of other data sets are sent in the neutral layout in any case.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::OnceLock};
 
 use super::{
-    Endpoint, MetricsSpec,
+    Endpoint, Logprobs, MetricsSpec, TokenName,
     engine_target::secret_fault,
     error::{self, Fault},
     places, secret,
@@ -49,6 +49,8 @@ pub struct Engine {
     pub request: BTreeMap<String, serde_json::Value>,
     /// How its prefix cache is kept out.
     pub prefix_cache: PrefixCacheMeans,
+    /// How it lists log-probabilities; `None` = not known.
+    pub logprobs: Option<Logprobs>,
     /// Where its metrics are read; `None` = it has none.
     pub metrics: Option<MetricsSpec>,
 }
@@ -204,6 +206,7 @@ fn engine(name: &Sp<String>, wire: &wire::Engine) -> Result<Engine, Fault> {
             off_request: fields(&wire.prefix_cache.off_request),
             salt_request: fields(&wire.prefix_cache.salt_request),
         },
+        logprobs: wire.logprobs.as_ref().map(logprobs),
         metrics: wire.metrics.as_ref().map(|metrics| metrics.spec()).transpose()?,
     })
 }
@@ -333,6 +336,15 @@ fn setting(wire: &wire::Kv) -> KvSetting {
         told: wire.told.clone(),
         bits: wire.bits.map(|bits| bits.0),
         overhead_bytes: wire.overhead_bytes.0,
+    }
+}
+
+fn logprobs(wire: &wire::Logprobs) -> Logprobs {
+    Logprobs {
+        most: wire.most.u32(),
+        by_text: wire.named_by.contains(&TokenName::Text),
+        by_id: wire.named_by.contains(&TokenName::Id),
+        id_request: fields(&wire.id_request),
     }
 }
 

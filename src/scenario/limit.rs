@@ -85,7 +85,8 @@ fn workload_points(scenario: &Scenario, load_points: usize, kernel: bool) -> usi
         Workload::Dataset { .. }
         | Workload::Synthetic { .. }
         | Workload::Dialogues(_)
-        | Workload::Trace(_) => load_points,
+        | Workload::Trace(_)
+        | Workload::Forced(_) => load_points,
     };
     scenario.workloads.iter().map(|workload| points(&workload.kind)).sum()
 }

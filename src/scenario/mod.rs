@@ -14,6 +14,7 @@ mod dataset;
 pub mod engine;
 mod engine_target;
 mod error;
+mod forced;
 mod host;
 mod limit;
 mod load;
@@ -46,6 +47,7 @@ pub use control::Control;
 pub use dataset::{AnswerMode, DatasetFormat, PromptLayout};
 pub use engine::{Engine, KvSetting, StopSignal};
 pub use error::ScenarioError;
+pub use forced::{Forced, Logprobs, StopToken, TokenName};
 pub use host::Host;
 pub use load::{Load, NamedLoad};
 pub use metrics::{
@@ -262,6 +264,8 @@ pub enum Workload {
     Dialogues(Dialogues),
     /// Requests of a trace file, in its order.
     Trace(Trace),
+    /// Answers of a finished run, continued.
+    Forced(Forced),
 }
 
 /// Conversations made of words.
@@ -286,11 +290,12 @@ impl Workload {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Workload::Dataset { path, .. } | Workload::Trace(Trace { path, .. }) => Some(path),
+            Workload::Forced(forced) => Some(&forced.rows),
             Workload::Shapes { .. } | Workload::Synthetic { .. } | Workload::Dialogues(_) => None,
         }
     }
 
-    /// The same with this number of requests or conversations; a grid of shapes as it is.
+    /// The same with this number of requests, conversations or continued answers; a grid of shapes as it is.
     pub fn with_requests(&self, n: usize) -> Self {
         let mut workload = self.clone();
         match &mut workload {
@@ -299,6 +304,7 @@ impl Workload {
             }
             Workload::Synthetic { n_requests, .. } => *n_requests = n,
             Workload::Dialogues(dialogues) => dialogues.n_conversations = n,
+            Workload::Forced(forced) => forced.n_prompts = Some(n),
             Workload::Shapes { .. } => {}
         }
         workload
@@ -312,7 +318,7 @@ impl Workload {
             }
             Workload::Dialogues(dialogues) => dialogues.tokens.as_ref(),
             Workload::Trace(trace) => trace.tokens.as_ref(),
-            Workload::Shapes { .. } => None,
+            Workload::Shapes { .. } | Workload::Forced(_) => None,
         }
     }
 
@@ -320,6 +326,7 @@ impl Workload {
     pub fn mode(&self) -> AnswerMode {
         match self {
             Workload::Dataset { mode, .. } => *mode,
+            Workload::Forced(_) => AnswerMode::Forced,
             _ => AnswerMode::Free,
         }
     }

@@ -14,9 +14,11 @@ use super::{
 };
 use crate::{kernel::Op, method::Pooling};
 
+mod forced;
 mod load;
 mod think;
 
+pub(super) use forced::Forced;
 pub(super) use load::{Burst, Load, Ramp, RateList, Saturation};
 pub(super) use think::Think;
 
@@ -340,6 +342,8 @@ pub(super) enum Workload {
     Synthetic(Synthetic),
     /// Lengths, and mostly times, of a real service's requests; prompts made of words.
     Trace(Trace),
+    /// Answers of a finished run, given up to some places: how probable is it that the model stops there?
+    Forced(Forced),
 }
 
 /// A grid of kernel shapes; every combination is measured.

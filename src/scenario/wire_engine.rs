@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Endpoint,
-    value::{Ordered, Real, Sp},
+    Endpoint, TokenName,
+    value::{Int, Ordered, Real, Sp},
     wire_metrics::Metrics,
 };
 
@@ -59,8 +59,23 @@ pub(super) struct Engine {
     /// How its prefix cache is kept out of the measurement.
     #[serde(default)]
     pub(super) prefix_cache: PrefixCache,
+    /// How it lists the log-probabilities of the likeliest tokens. Without it `forced` workloads do not run on it.
+    pub(super) logprobs: Option<Logprobs>,
     /// Where its metrics are read and what they are called there.
     pub(super) metrics: Option<Metrics>,
+}
+
+/// How an engine's completions API lists log-probabilities.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Logprobs {
+    /// Most tokens that it lists as it is started here.
+    pub(super) most: Int<1, 1000>,
+    /// What it can name a token by: `text`, `id` or both.
+    pub(super) named_by: Vec<TokenName>,
+    /// Request fields that make it name tokens by their ids.
+    #[serde(default)]
+    pub(super) id_request: BTreeMap<String, Scalar>,
 }
 
 /// When an engine is ready.

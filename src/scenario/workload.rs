@@ -2,7 +2,7 @@
 
 use super::{
     AnswerMode, DatasetFormat, Dialogues, LengthDist, Trace, TraceFormat, Workload, error::Fault,
-    limit, think, tokens, value::Sp, wire,
+    forced, limit, think, tokens, value::Sp, wire,
 };
 
 /// A workload must not be called like a shape of a grid, or two cells could share an id.
@@ -44,6 +44,7 @@ pub(super) fn build(name: &Sp<String>, wire: &wire::Workload) -> Result<Workload
         wire::Workload::Dataset(wire) => dataset(wire),
         wire::Workload::Synthetic(wire) => synthetic(name, wire),
         wire::Workload::Trace(wire) => trace(wire),
+        wire::Workload::Forced(wire) => forced::build(name, wire),
     }
 }
 

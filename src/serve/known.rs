@@ -2,6 +2,8 @@
 //!
 //! The text of chunk `i` is `" <ns of CLOCK_MONOTONIC>"`, so a client on the same machine that keeps texts and arrivals
 //! holds the true times beside its own. `max_tokens` chunks of one token each, then usage and `[DONE]`.
+//!
+//! Asked for `logprobs`, it lists three tokens whose probabilities are known: `</s>` has ln p = -1 - (bytes of the prompt) / 1000.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -91,6 +93,9 @@ struct Shared {
 struct Ask {
     max_tokens: u64,
     #[serde(default)]
+    prompt: String,
+    logprobs: Option<u32>,
+    #[serde(default)]
     stream_options: StreamOptions,
 }
 
@@ -101,11 +106,11 @@ struct StreamOptions {
 }
 
 async fn completions(State(shared): State<Arc<Shared>>, Json(ask): Json<Ask>) -> Response {
-    stream_of(&shared, &ask, "data: {\"choices\":[{\"index\":0,\"text\":\" ", "\"}]")
+    stream_of(&shared, &ask, "data: {\"choices\":[{\"index\":0,\"text\":\" ", "\"")
 }
 
 async fn chat(State(shared): State<Arc<Shared>>, Json(ask): Json<Ask>) -> Response {
-    stream_of(&shared, &ask, "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" ", "\"}}]")
+    stream_of(&shared, &ask, "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\" ", "\"}")
 }
 
 /// What one stream still has to send. Everything but the stamp is formatted once.
@@ -117,6 +122,7 @@ struct Tokens {
     ticked: watch::Receiver<u64>,
     before: &'static str,
     after: &'static str,
+    listed: String,
     continuous: bool,
 }
 
@@ -129,6 +135,7 @@ fn stream_of(shared: &Shared, ask: &Ask, before: &'static str, after: &'static s
         ticked: shared.ticked.clone(),
         before,
         after,
+        listed: ask.logprobs.map_or_else(String::new, |_| listed(&ask.prompt)),
         continuous: ask.stream_options.continuous_usage_stats,
     };
     let chunks = stream::unfold(tokens, async |mut tokens| {
@@ -136,6 +143,14 @@ fn stream_of(shared: &Shared, ask: &Ask, before: &'static str, after: &'static s
         Some((Ok::<_, std::convert::Infallible>(chunk), tokens))
     });
     ([(CONTENT_TYPE, "text/event-stream")], Body::from_stream(chunks)).into_response()
+}
+
+/// The field `logprobs` of a choice, after a comma.
+fn listed(prompt: &str) -> String {
+    let stop = -1.0 - prompt.len() as f64 / 1000.0;
+    let top = json!({ " a": -0.1, "</s>": stop, " b": -9.0 });
+    let listed = json!({ "tokens": [" a"], "token_logprobs": [-0.1], "top_logprobs": [top] });
+    format!(",\"logprobs\":{listed}")
 }
 
 impl Tokens {
@@ -151,7 +166,8 @@ impl Tokens {
         self.sent += 1;
         let usage =
             if self.continuous { format!(",\"usage\":{}", self.usage()) } else { String::new() };
-        Some(format!("{}{}{}{usage}}}\n\n", self.before, monotonic_ns(), self.after).into())
+        let (before, after, listed) = (self.before, self.after, &self.listed);
+        Some(format!("{before}{}{after}{listed}}}]{usage}}}\n\n", monotonic_ns()).into())
     }
 
     async fn wait(&mut self) {

@@ -63,6 +63,7 @@ pub(super) fn requests(
                 counted: None,
                 answer_tokens_est,
                 max_tokens,
+                forced: None,
             };
             if let Some(counter) = counter.as_deref_mut().filter(|_| turn == 0) {
                 counter.take(&mut request, said.answer.as_deref(), raw)?;

@@ -64,6 +64,7 @@ pub(super) fn requests(
                     .then_some(Counted { tokens, rendered: None }),
                 answer_tokens_est: Some(max_tokens),
                 max_tokens,
+                forced: None,
             });
         }
     }

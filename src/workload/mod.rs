@@ -14,6 +14,7 @@ pub mod dataset;
 mod dialogue;
 mod draw;
 mod exact;
+mod forced;
 mod intensity;
 pub mod longbench;
 pub mod make;
@@ -23,6 +24,7 @@ pub mod trace;
 
 use conversation::Shape;
 pub use dataset::{DatasetReport, Reference, RowError, Sample, sha256_file};
+pub use forced::Place;
 pub use schedule::schedule_hash;
 
 /// One request to be sent.
@@ -48,6 +50,8 @@ pub struct Request {
     pub answer_tokens_est: Option<u32>,
     /// `max_tokens` to ask for.
     pub max_tokens: u32,
+    /// Where the prompt ends within an answer of another run; `None` elsewhere.
+    pub forced: Option<Place>,
 }
 
 /// A prompt as the workload's tokenizer sees it.
@@ -166,6 +170,11 @@ pub fn build_reporting(workload: &Workload, arrival: &Arrival, seed: u64) -> any
             notes.extend(traced.note);
             (traced.requests, Some(traced.report))
         }
+        Workload::Forced(forced) => {
+            let (requests, note) = forced::requests(forced)?;
+            notes.push(note);
+            (requests, None)
+        }
     };
     let mut first_turns: Vec<&mut Request> =
         requests.iter_mut().filter(|request| request.turn == 0).collect();
@@ -184,6 +193,8 @@ pub fn report_on(workload: &Workload) -> anyhow::Result<Option<DatasetReport>> {
     match workload {
         Workload::Dataset { path, format, .. } => Ok(Some(dataset::read(path, *format)?.1)),
         Workload::Trace(trace) => Ok(Some(trace::read(&trace.path, trace.format)?.1)),
+        // What a run's answers lack is told when requests are made of them; that it has none is told before anything is started.
+        Workload::Forced(forced) => forced::requests(forced).map(|_| None),
         Workload::Shapes { .. } | Workload::Synthetic { .. } | Workload::Dialogues(_) => Ok(None),
     }
 }
@@ -224,6 +235,7 @@ fn synthetic_request((id, drawn): (usize, synthetic::Drawn)) -> Request {
         counted: drawn.counted,
         answer_tokens_est: Some(drawn.output_tokens),
         max_tokens: drawn.output_tokens,
+        forced: None,
     }
 }
 

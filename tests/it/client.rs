@@ -130,6 +130,7 @@ fn backend(n: u64, due: fn(u64) -> Due) -> EngineBackend {
         counted: None,
         answer_tokens_est: None,
         max_tokens: 3,
+        forced: None,
     };
     let build = move |_: &Workload, _: &Arrival, _| Ok((0..n).map(request).collect());
     EngineBackend::new(7, ApiKey::new("s3cret"), Box::new(build)).expect("test set-up")

@@ -35,6 +35,7 @@ fn backend(n: u64, open: bool, think_ns: u64) -> EngineBackend {
         counted: None,
         answer_tokens_est: None,
         max_tokens: 3,
+        forced: None,
     };
     let build = move |_: &Workload, _: &Arrival, _| Ok((0..3 * n).map(request).collect());
     EngineBackend::new(7, ApiKey::new("k"), Box::new(build)).unwrap()

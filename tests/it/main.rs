@@ -17,6 +17,7 @@ mod engine_faults;
 mod engine_resume;
 mod fake_gpu;
 mod faulty;
+mod forced;
 mod lengths;
 mod longbench;
 mod negatives;

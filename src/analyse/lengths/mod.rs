@@ -25,6 +25,7 @@ use super::{Estimate, Point};
 use crate::{record::Manifest, scenario::Control};
 
 mod answers;
+pub mod forced;
 mod pairs;
 mod shift;
 #[cfg(test)]

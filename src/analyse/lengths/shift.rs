@@ -70,12 +70,15 @@ pub(super) fn judge(
     }
     let tested: [Tested; 2] = [|point| point.shift.as_mut(), |point| point.spread.as_mut()];
     for of in tested {
-        let mut tests: Vec<&mut Against> =
-            points.iter_mut().filter(|point| point.is_subject()).filter_map(of).collect();
-        let adjusted =
-            stats::benjamini_hochberg(&tests.iter().map(|against| against.p).collect::<Vec<_>>());
-        tests.iter_mut().zip(adjusted).for_each(|(against, q)| against.q = q);
+        hold(points.iter_mut().filter(|point| point.is_subject()).filter_map(of).collect());
     }
+}
+
+/// Holds the false discovery rate over tests of one question.
+pub(super) fn hold(mut tests: Vec<&mut Against>) {
+    let adjusted =
+        stats::benjamini_hochberg(&tests.iter().map(|against| against.p).collect::<Vec<_>>());
+    tests.iter_mut().zip(adjusted).for_each(|(against, q)| against.q = q);
 }
 
 /// One value a prompt, however many runs are behind it: runs may be copies of one another (greedy repeats, the A/A control), and only
@@ -87,7 +90,12 @@ pub(super) fn against(
 ) -> Option<Against> {
     let values: Vec<f64> =
         blocks.iter().map(|block| statistic(&block.own, &block.others)).collect();
-    let found = stats::sign_flip_test(&values, rng)?;
+    of_values(&values, rng)
+}
+
+/// The test of one value a prompt; controls are not counted yet.
+pub(super) fn of_values(values: &[f64], rng: &mut ChaCha8Rng) -> Option<Against> {
+    let found = stats::sign_flip_test(values, rng)?;
     Some(Against {
         value: found.mean,
         p: found.p,

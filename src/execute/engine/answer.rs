@@ -11,6 +11,7 @@
 //! - a stream is complete when `[DONE]` came, or when it ended cleanly after a `finish_reason`.
 
 use super::{
+    logprobs::Listed,
     openai::{self, Chunk, Usage},
     sse::{Event, Splitter},
 };
@@ -67,6 +68,8 @@ pub struct Answer {
     pub finish_reason: Option<String>,
     /// The answer.
     pub text: String,
+    /// The likeliest first tokens, where the server was asked to list them.
+    pub listed: Option<Listed>,
     /// What went wrong.
     pub err: Option<String>,
     /// Events in the stream.
@@ -251,6 +254,7 @@ impl Stream {
             token_source: counted.map(|_| "usage").or(ids.map(|_| "token_ids")),
             cached_tokens: usage.and_then(|usage| usage.prompt_tokens_details?.cached_tokens),
             finish_reason: self.finish_reason(),
+            listed: self.chunks.iter().find_map(|(_, chunk)| chunk.listed.clone()),
             text: self.chunks.into_iter().map(|(_, chunk)| chunk.text).collect(),
             err: None,
             n_events: 0,

@@ -40,6 +40,7 @@ mod http1;
 mod key;
 mod listener;
 mod log;
+mod logprobs;
 pub mod metrics;
 pub mod openai;
 mod proof;
@@ -486,6 +487,7 @@ mod tests {
             counted: None,
             answer_tokens_est: None,
             max_tokens,
+            forced: None,
         }
     }
 

@@ -3,10 +3,13 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::follow::Said;
+use super::{
+    follow::Said,
+    logprobs::{self, Listed},
+};
 use crate::{
     scenario::{Endpoint, EngineTarget, Sampling},
-    workload::Request,
+    workload::{Place, Request},
 };
 
 /// Fields that not every server accepts; each is off unless asked for, because unknown fields are refused by some.
@@ -56,6 +59,9 @@ pub(super) fn body(
         Endpoint::Completions => body["prompt"] = json!(transcript(before, &request.prompt)),
         Endpoint::Chat => body["messages"] = messages(before, &request.prompt),
     }
+    if let Some(place) = &request.forced {
+        ask_logprobs(&mut body, target, place);
+    }
     if target.continuous_usage {
         body["stream_options"]["continuous_usage_stats"] = json!(true);
     }
@@ -69,6 +75,18 @@ pub(super) fn body(
         }
     }
     body
+}
+
+/// One token after a given text: it is not used, so it is not drawn, and the likeliest are listed.
+fn ask_logprobs(body: &mut Value, target: &EngineTarget, place: &Place) {
+    body["temperature"] = json!(0.0);
+    body["logprobs"] = json!(place.top);
+    let known = target.engine.as_ref().and_then(|engine| engine.logprobs.as_ref());
+    if let Some(known) = known.filter(|_| place.stop.id.is_some()) {
+        for (key, value) in &known.id_request {
+            body[key] = value.clone();
+        }
+    }
 }
 
 fn messages(before: &[Said<'_>], prompt: &str) -> Value {
@@ -107,6 +125,8 @@ pub struct Chunk {
     pub token_ids: Option<i64>,
     /// Counts so far, wherever the server put them: alone, or beside a choice.
     pub usage: Option<Usage>,
+    /// The likeliest tokens at the chunk's first, where the server listed them.
+    pub listed: Option<Listed>,
     /// An error inside a stream that began with status 200.
     pub error: Option<String>,
 }
@@ -146,6 +166,8 @@ struct WireChoice {
     delta: Option<WireDelta>,
     finish_reason: Option<String>,
     token_ids: Option<Vec<i64>>,
+    #[serde(default)]
+    logprobs: Value,
 }
 
 #[derive(Deserialize)]
@@ -167,6 +189,7 @@ pub fn parse(data: &[u8]) -> Result<Chunk, String> {
     for choice in wire.choices.unwrap_or_default() {
         chunk.index_max = chunk.index_max.max(choice.index);
         if choice.index == 0 {
+            chunk.listed = logprobs::first(&choice.logprobs)?;
             chunk.take(choice);
         }
     }
@@ -283,6 +306,25 @@ mod tests {
         let fixed = Extras { fixed_length: true, ..Extras::default() };
         let fixed = body(&target(Endpoint::Chat), "m", warm, fixed, &request(), &[]);
         assert_eq!(fixed["ignore_eos"], json!(true));
+    }
+
+    #[test]
+    fn a_forced_place_asks_for_logprobs_and_draws_nothing() {
+        let mut asked = request();
+        let stop = crate::scenario::StopToken { text: None, id: Some(2) };
+        asked.forced = Some(Place { at: 0.5, stop, top: 20 });
+        let warm = Sampling { temperature: 0.9, seed: 5 };
+        let mut target = target(Endpoint::Completions);
+        let plain = body(&target, "m", warm, Extras::default(), &asked, &[]);
+        assert_eq!((&plain["logprobs"], &plain["temperature"]), (&json!(20), &json!(0.0)));
+        assert_eq!(plain.get("return_tokens_as_token_ids"), None);
+        let engines = crate::scenario::engine::built_in().unwrap();
+        let vllm = engines.iter().find(|engine| engine.name == "vllm").unwrap();
+        target.engine = Some(std::sync::Arc::new(vllm.clone()));
+        let by_id = body(&target, "m", warm, Extras::default(), &asked, &[]);
+        assert_eq!(by_id["return_tokens_as_token_ids"], json!(true));
+        let others = body(&target, "m", warm, Extras::default(), &request(), &[]);
+        assert_eq!((others.get("logprobs"), &others["temperature"]), (None, &json!(0.9)));
     }
 
     #[test]

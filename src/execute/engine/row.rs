@@ -6,13 +6,14 @@ use super::{
     answer::{self, Answer, Capture},
     drive::Outcome,
     health::Tally,
+    logprobs::Listed,
 };
 use crate::{
     plan::{Cell, Task},
     record::RequestRow,
     scenario::Endpoint,
     units::hex,
-    workload::Request,
+    workload::{Place, Request},
 };
 
 /// The row of an outcome; `tally` learns what the client's health is judged by.
@@ -35,6 +36,7 @@ pub(super) fn of(
         due_ns: outcome.due_ns,
         connect_ns: outcome.result.as_ref().ok().and_then(|capture| capture.connect_ns),
         max_tokens: i64::from(request.max_tokens),
+        forced_at: request.forced.as_ref().map(|place| place.at),
         prompt_tokens_local: request.tokens_sent(endpoint).map(i64::from),
         prompt_sha256: hex(&Sha256::digest(
             outcome.transcript.as_deref().unwrap_or(request.text_for(endpoint)).as_bytes(),
@@ -45,12 +47,31 @@ pub(super) fn of(
         Ok(capture) => {
             let answer = answer::read(&capture);
             tally.add(outcome.due_ns, &capture, &answer);
-            sent(base, capture, answer)
+            let listed = answer.listed.clone();
+            let row = sent(base, capture, answer);
+            match &request.forced {
+                Some(place) => forced(row, place, listed.as_ref()),
+                None => row,
+            }
         }
         Err(err) => {
             tally.n_over_cap += u64::from(err.contains("in flight"));
             RequestRow { err: Some(err), ..base }
         }
+    }
+}
+
+/// What the answer says of the stop token; a server that does not say is a failure, because nothing else was asked.
+fn forced(row: RequestRow, place: &Place, listed: Option<&Listed>) -> RequestRow {
+    if row.err.is_some() {
+        return row;
+    }
+    let none = "expected log-probabilities of the first token (`logprobs`), got none".to_owned();
+    match listed.ok_or(none).and_then(|listed| listed.stop(&place.stop)) {
+        Ok(stop) => {
+            RequestRow { stop_logprob: stop.logprob, logprob_floor: Some(stop.floor), ..row }
+        }
+        Err(err) => RequestRow { err: Some(err), ..row },
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{
 pub(super) fn tables(judgement: &Judgement) -> Vec<Table> {
     let mut tables = beside_headline(judgement);
     tables.extend(super::lengths::tables(&judgement.lengths));
+    tables.extend(super::forced::tables(&judgement.forced));
     tables.extend(super::quality::tables(&judgement.quality));
     tables.push(verdicts(&judgement.cells));
     tables.retain(|table| !table.rows.is_empty());
@@ -185,6 +186,7 @@ mod tests {
             warm_ups: vec![],
             clients: vec![],
             lengths: vec![],
+            forced: vec![],
             quality: crate::analyse::quality::Quality::default(),
             warnings: vec![],
             verdict: Verdict::Valid,

@@ -107,8 +107,11 @@ fn verdict(p: &LengthPoint) -> Value {
 
 /// What a row is there for.
 fn role(p: &LengthPoint) -> String {
-    match p.control {
-        None if p.is_repeat => "control: another repeat".to_owned(),
+    if p.is_repeat { "control: another repeat".to_owned() } else { role_of(p.control) }
+}
+
+pub(super) fn role_of(control: Option<Control>) -> String {
+    match control {
         None => "method".to_owned(),
         Some(Control::Again) => "control: the same again".to_owned(),
         Some(Control::Seed) => "control: another seed".to_owned(),
@@ -285,7 +288,7 @@ fn others(p: &LengthPoint, shift: &Against) -> String {
     }
 }
 
-fn q_words(against: Against) -> String {
+pub(super) fn q_words(against: Against) -> String {
     match against.q {
         q if q < 0.001 => "q < 0.001".to_owned(),
         q => format!("q = {}", significant(q, 2)),

@@ -1,6 +1,7 @@
 //! The report of one run: what was judged becomes tables, figures, `report.md` and `report.html`. Computes no statistic.
 
 mod engine;
+pub mod forced;
 mod glossary;
 pub mod judged;
 mod kernels;
@@ -84,6 +85,7 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     let mut out = kernels::plots(source.judgement, &looks);
     out.extend(served::plots(source, &looks));
     out.extend(lengths::plots(&source.judgement.lengths, &looks));
+    out.extend(forced::plots(&source.judgement.forced, &looks));
     out.extend(quality::plots(&source.judgement.quality));
     out.extend(saturation::plots(&source.judgement.searches, &looks));
     out.extend(engine::plots(&source.judgement.engines, &looks));

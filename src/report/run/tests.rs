@@ -98,6 +98,7 @@ fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
         warm_ups: vec![],
         clients: vec![],
         lengths: vec![],
+        forced: vec![],
         quality: crate::analyse::quality::Quality::default(),
         warnings,
         verdict,

@@ -30,6 +30,7 @@ pub(super) fn finding(judgement: &Judgement, baseline: &str) -> Vec<String> {
     }
     out.extend(served(judgement, baseline));
     out.extend(super::lengths::finding(&judgement.lengths));
+    out.extend(super::forced::finding(&judgement.forced));
     out.extend(super::quality::finding(&judgement.quality));
     if out.is_empty() {
         out.push(format!(

@@ -100,6 +100,7 @@ fn requests(rows: &[TraceRow], seed: u64) -> Vec<Request> {
         counted: None,
         answer_tokens_est: Some(row.answer_tokens),
         max_tokens: row.answer_tokens,
+        forced: None,
     };
     rows.iter().enumerate().map(&mut request).collect()
 }
