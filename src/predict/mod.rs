@@ -4,5 +4,6 @@
 //! implements [`StepTimes`], so that a simulated engine runs on a fitted model, on a table or on a test's constant alike.
 
 pub mod pass;
+pub mod simulate;
 
 pub use pass::{Observation, Pass, Phase, Source, StepTimes, Subject, Work};
