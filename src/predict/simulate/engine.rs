@@ -39,6 +39,8 @@ pub enum Happening {
     Admitted,
     /// The first token of its answer is there.
     FirstToken,
+    /// A later token is there; told by [`Engine::with_tokens`] alone.
+    Token,
     /// It lost its blocks to an older request and stands at the head of the queue again.
     Preempted,
     /// The last token of its answer is there.
@@ -174,6 +176,7 @@ pub struct Engine {
     pub(super) waiting: VecDeque<Sequence>,
     pub(super) running: Vec<Sequence>,
     pub(super) blocks_used: u64,
+    tells_tokens: bool,
     ends_ns: Option<i64>,
     pushed_ns: i64,
     n_steps: u64,
@@ -201,11 +204,19 @@ impl Engine {
             waiting: VecDeque::new(),
             running: Vec::new(),
             blocks_used: 0,
+            tells_tokens: false,
             ends_ns: None,
             pushed_ns: i64::MIN,
             n_steps: 0,
             n_preempted: 0,
         })
+    }
+
+    /// The same engine, which tells of every token: as many events as tokens.
+    #[must_use]
+    pub fn with_tokens(mut self) -> Self {
+        self.tells_tokens = true;
+        self
     }
 
     /// The rules it follows.
@@ -296,6 +307,7 @@ impl Engine {
     fn end(&mut self, events: &mut Vec<Event>) {
         self.n_steps += 1;
         let (now_ns, blocks_used) = (self.now_ns, &mut self.blocks_used);
+        let tells_tokens = self.tells_tokens;
         self.running.retain_mut(|sequence| {
             let share = std::mem::take(&mut sequence.share);
             if share == 0 {
@@ -308,8 +320,10 @@ impl Engine {
                 return true;
             }
             sequence.generated += 1;
-            if sequence.generated == 1 {
-                tell(Happening::FirstToken);
+            match sequence.generated {
+                1 => tell(Happening::FirstToken),
+                _ if tells_tokens => tell(Happening::Token),
+                _ => {}
             }
             let more = sequence.generated < sequence.request.output_tokens;
             if !more {

@@ -67,6 +67,8 @@ pub enum ReplayError {
 pub struct Replayed {
     /// By request, in the order they were given; `None` for those that were rejected.
     pub outcomes: Vec<Option<Outcome>>,
+    /// When each token was there, by request; empty unless the engine tells ([`Engine::with_tokens`]).
+    pub token_ns: Vec<Vec<i64>>,
     /// Requests that the engine cannot serve, by their place.
     pub rejected: Vec<(usize, Rejected)>,
     /// The engine at the end.
@@ -123,7 +125,12 @@ pub fn replay(
         }
     }
     let outcomes = run.outcomes.into_iter().map(|(outcome, done)| done.then_some(outcome));
-    Ok(Replayed { outcomes: outcomes.collect(), rejected: run.rejected, engine: run.engine })
+    Ok(Replayed {
+        outcomes: outcomes.collect(),
+        token_ns: run.token_ns,
+        rejected: run.rejected,
+        engine: run.engine,
+    })
 }
 
 struct Run<'a> {
@@ -131,6 +138,7 @@ struct Run<'a> {
     requests: &'a [Request],
     client: Client,
     outcomes: Vec<(Outcome, bool)>,
+    token_ns: Vec<Vec<i64>>,
     rejected: Vec<(usize, Rejected)>,
     /// Next request of a closed load.
     next: usize,
@@ -147,7 +155,8 @@ impl<'a> Run<'a> {
             n_preempted: 0,
         };
         let outcomes = requests.iter().map(|request| (blank(request), false)).collect();
-        Self { engine, requests, client, outcomes, rejected: Vec::new(), next: 0 }
+        let token_ns = vec![Vec::new(); requests.len()];
+        Self { engine, requests, client, outcomes, token_ns, rejected: Vec::new(), next: 0 }
     }
 
     fn send_all(&mut self, times: &[i64]) -> Result<(), ReplayError> {
@@ -189,7 +198,11 @@ impl<'a> Run<'a> {
                 outcome.admitted_ns = event.at_ns;
             }
             Happening::Admitted => {}
-            Happening::FirstToken => outcome.first_token_ns = event.at_ns,
+            Happening::FirstToken => {
+                outcome.first_token_ns = event.at_ns;
+                self.token_ns[event.id as usize].push(event.at_ns);
+            }
+            Happening::Token => self.token_ns[event.id as usize].push(event.at_ns),
             Happening::Preempted => outcome.n_preempted += 1,
             Happening::Finished => (outcome.finished_ns, *done) = (event.at_ns, true),
         }
