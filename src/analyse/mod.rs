@@ -22,6 +22,7 @@ mod kernels;
 pub mod lengths;
 pub mod negatives;
 mod ngram;
+pub mod passes;
 mod peers;
 pub mod quality;
 mod requests;
