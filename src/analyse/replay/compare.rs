@@ -79,7 +79,7 @@ pub struct Compared {
     pub simulated_ms: f64,
     /// The null: no queue, steps of the mean batch.
     pub null_ms: Option<f64>,
-    /// What was measured at the load of the next lower rate, and which it is.
+    /// What was measured at the load of the next lower rate (of the same kind, open or closed, if there is one), and which it is.
     pub last_ms: Option<(String, f64)>,
     /// Mean difference between two repeats, as a share of their mean, in percent. Repeats draw prompts and times of their own, so
     /// it holds what those differ by.
@@ -206,7 +206,7 @@ fn at<'a>(cells: &'a [CellTrace], point: &Point) -> Vec<&'a CellTrace> {
     cells.iter().filter(|trace| super::of(trace) == *point).collect()
 }
 
-/// What was measured at the load of the next lower rate of the same workload.
+/// What was measured at the load of the next lower rate of the same workload: an open one for an open one, where there is one.
 fn last(
     point: &Point,
     cells: &[CellTrace],
@@ -219,15 +219,21 @@ fn last(
         stats::mean(&rates)
     };
     let own = rate(&point.load)?;
-    let lower = cells
-        .iter()
-        .map(|trace| &trace.cell)
-        .filter(|cell| cell.target == point.target && cell.method == point.method)
-        .filter(|cell| cell.workload == point.workload && cell.load != point.load)
-        .filter_map(|cell| Some((cell.load.clone(), rate(&cell.load)?)))
-        .filter(|(_, rate)| *rate < own)
-        .max_by(|a, b| a.1.total_cmp(&b.1));
-    let (load, _) = lower?;
+    let is_closed = |load: &str| {
+        cells.iter().any(|trace| trace.cell.load == load && trace.cell.concurrency.is_some())
+    };
+    let lower = || {
+        cells
+            .iter()
+            .map(|trace| &trace.cell)
+            .filter(|cell| cell.target == point.target && cell.method == point.method)
+            .filter(|cell| cell.workload == point.workload && cell.load != point.load)
+            .filter_map(|cell| Some((cell.load.clone(), rate(&cell.load)?)))
+            .filter(|(_, rate)| *rate < own)
+    };
+    let alike = |(load, _): &(String, f64)| is_closed(load) == is_closed(&point.load);
+    let highest = |a: &(String, f64), b: &(String, f64)| a.1.total_cmp(&b.1);
+    let (load, _) = lower().filter(alike).max_by(highest).or_else(|| lower().max_by(highest))?;
     let there = at(cells, &Point { load: load.clone(), ..point.clone() });
     measured(&there, metric, stat).map(|value| (load, value))
 }

@@ -9,6 +9,7 @@
 
 mod calibrate;
 mod compare;
+mod file;
 mod null;
 mod rules;
 #[cfg(test)]
@@ -21,7 +22,8 @@ use regex::Regex;
 
 pub use calibrate::{Calibration, calibrate};
 pub use compare::{Compared, METRICS, Metric, STATS, Stat};
-pub use rules::{Rules, Stated};
+pub use file::from_file;
+pub use rules::Stated;
 
 use super::{
     Point, RunData,

@@ -26,11 +26,11 @@ pub struct Stated {
 
 /// Rules, and what has to be said about them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
+pub(super) struct Rules {
     /// The rules.
-    pub config: EngineConfig,
-    /// What they leave out, and what is the engine's own default.
-    pub notes: Vec<String>,
+    pub(super) config: EngineConfig,
+    /// What they leave out.
+    pub(super) notes: Vec<String>,
 }
 
 /// Flags of an engine, each with all its names, and its own value where none is given.
@@ -85,7 +85,7 @@ const KNOWN: [Known; 3] = [
 ///
 /// # Errors
 /// A limit that neither the run nor the user tells.
-pub fn rules(
+pub(super) fn rules(
     manifest: &Manifest,
     (target, method): (&str, &str),
     stated: &Stated,
