@@ -19,7 +19,7 @@ pub mod lengths;
 pub mod negatives;
 pub mod plan;
 pub mod predict;
-mod predict_replay;
+pub mod predict_replay;
 pub mod progress;
 pub mod report;
 pub mod run;
