@@ -16,6 +16,8 @@ use crate::{
 /// Slots of the two series: the same in every picture.
 const MEASURED: usize = 0;
 const SIMULATED: usize = 1;
+/// Half the distance of two markers at one load.
+const BESIDE: f64 = 0.1;
 
 /// Error up to which a number counts as foretold, in percent, where there is a bar: mean E2E 10, its p99 15, mean TTFT 20.
 pub fn bar_pct(metric: Metric, stat: Stat) -> Option<f64> {
@@ -305,14 +307,15 @@ fn distributions(engine: &Simulated, points: &[&ReplayPoint]) -> Figure {
 fn numbers(engine: &Simulated, points: &[&ReplayPoint]) -> Figure {
     let kinds = [(Metric::E2e, Stat::Mean), (Metric::E2e, Stat::P99), (Metric::Ttft, Stat::Mean)];
     let panel = |(metric, stat): (Metric, Stat)| {
-        let mut series = [("measured", MEASURED, Kind::Points), ("simulated", SIMULATED, Kind::Tick)]
-            .map(|(name, slot, kind)| Series { name: name.to_owned(), slot, kind, points: Vec::new() });
+        let mut series = [("measured", MEASURED), ("simulated", SIMULATED)].map(|(name, slot)| {
+            Series { name: name.to_owned(), slot, kind: Kind::Points, points: Vec::new() }
+        });
         for (at, point) in points.iter().enumerate() {
             let found = point.compared.iter().find(|one| (one.metric, one.stat) == (metric, stat));
             let Some(one) = found else { continue };
             let (low, high) = one.interval.map(|i| (i.low, i.high)).unzip();
-            series[0].points.push(Point { x: at as f64, y: one.measured_ms, low, high });
-            series[1].points.push(Point::new(at as f64, one.simulated_ms));
+            series[0].points.push(Point { x: at as f64 - BESIDE, y: one.measured_ms, low, high });
+            series[1].points.push(Point::new(at as f64 + BESIDE, one.simulated_ms));
         }
         let label = format!("{} {}", stat.name(), metric.name().to_uppercase());
         Panel { label, series: series.into(), ..Panel::default() }

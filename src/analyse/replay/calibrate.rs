@@ -23,8 +23,10 @@ use crate::{
 const REQUESTS_MIN: usize = 20;
 /// Step, sequence, cached token, prompt, token of a prompt, pair of tokens, way.
 const COSTS: usize = 7;
-/// Rounds of weighting by what was fitted; a third changes nothing that can be seen.
-const ROUNDS: usize = 3;
+/// Rounds of weighting by what was fitted; more change nothing that can be seen.
+const ROUNDS: usize = 8;
+/// Robust standard deviations up to which errors count by their square.
+const CLIP: f64 = 3.0;
 
 /// What was fitted.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,23 +99,29 @@ pub fn calibrate(
     })
 }
 
-/// Costs and the mean absolute error in percent. Errors count relative to the time: first to the measured one, then to the fitted
-/// one, because dividing by what carries the noise favours rows that came out short and ends below the mean.
+/// Costs and the mean absolute error in percent. Errors count relative to the fitted time (relative to the measured one, rows that
+/// came out short would weigh more and the fit would end below the mean), and beyond [`CLIP`] robust standard deviations a row pulls
+/// no harder than it would from there (Huber): one request that a busy machine held up says nothing of the engine.
 fn fit(rows: &[Row]) -> Option<([f64; COSTS], f64)> {
     let mut scale: Vec<f64> = rows.iter().map(|row| row.time_s).collect();
+    let mut weights = vec![1.0; rows.len()];
     let mut costs = [0.0; COSTS];
+    let mut off = Vec::new();
     for _ in 0..ROUNDS {
-        let column = |cost: usize| rows.iter().zip(&scale).map(move |(row, s)| row.costs[cost] / s);
+        let weigh = || weights.iter().zip(&scale).map(|(weight, scale): (&f64, &f64)| weight / scale);
+        let column = |cost: usize| rows.iter().zip(weigh()).map(move |(row, w)| row.costs[cost] * w);
         let columns: Vec<Vec<f64>> = (0..COSTS).map(|cost| column(cost).collect()).collect();
-        let target: Vec<f64> = rows.iter().zip(&scale).map(|(row, s)| row.time_s / s).collect();
+        let target: Vec<f64> = rows.iter().zip(weigh()).map(|(row, w)| row.time_s * w).collect();
         costs = nnls(&columns, &target)?.try_into().ok()?;
         scale = rows.iter().map(|row| row.predicted_s(&costs)).collect();
         if scale.iter().any(|time_s| *time_s <= 0.0) {
             return None;
         }
+        off = rows.iter().zip(&scale).map(|(row, s)| (row.time_s / s - 1.0).abs()).collect();
+        let sigma = 1.4826 * stats::median(&mut off.clone())?;
+        let weight = |off: &f64| if *off > CLIP * sigma { CLIP * sigma / off } else { 1.0 };
+        weights = off.iter().map(|off| weight(off).sqrt()).collect();
     }
-    let off: Vec<f64> =
-        rows.iter().zip(&scale).map(|(row, fitted)| (row.time_s / fitted - 1.0).abs()).collect();
     Some((costs, 100.0 * stats::mean(&off)?))
 }
 

@@ -157,8 +157,9 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
     out.points.sort_by_key(|p| data.rank(&p.point));
     anyhow::ensure!(
         !out.points.is_empty(),
-        "expected cells to judge beside those that were calibrated on ({}), got none\n  hint: say which with --calibrate and --cells",
-        out.calibrated_on.join(", ")
+        "expected cells to judge beside those that were calibrated on ({}), got none; left out: {}\n  hint: say which with --calibrate and --cells; --keep-invalid uses times of INVALID cells",
+        out.calibrated_on.join(", "),
+        reasons(&out.left_out)
     );
     Ok(out)
 }
@@ -198,13 +199,18 @@ fn usable(
     if unknown > 0 {
         out.notes.push(format!("{unknown} rows do not tell how much of their prompt a cache served: none is assumed"));
     }
-    let reasons: Vec<String> = out.left_out.iter().map(|(why, n)| format!("{n} {why}")).collect();
     anyhow::ensure!(
         !kept.is_empty(),
         "expected served requests with token counts, got none ({})\n  hint: `kvbench report` says what failed; --keep-invalid uses times of INVALID cells",
-        if reasons.is_empty() { "the run has no requests".to_owned() } else { reasons.join(", ") }
+        reasons(&out.left_out)
     );
     Ok(kept)
+}
+
+/// Rows that are not used, in words.
+fn reasons(left_out: &BTreeMap<String, usize>) -> String {
+    let each: Vec<String> = left_out.iter().map(|(why, n)| format!("{n} {why}")).collect();
+    if each.is_empty() { "no row".to_owned() } else { each.join(", ") }
 }
 
 /// Target and method of each engine, in plan order, the A/A control aside.

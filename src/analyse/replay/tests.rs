@@ -126,6 +126,22 @@ fn step_times_are_read_off_whole_requests() {
     assert!(few.contains("expected 20 answers") && few.contains("got 0 and 0"), "{few}");
 }
 
+/// A machine that was busy for a moment holds up a few requests; what a step costs is not in them.
+#[test]
+fn a_few_requests_that_were_held_up_change_little() {
+    let data = run_of(truth());
+    let mut cells = observed_trace::cells(&data).unwrap();
+    cells.retain(|t| t.cell.load.starts_with("closed") && t.cell.method == "fp16");
+    for request in cells.iter_mut().flat_map(|trace| trace.requests.iter_mut().step_by(15)) {
+        request.last_token_ns += 400 * MS;
+    }
+    let found = calibrate(&cells.iter().collect::<Vec<_>>(), config().mixing, None).unwrap();
+    let step = |batch: f64| found.times.step_s + batch * found.times.per_sequence_s;
+    for (batch, expected) in [(1.0, 0.0011), (4.0, 0.0020)] {
+        assert!((step(batch) / expected - 1.0).abs() < 0.05, "{batch}: {found:?}");
+    }
+}
+
 #[test]
 fn an_engine_that_is_simulated_rightly_is_foretold() {
     let data = run_of(truth());
@@ -185,5 +201,5 @@ fn cells_are_chosen_and_refused_by_name() {
     assert_eq!(one.calibrated_on.len(), 2, "closed-4 is more than one engine of one slot computes");
     let empty = super::super::tests::data(&["example/llama/fp16/chat/closed-1/0"], &[], &[]);
     let error = run(&empty, &Options::default()).map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("the run has no requests"), "{error}");
+    assert!(error.contains("got none (no row)"), "{error}");
 }
