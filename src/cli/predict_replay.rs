@@ -95,7 +95,8 @@ pub fn run(args: &ReplayArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         said(&replays, &finding, ui);
         let tables = report::named_tables(&replays).map(|(_, table)| table);
         let shown = tables.iter().filter(|table| !table.rows.is_empty());
-        let narrowed = |table| if ui.format == Format::Text { narrow(table) } else { table.clone() };
+        let narrowed =
+            |table| if ui.format == Format::Text { narrow(table) } else { table.clone() };
         ui.out(&ui.tables(&shown.map(narrowed).collect::<Vec<_>>()))?;
     }
     if let Some(folder) = &args.plots {
@@ -134,7 +135,10 @@ fn with_model(args: &ReplayArgs, data: &RunData, path: &Path) -> anyhow::Result<
     let mut replays = replay::run(data, &Options { fitted: Some(&fitted), ..options(args) })?;
     let own = Some(data.manifest.run_id.as_str());
     if file.created_from.iter().any(|origin| origin.run_id.as_deref() == own) {
-        replays.notes.push(format!("{}: was fitted to this very run, so these errors are no forecast's", path.display()));
+        replays.notes.push(format!(
+            "{}: was fitted to this very run, so these errors are no forecast's",
+            path.display()
+        ));
     }
     Ok(replays)
 }

@@ -204,7 +204,9 @@ pub fn finding(replays: &Replays) -> Vec<String> {
             .collect();
         crate::stats::mean(&errors)
     };
-    if let (Some(own), Some(null)) = (off(&|one| Some(one.error_pct())), off(&Compared::null_error_pct)) {
+    if let (Some(own), Some(null)) =
+        (off(&|one| Some(one.error_pct())), off(&Compared::null_error_pct))
+    {
         let last = off(&Compared::last_error_pct)
             .map_or(String::new(), |last| format!(", the last load's number {} %", short(last)));
         let verdict = if own < null {
@@ -233,13 +235,18 @@ fn sentence(point: &ReplayPoint) -> String {
         let name = format!("{} {}", stat.name(), metric.name().to_uppercase());
         let Some(one) = one else { return format!("{name} cannot be judged (too few requests)") };
         let beyond = match holds(one) {
-            Some(false) => format!(", beyond its bar of {} %", short(bar_pct(metric, stat).unwrap_or(f64::NAN))),
+            Some(false) => format!(
+                ", beyond its bar of {} %",
+                short(bar_pct(metric, stat).unwrap_or(f64::NAN))
+            ),
             _ => String::new(),
         };
         format!("{name} {} % off{beyond}", signed(one.error_pct()))
     };
     let aa = point.compared.first().and_then(|one| one.aa_pct);
-    let noise = aa.map_or(String::new(), |aa| format!(" Two runs of one method differ by {} % in mean E2E.", short(aa)));
+    let noise = aa.map_or(String::new(), |aa| {
+        format!(" Two runs of one method differ by {} % in mean E2E.", short(aa))
+    });
     format!(
         "{method} on {target} at {workload}, {load} ({} requests, {} in flight): {}, {}, {}.{noise}",
         point.n,
@@ -301,7 +308,13 @@ fn distributions(engine: &Simulated, points: &[&ReplayPoint]) -> Figure {
         one.panels.into_iter().map(move |panel| Panel { label: label(point, points), ..panel })
     });
     let panels = panels.flatten().collect();
-    Figure { x: axis(), y: Axis::from_zero("share of requests", "%"), title: title.clone(), caption, panels }
+    Figure {
+        x: axis(),
+        y: Axis::from_zero("share of requests", "%"),
+        title: title.clone(),
+        caption,
+        panels,
+    }
 }
 
 fn numbers(engine: &Simulated, points: &[&ReplayPoint]) -> Figure {
@@ -322,8 +335,13 @@ fn numbers(engine: &Simulated, points: &[&ReplayPoint]) -> Figure {
     };
     let names = points.iter().map(|point| label(point, points)).collect();
     Figure {
-        title: format!("Times by load, measured and simulated: {} on {}", engine.method, engine.target),
-        caption: "Bars: 95 % bootstrap interval of the measured number over repeats, then requests.".to_owned(),
+        title: format!(
+            "Times by load, measured and simulated: {} on {}",
+            engine.method, engine.target
+        ),
+        caption:
+            "Bars: 95 % bootstrap interval of the measured number over repeats, then requests."
+                .to_owned(),
         x: Axis::new("load", "", Scale::Category(names)),
         y: Axis::from_zero("time", "ms"),
         panels: kinds.into_iter().map(panel).filter(|p| !p.series[0].points.is_empty()).collect(),

@@ -3,9 +3,7 @@
 use std::{collections::BTreeMap, path::Path, process::Command, sync::Arc};
 
 use kvbench::{
-    predict::simulate::{
-        Client, Engine, EngineConfig, LinearTimes, Load, Mixing, Request, replay,
-    },
+    predict::simulate::{Client, Engine, EngineConfig, LinearTimes, Load, Mixing, Request, replay},
     record::{
         Manifest, RequestRow,
         parquet::{read_rows, write_rows},
@@ -138,13 +136,17 @@ fn a_run_is_replayed_compared_and_drawn() {
     assert!(busy["no_queue_error"].as_f64().unwrap() < -5.0, "{busy}");
     assert_eq!(json["calibrated_on"].as_array().unwrap().len(), 4);
     assert_eq!(json["left_out"][0]["reason"], "failed");
-    assert_eq!((&json["left_out"][0]["rows"], &json["loads"][0]["requests"]), (&1.into(), &119.into()));
+    assert_eq!(
+        (&json["left_out"][0]["rows"], &json["loads"][0]["requests"]),
+        (&1.into(), &119.into())
+    );
     assert_eq!(json["engines"][0]["config"]["max_num_seqs"], 3);
     for name in ["replay-cdf-a-fp16.svg", "replay-times-a-fp16.png"] {
         assert!(plots.join(name).is_file(), "{name}");
     }
 
-    let judged = [&rules[..], &step, &["--cells", "poisson-150", "--calibrate", "users|poisson-250"]];
+    let judged =
+        [&rules[..], &step, &["--cells", "poisson-150", "--calibrate", "users|poisson-250"]];
     let (code, out, err) = command(&folder, &judged.concat());
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("poisson-150") && !out.contains("poisson-250  "), "{out}");

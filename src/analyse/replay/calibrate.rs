@@ -108,8 +108,10 @@ fn fit(rows: &[Row]) -> Option<([f64; COSTS], f64)> {
     let mut costs = [0.0; COSTS];
     let mut off = Vec::new();
     for _ in 0..ROUNDS {
-        let weigh = || weights.iter().zip(&scale).map(|(weight, scale): (&f64, &f64)| weight / scale);
-        let column = |cost: usize| rows.iter().zip(weigh()).map(move |(row, w)| row.costs[cost] * w);
+        let weigh =
+            || weights.iter().zip(&scale).map(|(weight, scale): (&f64, &f64)| weight / scale);
+        let column =
+            |cost: usize| rows.iter().zip(weigh()).map(move |(row, w)| row.costs[cost] * w);
         let columns: Vec<Vec<f64>> = (0..COSTS).map(|cost| column(cost).collect()).collect();
         let target: Vec<f64> = rows.iter().zip(weigh()).map(|(row, w)| row.time_s * w).collect();
         costs = nnls(&columns, &target)?.try_into().ok()?;
@@ -126,12 +128,7 @@ fn fit(rows: &[Row]) -> Option<([f64; COSTS], f64)> {
 }
 
 /// The steps between the first token of an answer and its last.
-fn answer(
-    own: &Observed,
-    cell: &CellTrace,
-    mixing: Mixing,
-    kv_budget: Option<u64>,
-) -> Option<Row> {
+fn answer(own: &Observed, cell: &CellTrace, mixing: Mixing, kv_budget: Option<u64>) -> Option<Row> {
     let (first, last) = (own.first_token_ns, own.last_token_ns);
     if own.token_ns.len() < 2 || last <= first {
         return None;

@@ -147,7 +147,8 @@ fn groups(engine: &Simulated, repeats: &[Repeat<'_>], metric: Metric) -> Groups 
 
 /// E2E of all requests, measured and simulated, ms.
 pub(super) fn e2e_ms(repeats: &[Repeat<'_>]) -> (Vec<f64>, Vec<f64>) {
-    let pairs = repeats.iter().flat_map(|repeat| repeat.trace.requests.iter().zip(&repeat.outcomes));
+    let pairs =
+        repeats.iter().flat_map(|repeat| repeat.trace.requests.iter().zip(&repeat.outcomes));
     pairs
         .filter_map(|(own, outcome)| Some((1e3 * own.e2e_s(), 1e3 * outcome.as_ref()?.e2e_s())))
         .unzip()
@@ -166,7 +167,8 @@ pub(super) fn compare(
         let groups = groups(engine, repeats, metric);
         for stat in STATS {
             let of = |groups: &[Vec<f64>]| stat.of(&groups.concat());
-            let (Some(measured_ms), Some(simulated_ms)) = (of(&groups.measured), of(&groups.simulated))
+            let (Some(measured_ms), Some(simulated_ms)) =
+                (of(&groups.measured), of(&groups.simulated))
             else {
                 continue;
             };
@@ -207,15 +209,12 @@ fn at<'a>(cells: &'a [CellTrace], point: &Point) -> Vec<&'a CellTrace> {
 }
 
 /// What was measured at the load of the next lower rate of the same workload: an open one for an open one, where there is one.
-fn last(
-    point: &Point,
-    cells: &[CellTrace],
-    metric: Metric,
-    stat: Stat,
-) -> Option<(String, f64)> {
+fn last(point: &Point, cells: &[CellTrace], metric: Metric, stat: Stat) -> Option<(String, f64)> {
     let rate = |load: &str| {
-        let rates: Vec<f64> =
-            at(cells, &Point { load: load.to_owned(), ..point.clone() }).into_iter().map(rate_per_s).collect();
+        let rates: Vec<f64> = at(cells, &Point { load: load.to_owned(), ..point.clone() })
+            .into_iter()
+            .map(rate_per_s)
+            .collect();
         stats::mean(&rates)
     };
     let own = rate(&point.load)?;

@@ -52,14 +52,13 @@ pub fn from_file(file: &ModelFile, subject: &str, method: &str) -> anyhow::Resul
         );
     }
     let of = |phase: Phase| {
-        of_method()
-            .find(|m| m.phase == phase && words.contains(&m.subject.words()))
-            .cloned()
+        of_method().find(|m| m.phase == phase && words.contains(&m.subject.words())).cloned()
     };
     let (Some(prefill), Some(decode), Some(words)) =
         (of(Phase::Prefill), of(Phase::Decode), words.first())
     else {
-        let all = file.models.iter().map(|m| format!("{} of {}", m.method, m.subject.words())).collect();
+        let all =
+            file.models.iter().map(|m| format!("{} of {}", m.method, m.subject.words())).collect();
         bail!(
             "--model: expected prefill and decode of {method}, got {}\n  hint: fit a run in which {method} met an idle engine, or leave --model out",
             names(&all)
@@ -129,7 +128,9 @@ mod tests {
     #[test]
     fn one_subject_is_needed() {
         let of = |subject: &str, method: &str| {
-            from_file(&file(&["a 1", "b 2"]), subject, method).map(|_| ()).map_err(|e| e.to_string())
+            from_file(&file(&["a 1", "b 2"]), subject, method)
+                .map(|_| ())
+                .map_err(|e| e.to_string())
         };
         assert_eq!(of("b 2", "fp16"), Ok(()));
         assert!(of("", "fp16").unwrap_err().contains("--subject"));

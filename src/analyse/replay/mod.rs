@@ -197,7 +197,9 @@ fn usable(
         }
     }
     if unknown > 0 {
-        out.notes.push(format!("{unknown} rows do not tell how much of their prompt a cache served: none is assumed"));
+        out.notes.push(format!(
+            "{unknown} rows do not tell how much of their prompt a cache served: none is assumed"
+        ));
     }
     anyhow::ensure!(
         !kept.is_empty(),
@@ -243,7 +245,11 @@ fn fitted(
     let calibration = calibrate(&chosen, config.mixing, config.kv_budget)
         .map_err(anyhow::Error::msg)
         .with_context(|| {
-            format!("{target}, {method}: cannot be calibrated on {} cells ({})", ids.len(), loads(&chosen))
+            format!(
+                "{target}, {method}: cannot be calibrated on {} cells ({})",
+                ids.len(),
+                loads(&chosen)
+            )
         })?;
     let source = format!("fitted to {} of this run, all repeats", loads(&chosen));
     let fitted = Fitted {

@@ -48,7 +48,9 @@ fn alone(engine: &Simulated, request: &Observed, batch: f64) -> Alone {
     let steps = (request.output_tokens - 1) as f64;
     let kv_len = request.prompt_tokens as f64 + request.output_tokens as f64 / 2.0;
     let mut decode = Work::decode([kv_len], engine.config.kv_budget.map(|most| most as f64));
-    for value in [&mut decode.batch, &mut decode.new_tokens, &mut decode.attended, &mut decode.cached] {
+    for value in
+        [&mut decode.batch, &mut decode.new_tokens, &mut decode.attended, &mut decode.cached]
+    {
         *value *= batch;
     }
     let step_s = engine.fitted.step_s(None, Some(&decode));

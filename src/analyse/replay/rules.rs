@@ -111,8 +111,10 @@ pub(super) fn rules(
             engine.unwrap_or("an unknown engine")
         );
     };
-    let block_tokens =
-        stated.block_tokens.or(known.and_then(|k| flag((k.block.0, Some(k.block.1))))).unwrap_or(16);
+    let block_tokens = stated
+        .block_tokens
+        .or(known.and_then(|k| flag((k.block.0, Some(k.block.1)))))
+        .unwrap_or(16);
     let pool = said.filter(|_| known.is_some_and(|k| k.has_pool)).and_then(kv_tokens);
     let max_batched_tokens = stated.max_batched_tokens.or(told(|k| k.step));
     let config = EngineConfig {
@@ -153,9 +155,7 @@ fn said<'a>(manifest: &'a Manifest, target: &str, method: &str) -> Option<&'a Va
 
 fn words(said: &Value) -> Vec<String> {
     match &said["proof"]["process_arguments"] {
-        Value::Array(words) => {
-            words.iter().filter_map(Value::as_str).map(str::to_owned).collect()
-        }
+        Value::Array(words) => words.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         _ => {
             let command = said["proof"]["command"].as_str().unwrap_or_default();
             command.split_whitespace().map(str::to_owned).collect()

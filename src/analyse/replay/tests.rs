@@ -83,7 +83,9 @@ fn run_of(times: LinearTimes) -> RunData {
     let (mut ids, mut all) = (Vec::new(), Vec::new());
     for method in ["fp16", "fp16-aa"] {
         for repeat in 0..2_u64 {
-            for (load, rate) in [("closed-1", 0.0), ("closed-4", 0.0), ("poisson-8", 8.0), ("poisson-16", 16.0)] {
+            for (load, rate) in
+                [("closed-1", 0.0), ("closed-4", 0.0), ("poisson-8", 8.0), ("poisson-16", 16.0)]
+            {
                 let id = format!("example/llama/{method}/chat/{load}/{repeat}");
                 let seed = repeat + 10 * rate as u64;
                 let kind = match load {
@@ -110,12 +112,15 @@ fn run_of(times: LinearTimes) -> RunData {
 fn step_times_are_read_off_whole_requests() {
     let data = run_of(truth());
     let cells = observed_trace::cells(&data).unwrap();
-    let chosen: Vec<&CellTrace> =
-        cells.iter().filter(|t| t.cell.load.starts_with("closed") && t.cell.method == "fp16").collect();
+    let chosen: Vec<&CellTrace> = cells
+        .iter()
+        .filter(|t| t.cell.load.starts_with("closed") && t.cell.method == "fp16")
+        .collect();
     let found = calibrate(&chosen, config().mixing, None).unwrap();
     assert_eq!((found.n_answers, found.n_alone > 100), (240, true));
     let near = |a: f64, b: f64, by: f64| (a / b - 1.0).abs() < by;
-    let LinearTimes { step_s, per_sequence_s, per_kv_token_s, per_prompt_token_s, .. } = found.times;
+    let LinearTimes { step_s, per_sequence_s, per_kv_token_s, per_prompt_token_s, .. } =
+        found.times;
     assert!(near(step_s, 0.0008, 0.02), "{found:?}");
     assert!(near(per_sequence_s, 0.0003, 0.02) && near(per_kv_token_s, 1e-6, 0.05), "{found:?}");
     assert!(near(per_prompt_token_s, 2e-5, 0.05), "{found:?}");
@@ -157,14 +162,22 @@ fn an_engine_that_is_simulated_rightly_is_foretold() {
             assert!(one.aa_pct.is_some_and(|aa| aa < 1e-9), "the control is the same run: {one:?}");
         }
         let mean = &point.compared[0];
-        assert!(mean.interval.is_some_and(|i| i.low < mean.measured_ms && mean.measured_ms < i.high));
+        assert!(
+            mean.interval.is_some_and(|i| i.low < mean.measured_ms && mean.measured_ms < i.high)
+        );
         assert!(mean.noise_pct.is_some_and(|noise| noise > 0.0));
         assert!((point.in_flight / point.in_flight_simulated - 1.0).abs() < 0.02);
     }
     let (ttft, busy) = (&replays.points[1].compared[3], &replays.points[1]);
-    assert_eq!((ttft.metric, ttft.stat, &ttft.last_ms.as_ref().unwrap().0[..]), (Metric::Ttft, Stat::Mean, "poisson-8"));
+    assert_eq!(
+        (ttft.metric, ttft.stat, &ttft.last_ms.as_ref().unwrap().0[..]),
+        (Metric::Ttft, Stat::Mean, "poisson-8")
+    );
     assert!(busy.in_flight > 1.0, "{}", busy.in_flight);
-    assert!(ttft.null_error_pct().unwrap() < -10.0, "who leaves out the queue is too early: {ttft:?}");
+    assert!(
+        ttft.null_error_pct().unwrap() < -10.0,
+        "who leaves out the queue is too early: {ttft:?}"
+    );
 }
 
 /// What would be a wrong forecast is one: the engine became slower after it was calibrated.
@@ -187,7 +200,8 @@ fn an_engine_that_changed_is_not_foretold() {
 #[test]
 fn cells_are_chosen_and_refused_by_name() {
     let data = run_of(truth());
-    let (calibrate, judge) = (Regex::new("closed|poisson-8").unwrap(), Regex::new("poisson-16").unwrap());
+    let (calibrate, judge) =
+        (Regex::new("closed|poisson-8").unwrap(), Regex::new("poisson-16").unwrap());
     let options =
         Options { calibrate: Some(&calibrate), judge: Some(&judge), ..Options::default() };
     let replays = run(&data, &options).unwrap();

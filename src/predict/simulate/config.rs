@@ -55,7 +55,9 @@ pub enum ConfigError {
         max_num_seqs: usize,
     },
     /// llama-server always cuts prompts at `-b`.
-    #[error("slots: expected chunked_prefill and max_batched_tokens, which llama-server always has")]
+    #[error(
+        "slots: expected chunked_prefill and max_batched_tokens, which llama-server always has"
+    )]
     SlotsAreChunked,
 }
 

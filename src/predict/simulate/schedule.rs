@@ -1,10 +1,6 @@
 //! Which tokens a step holds, and how long it takes.
 
-use super::{
-    super::Work,
-    Engine, Event, Happening, Mixing,
-    engine::Sequence,
-};
+use super::{super::Work, Engine, Event, Happening, Mixing, engine::Sequence};
 
 impl Engine {
     /// Gives every running sequence its share of the next step, and admits from the queue.

@@ -226,8 +226,9 @@ fn the_youngest_makes_room_and_is_computed_anew() {
     assert_eq!((engine.state().n_preempted, engine.state().kv_blocks_used), (1, 0));
     // The prompt and the one token so far are computed again, which yields the next token.
     let again = linear().step_s(Some(&Work::prefill([(33.0, 0.0)])), None);
-    let rest: f64 =
-        (2..20).map(|k| linear().step_s(None, Some(&Work::decode([f64::from(32 + k)], None)))).sum();
+    let rest: f64 = (2..20)
+        .map(|k| linear().step_s(None, Some(&Work::decode([f64::from(32 + k)], None))))
+        .sum();
     let took = crate::units::ns_to_s(events[7].at_ns - events[6].at_ns);
     assert!(close(took, again + rest), "{took} {}", again + rest);
 }
@@ -286,7 +287,10 @@ fn a_closed_loop_keeps_as_many_in_flight() {
     }
     let spans: i64 = done.iter().map(|o| o.finished_ns - o.sent_ns + client.turnaround_ns).sum();
     let end = done.iter().map(|o| o.finished_ns).max().unwrap() + client.turnaround_ns;
-    assert!((spans as f64 / (3 * end) as f64 - 1.0).abs() < 0.02, "all three are busy: {spans} {end}");
+    assert!(
+        (spans as f64 / (3 * end) as f64 - 1.0).abs() < 0.02,
+        "all three are busy: {spans} {end}"
+    );
     let wrong = replay(
         engine(EngineConfig::unlimited(8)),
         &requests,
@@ -307,7 +311,9 @@ fn one_sequence_at_a_time_waits_as_pollaczek_and_khinchine_say() {
             (0..n).map(|_| ask(50, outputs[rng.random_range(0..outputs.len())])).collect();
         let alone: Vec<f64> = outputs
             .iter()
-            .map(|o| all(&open(engine(EngineConfig::unlimited(1)), &[ask(50, *o)], &[0]))[0].e2e_s())
+            .map(|o| {
+                all(&open(engine(EngineConfig::unlimited(1)), &[ask(50, *o)], &[0]))[0].e2e_s()
+            })
             .collect();
         let s = stats::mean(&alone).unwrap();
         let square = alone.iter().map(|x| x * x).sum::<f64>() / alone.len() as f64;
@@ -319,10 +325,8 @@ fn one_sequence_at_a_time_waits_as_pollaczek_and_khinchine_say() {
             })
             .collect();
         let done = all(&open(engine(EngineConfig::unlimited(1)), &requests, &times));
-        let waits: Vec<f64> = done
-            .iter()
-            .map(|o| crate::units::ns_to_s(o.admitted_ns - o.sent_ns))
-            .collect();
+        let waits: Vec<f64> =
+            done.iter().map(|o| crate::units::ns_to_s(o.admitted_ns - o.sent_ns)).collect();
         let theory = rho * square / s / (2.0 * (1.0 - rho));
         let found = stats::mean(&waits).unwrap();
         assert!((found / theory - 1.0).abs() < 0.06, "rho {rho}: {found} against {theory}");
