@@ -37,6 +37,9 @@ use crate::{
     units::{ns_to_s, s_to_ns},
 };
 
+/// Step times of a target and method from elsewhere.
+pub type FittedBefore<'a> = dyn Fn(&str, &str) -> anyhow::Result<Fitted> + 'a;
+
 /// How to replay.
 #[derive(Clone, Default)]
 pub struct Options<'a> {
@@ -49,7 +52,7 @@ pub struct Options<'a> {
     /// Use times of cells whose client or server were found INVALID.
     pub keep_invalid: bool,
     /// Step times that were fitted before, by target and method; without them they are fitted to the run.
-    pub fitted: Option<&'a dyn Fn(&str, &str) -> anyhow::Result<Fitted>>,
+    pub fitted: Option<&'a FittedBefore<'a>>,
 }
 
 /// Step times with the constants around them.

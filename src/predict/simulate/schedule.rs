@@ -2,6 +2,9 @@
 
 use super::{super::Work, Engine, Event, Happening, Mixing, engine::Sequence};
 
+/// Chunks of prompts, as new and cached tokens, and sequences that decode.
+type Pass<'a> = (Vec<(f64, f64)>, &'a [&'a Sequence]);
+
 impl Engine {
     /// Gives every running sequence its share of the next step, and admits from the queue.
     pub(super) fn plan(&mut self, events: &mut Vec<Event>) {
@@ -131,7 +134,7 @@ impl Engine {
     fn passes_s(&self, ubatch_tokens: u64) -> f64 {
         let decoding: Vec<&Sequence> = self.in_step(true).collect();
         let width = usize::try_from(ubatch_tokens).unwrap_or(usize::MAX);
-        let mut passes: Vec<(Vec<(f64, f64)>, &[&Sequence])> =
+        let mut passes: Vec<Pass<'_>> =
             decoding.chunks(width).map(|part| (Vec::new(), part)).collect();
         let last = passes.last().map_or(0, |(_, part)| part.len() as u64);
         let mut room = if passes.is_empty() { 0 } else { ubatch_tokens - last };
@@ -149,7 +152,7 @@ impl Engine {
                 (left, there, room) = (left - chunk, there + chunk, room - chunk);
             }
         }
-        let pass = |(chunks, part): (Vec<(f64, f64)>, &[&Sequence])| {
+        let pass = |(chunks, part): Pass<'_>| {
             self.pass_s(&Work::prefill(chunks), &self.decode_work(part.iter().copied()))
         };
         passes.into_iter().map(pass).sum()
