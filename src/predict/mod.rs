@@ -8,6 +8,9 @@
 //! ([`interval`]) and the range in which it holds ([`domain`]). [`eval`] asks how far to trust it: beside the null (the baseline's curve
 //! at what the method keeps), beside a [`table`], beside the noise of repeats, and whether choosing a method by it pays.
 
+#[cfg(test)]
+mod artifact_tests;
+pub mod columns;
 pub mod curve;
 pub mod domain;
 pub mod eval;
@@ -15,6 +18,7 @@ pub mod file;
 pub mod fit;
 pub mod interval;
 pub mod local;
+pub mod measured;
 pub mod model;
 pub mod nnls;
 pub mod pass;
