@@ -18,6 +18,7 @@ mod keys;
 pub mod lengths;
 pub mod negatives;
 pub mod plan;
+mod plots;
 pub mod predict;
 pub mod progress;
 pub mod report;
@@ -83,10 +84,10 @@ enum Command {
     Lengths(lengths::LengthsArgs),
     /// Prompts whose answer a method breaks, from a run or from score files, beside the null.
     Negatives(negatives::NegativesArgs),
-    /// What a pass takes: predictions against measurements, and whether profiles are measurements.
-    Predict(predict::PredictArgs),
     /// What choosing the method by the prompt could win at most, and how much of that is luck.
     Adaptive(adaptive::AdaptiveArgs),
+    /// What a pass takes: models of it, fitted on runs, and how far to trust them.
+    Predict(predict::PredictArgs),
     /// Answers of a run or of a file, scored by the rules of their data sets: LongBench, GSM8K, MATH, RULER.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
@@ -134,8 +135,8 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Import(args) => import::run(&args, ui),
         Command::Lengths(args) => lengths::run(&args, ui),
         Command::Negatives(args) => negatives::run(&args, ui),
-        Command::Predict(args) => predict::run(&args, ui),
         Command::Adaptive(args) => adaptive::run(&args, ui),
+        Command::Predict(args) => predict::run(&args, ui),
         Command::Score(args) => score::run(&args, ui),
         Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),

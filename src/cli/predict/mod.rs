@@ -1,37 +1,44 @@
-//! `kvbench predict`: models of what a pass takes, held against what was measured.
+//! `kvbench predict`: models of what a pass takes, and how far to trust them.
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
-
 use super::ui::Ui;
 
-pub mod audit;
-pub mod eval;
-pub mod eval_files;
+mod audit;
+mod eval;
+mod eval_files;
+mod fit;
+mod source;
+mod throughput;
 
-/// Predict what a pass takes, and check what predictions rest on.
+/// Models of what a forward pass takes.
 #[derive(Debug, clap::Args)]
 pub struct PredictArgs {
     #[command(subcommand)]
-    command: Predict,
+    command: PredictCommand,
 }
 
-#[derive(Debug, Subcommand)]
-enum Predict {
-    /// Predictions against measurements.
+#[derive(Debug, clap::Subcommand)]
+enum PredictCommand {
+    /// Fit runs and write the models to a file.
+    Fit(fit::FitArgs),
+    /// What a pass takes, by a fitted file.
+    Throughput(throughput::ThroughputArgs),
+    /// Errors on what was held out, beside the null, a table and the noise, and whether choosing by predictions pays.
     Eval(eval::EvalArgs),
     /// Whether profiles are measurements of their own, or made from one another.
     Audit(audit::AuditArgs),
 }
 
-/// Runs the subcommand.
+/// Runs a subcommand.
 ///
 /// # Errors
-/// As the subcommand's.
+/// Those of the subcommand.
 pub fn run(args: &PredictArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     match &args.command {
-        Predict::Eval(args) => eval::run(args, ui),
-        Predict::Audit(args) => audit::run(args, ui),
+        PredictCommand::Fit(args) => fit::run(args, ui),
+        PredictCommand::Throughput(args) => throughput::run(args, ui),
+        PredictCommand::Eval(args) => eval::run(args, ui),
+        PredictCommand::Audit(args) => audit::run(args, ui),
     }
 }
