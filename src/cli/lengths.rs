@@ -9,11 +9,11 @@ use std::{
 use anyhow::Context as _;
 use serde_json::{Map, Value as Json};
 
-use super::ui::Ui;
+use super::{plots::draw, ui::Ui};
 use crate::{
     analyse::lengths::{self, LengthPoint, Source},
     record::{Manifest, RunDir, Table as Rows},
-    report::{Format, narrow, png, render, run::lengths as report, svg},
+    report::{Format, narrow, render, run::lengths as report},
     scenario::Scenario,
     token::{self, Tokenizer},
 };
@@ -49,7 +49,7 @@ pub fn run(args: &LengthsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ui.out(&ui.tables(&tables.iter().map(narrowed).collect::<Vec<_>>()))?;
     }
     if let Some(folder) = &args.plots {
-        draw(folder, &points)?;
+        draw(folder, &report::figures_of(&points))?;
         ui.note(&format!("pictures: {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
@@ -104,18 +104,4 @@ fn json(points: &[LengthPoint], finding: &[String]) -> anyhow::Result<Json> {
         out.insert(name.to_owned(), serde_json::from_str(&render(&table, Format::Json, false))?);
     }
     Ok(Json::Object(out))
-}
-
-fn draw(folder: &Path, points: &[LengthPoint]) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("{}: cannot be made", folder.display()))?;
-    for plot in report::figures_of(points) {
-        let files = [("svg", svg(&plot.figure)?.into_bytes()), ("png", png(&plot.figure)?)];
-        for (extension, bytes) in files {
-            let path = folder.join(format!("{}.{extension}", plot.name));
-            std::fs::write(&path, bytes)
-                .with_context(|| format!("{}: cannot be written", path.display()))?;
-        }
-    }
-    Ok(())
 }

@@ -18,6 +18,7 @@ mod keys;
 pub mod lengths;
 pub mod negatives;
 pub mod plan;
+mod plots;
 pub mod predict;
 pub mod predict_replay;
 pub mod progress;

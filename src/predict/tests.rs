@@ -245,7 +245,7 @@ fn a_broken_file_says_what_is_wrong() {
     assert!(error(&text.replace("\"n_points\"", "\"points\"")).contains("n_points"));
     assert!(
         error(&text.replacen("\"term\": \"batch\"", "\"term\": \"b\"", 1))
-            .contains("models[0] (fp16)")
+            .contains("models[1] (fp16)")
     );
     assert!(error(&text.replacen("\"value\": 0", "\"value\": -1", 1)).contains("negative"));
 }
