@@ -102,7 +102,7 @@ fn cut_by_context(row: &RequestRow) -> bool {
 
 /// When each token came, where that is known: tokens of one chunk came together. Empty where the server did not say how
 /// many tokens a chunk holds and their number does not settle it.
-fn token_arrivals(row: &RequestRow) -> Vec<i64> {
+pub(super) fn token_arrivals(row: &RequestRow) -> Vec<i64> {
     let chunks = &row.chunk_ns;
     if row.chunk_tokens.len() == chunks.len() {
         let repeat = |(at, tokens): (&i64, &i64)| {

@@ -9,14 +9,13 @@ use std::{
 use anyhow::Context as _;
 use serde_json::{Map, Value as Json};
 
-use super::ui::Ui;
+use super::{plots::draw, ui::Ui};
 use crate::{
     analyse::lengths::{self, LengthPoint, Source, forced::ForcedPoint},
     record::{Manifest, RunDir, Table as Rows},
     report::{
-        Format, narrow, png, render,
+        Format, narrow, render,
         run::{forced, lengths as report},
-        svg,
     },
     scenario::Scenario,
     token::{self, Tokenizer},
@@ -53,7 +52,8 @@ pub fn run(args: &LengthsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ui.out(&ui.tables(&tables.iter().map(narrowed).collect::<Vec<_>>()))?;
     }
     if let Some(folder) = &args.plots {
-        draw(folder, &points, &stopping)?;
+        let plots: Vec<_> = report::figures_of(&points).into_iter().chain(forced::figures_of(&stopping)).collect();
+        draw(folder, &plots)?;
         ui.note(&format!("pictures: {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
@@ -118,18 +118,4 @@ fn json(
         out.insert(name.to_owned(), serde_json::from_str(&render(&table, Format::Json, false))?);
     }
     Ok(Json::Object(out))
-}
-
-fn draw(folder: &Path, points: &[LengthPoint], stopping: &[ForcedPoint]) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("{}: cannot be made", folder.display()))?;
-    for plot in report::figures_of(points).into_iter().chain(forced::figures_of(stopping)) {
-        let files = [("svg", svg(&plot.figure)?.into_bytes()), ("png", png(&plot.figure)?)];
-        for (extension, bytes) in files {
-            let path = folder.join(format!("{}.{extension}", plot.name));
-            std::fs::write(&path, bytes)
-                .with_context(|| format!("{}: cannot be written", path.display()))?;
-        }
-    }
-    Ok(())
 }

@@ -29,14 +29,19 @@ pub struct Work {
     /// What attention reads. Decode: cached tokens of all sequences together, as far as the method keeps them.
     /// Prefill: pairs of a new token and a token it attends to, `sum(chunk * (kv + chunk / 2))`.
     pub attended: f64,
+    /// Cached tokens of all sequences together before the pass, whatever the method has evicted: what tells which work of
+    /// another method is the same.
+    pub cached: f64,
 }
 
 impl Work {
     /// A decode step over sequences of these lengths, of which the method keeps at most `budget` tokens each.
     pub fn decode(kv_lens: impl IntoIterator<Item = f64>, budget: Option<f64>) -> Self {
-        let mut work = Self { phase: Phase::Decode, batch: 0.0, new_tokens: 0.0, attended: 0.0 };
+        let mut work =
+            Self { phase: Phase::Decode, batch: 0.0, new_tokens: 0.0, attended: 0.0, cached: 0.0 };
         for kv_len in kv_lens {
             work.batch += 1.0;
+            work.cached += kv_len;
             work.attended += budget.map_or(kv_len, |most| kv_len.min(most));
         }
         work.new_tokens = work.batch;
@@ -46,10 +51,12 @@ impl Work {
     /// A prefill pass over `(chunk, kv)`: new tokens of a sequence, and those of it that lie in the cache already. What a method
     /// evicts is evicted after the pass, so there is no budget here.
     pub fn prefill(chunks: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        let mut work = Self { phase: Phase::Prefill, batch: 0.0, new_tokens: 0.0, attended: 0.0 };
+        let mut work =
+            Self { phase: Phase::Prefill, batch: 0.0, new_tokens: 0.0, attended: 0.0, cached: 0.0 };
         for (chunk, kv) in chunks {
             work.batch += 1.0;
             work.new_tokens += chunk;
+            work.cached += kv;
             work.attended += chunk * (kv + chunk / 2.0);
         }
         work
@@ -148,6 +155,7 @@ mod tests {
         assert!((free.attended - 1000.0).abs() < 1e-9);
         assert!((capped.attended - 612.0).abs() < 1e-9);
         assert!((capped.batch - 2.0).abs() < 1e-9);
+        assert!((capped.cached - free.cached).abs() < 1e-9);
     }
 
     #[test]

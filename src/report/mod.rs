@@ -3,6 +3,9 @@
 pub mod figure;
 pub mod negatives;
 mod png;
+pub mod predict;
+pub mod predict_replay;
+pub mod profile;
 pub mod run;
 mod scale;
 pub mod svg;

@@ -21,6 +21,8 @@ mod forced;
 mod lengths;
 mod longbench;
 mod negatives;
+mod predict_files;
+mod predict_replay;
 mod quality;
 mod resume;
 mod saturation;

@@ -104,11 +104,11 @@ fn clients(cells: &[ClientView]) -> Table {
     table
 }
 
-pub(super) fn columns(names: &[(&str, &str)]) -> Vec<Column> {
+pub(in crate::report) fn columns(names: &[(&str, &str)]) -> Vec<Column> {
     names.iter().map(|(name, unit)| Column::new(name, unit)).collect()
 }
 
-pub(super) fn text(text: &str) -> Value {
+pub(in crate::report) fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 

@@ -1,0 +1,199 @@
+//! Step times from whole requests of a few cells.
+//!
+//! What is judged later is a sum over the steps of a request's life, so that is what is fitted: the time from the first token of an
+//! answer to its last is a sum over its steps of what each held (how many sequences, cached tokens, prompts of others), and all of
+//! that can be counted from the arrivals of tokens, since engines step in time: a token of another request that came within the
+//! answer was a part of one of its steps. A median of single steps would leave out what makes some of them long.
+//!
+//! The time to the first token of a request that met an idle engine is one step that holds its prompt, and what the way there and
+//! back takes. The two cannot be told apart by such requests; the overhead of a step is known from the answers, and what remains is
+//! called the way ([`Client::request_ns`](crate::predict::simulate::Client)).
+
+use crate::{
+    analyse::observed_trace::{CellTrace, Observed},
+    predict::{
+        nnls::nnls,
+        simulate::{LinearTimes, Mixing},
+    },
+    stats,
+    units::ns_to_s,
+};
+
+/// Fewest requests of a fit: with seven coefficients fewer say nothing.
+const REQUESTS_MIN: usize = 20;
+/// Step, sequence, cached token, prompt, token of a prompt, pair of tokens, way.
+const COSTS: usize = 7;
+/// Rounds of weighting by what was fitted; more change nothing that can be seen.
+const ROUNDS: usize = 8;
+/// Robust standard deviations up to which errors count by their square.
+const CLIP: f64 = 3.0;
+
+/// What was fitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Calibration {
+    /// Of the engine.
+    pub times: LinearTimes,
+    /// Of the way to the engine and back, once a request.
+    pub request_s: f64,
+    /// From the end of an answer to the next request of a closed loop; 0 where no closed loop shows it.
+    pub turnaround_s: f64,
+    /// Answers that were fitted.
+    pub n_answers: usize,
+    /// Requests that met an idle engine.
+    pub n_alone: usize,
+    /// Mean absolute error of the fit on these two kinds of times, in percent: in sample, so no forecast of anything.
+    pub fit_error_pct: f64,
+}
+
+/// A time and what it is a sum of.
+struct Row {
+    costs: [f64; COSTS],
+    time_s: f64,
+}
+
+impl Row {
+    fn predicted_s(&self, costs: &[f64; COSTS]) -> f64 {
+        self.costs.iter().zip(costs).map(|(n, cost)| n * cost).sum()
+    }
+}
+
+/// Fits step times of one method to its calibration cells.
+///
+/// # Errors
+/// Too few requests, or none that met an idle engine; in words.
+pub fn calibrate(
+    cells: &[&CellTrace],
+    mixing: Mixing,
+    kv_budget: Option<u64>,
+) -> Result<Calibration, String> {
+    let mut rows: Vec<Row> = Vec::new();
+    for cell in cells {
+        rows.extend(cell.requests.iter().filter_map(|own| answer(own, cell, mixing, kv_budget)));
+    }
+    let n_answers = rows.len();
+    rows.extend(cells.iter().flat_map(|cell| {
+        let alone = cell.requests.iter().filter(|own| is_alone(own, cell));
+        alone.filter_map(first_token)
+    }));
+    let n_alone = rows.len() - n_answers;
+    if n_answers < REQUESTS_MIN || n_alone == 0 {
+        return Err(format!(
+            "expected {REQUESTS_MIN} answers whose tokens have their times and a request that met an idle engine, got {n_answers} and {n_alone}"
+        ));
+    }
+    let (costs, fit_error_pct) = fit(&rows).ok_or("expected times above 0, got none")?;
+    Ok(Calibration {
+        times: LinearTimes {
+            step_s: costs[0],
+            per_sequence_s: costs[1],
+            per_kv_token_s: costs[2],
+            per_prompt_s: costs[3],
+            per_prompt_token_s: costs[4],
+            per_pair_s: costs[5],
+        },
+        request_s: costs[6],
+        turnaround_s: turnaround_s(cells),
+        n_answers,
+        n_alone,
+        fit_error_pct,
+    })
+}
+
+/// Costs and the mean absolute error in percent. Errors count relative to the fitted time (relative to the measured one, rows that
+/// came out short would weigh more and the fit would end below the mean), and beyond [`CLIP`] robust standard deviations a row pulls
+/// no harder than it would from there (Huber): one request that a busy machine held up says nothing of the engine.
+fn fit(rows: &[Row]) -> Option<([f64; COSTS], f64)> {
+    let mut scale: Vec<f64> = rows.iter().map(|row| row.time_s).collect();
+    let mut weights = vec![1.0; rows.len()];
+    let mut costs = [0.0; COSTS];
+    let mut off = Vec::new();
+    for _ in 0..ROUNDS {
+        let weigh =
+            || weights.iter().zip(&scale).map(|(weight, scale): (&f64, &f64)| weight / scale);
+        let column =
+            |cost: usize| rows.iter().zip(weigh()).map(move |(row, w)| row.costs[cost] * w);
+        let columns: Vec<Vec<f64>> = (0..COSTS).map(|cost| column(cost).collect()).collect();
+        let target: Vec<f64> = rows.iter().zip(weigh()).map(|(row, w)| row.time_s * w).collect();
+        costs = nnls(&columns, &target)?.try_into().ok()?;
+        scale = rows.iter().map(|row| row.predicted_s(&costs)).collect();
+        if scale.iter().any(|time_s| *time_s <= 0.0) {
+            return None;
+        }
+        off = rows.iter().zip(&scale).map(|(row, s)| (row.time_s / s - 1.0).abs()).collect();
+        let sigma = 1.4826 * stats::median(&mut off.clone())?;
+        let weight = |off: &f64| if *off > CLIP * sigma { CLIP * sigma / off } else { 1.0 };
+        weights = off.iter().map(|off| weight(off).sqrt()).collect();
+    }
+    Some((costs, 100.0 * stats::mean(&off)?))
+}
+
+/// The steps between the first token of an answer and its last.
+fn answer(own: &Observed, cell: &CellTrace, mixing: Mixing, kv_budget: Option<u64>) -> Option<Row> {
+    let (first, last) = (own.first_token_ns, own.last_token_ns);
+    if own.token_ns.len() < 2 || last <= first {
+        return None;
+    }
+    let mut costs = [0.0; COSTS];
+    costs[0] = (own.token_ns.len() - 1) as f64;
+    for other in cell.requests.iter().filter(|o| o.sent_ns < last && o.last_token_ns > first) {
+        if other.token_ns.is_empty() {
+            return None;
+        }
+        let same = std::ptr::eq(own, other);
+        for (place, at) in other.token_ns.iter().enumerate() {
+            if *at <= first || *at > last {
+            } else if place > 0 {
+                let kv = other.prompt_tokens + place as u64;
+                costs[1] += 1.0;
+                costs[2] += kv_budget.map_or(kv, |most| kv.min(most)) as f64;
+            } else if !same {
+                add_prompt(&mut costs, other);
+                // A prompt that shares no step with decoding has one of its own.
+                costs[0] += f64::from(u8::from(mixing == Mixing::PrefillFirst));
+            }
+        }
+    }
+    Some(Row { costs, time_s: ns_to_s(last - first) })
+}
+
+fn add_prompt(costs: &mut [f64; COSTS], request: &Observed) {
+    let cached = request.cached_tokens.min(request.prompt_tokens - 1) as f64;
+    let chunk = request.prompt_tokens as f64 - cached;
+    costs[3] += 1.0;
+    costs[4] += chunk;
+    costs[5] += chunk * (cached + chunk / 2.0);
+}
+
+fn is_alone(own: &Observed, cell: &CellTrace) -> bool {
+    let mut others = cell.requests.iter().filter(|other| !std::ptr::eq(own, *other));
+    others.all(|other| other.last_token_ns < own.sent_ns || other.sent_ns > own.first_token_ns)
+}
+
+/// One step and the way.
+fn first_token(own: &Observed) -> Option<Row> {
+    let mut costs = [0.0; COSTS];
+    (costs[0], costs[6]) = (1.0, 1.0);
+    add_prompt(&mut costs, own);
+    let time_s = own.ttft_s();
+    (time_s > 0.0).then_some(Row { costs, time_s })
+}
+
+/// What is left of a closed loop's time beside its requests: with `n` in flight, `n` times the time from first to last.
+fn turnaround_s(cells: &[&CellTrace]) -> f64 {
+    let (mut idle_s, mut gaps) = (0.0, 0.0);
+    for cell in cells {
+        let Some(n) = cell.cell.concurrency.map(|n| n as usize) else { continue };
+        let requests = &cell.requests;
+        let span = requests.first().zip(requests.iter().map(|r| r.last_token_ns).max());
+        // At the end the loop runs dry, so only what was sent while all places were taken tells.
+        let Some((first, _)) = span.filter(|_| requests.len() > 2 * n) else { continue };
+        let until = requests[requests.len() - 1].sent_ns;
+        let inside: f64 = requests
+            .iter()
+            .map(|r| ns_to_s(r.last_token_ns.min(until) - r.sent_ns.min(until)))
+            .sum();
+        idle_s += n as f64 * ns_to_s(until - first.sent_ns) - inside;
+        gaps += (requests.len() - n) as f64;
+    }
+    if gaps > 0.0 { (idle_s / gaps).max(0.0) } else { 0.0 }
+}

@@ -1,0 +1,251 @@
+//! The rules of the engine that served a cell, from the words it was started with.
+
+use anyhow::bail;
+use serde_json::Value;
+
+use crate::{
+    predict::simulate::{EngineConfig, Mixing},
+    record::Manifest,
+    scenario::Scenario,
+};
+
+/// Rules that the user states, in the place of what the run tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stated {
+    /// Most sequences at a time.
+    pub max_num_seqs: Option<usize>,
+    /// Most tokens of a step.
+    pub max_batched_tokens: Option<u64>,
+    /// How prompts and decoding share steps.
+    pub mixing: Option<Mixing>,
+    /// Tokens of the KV cache.
+    pub kv_tokens: Option<u64>,
+    /// Tokens of a block.
+    pub block_tokens: Option<u64>,
+}
+
+/// Rules, and what has to be said about them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Rules {
+    /// The rules.
+    pub(super) config: EngineConfig,
+    /// What they leave out.
+    pub(super) notes: Vec<String>,
+}
+
+/// Flags of an engine, each with all its names, and its own value where none is given.
+struct Known {
+    engine: &'static str,
+    seqs: (&'static [&'static str], Option<u64>),
+    step: (&'static [&'static str], Option<u64>),
+    pass: (&'static [&'static str], Option<u64>),
+    block: (&'static [&'static str], u64),
+    /// Whether the size of the pool matters: llama.cpp gives each slot its context, and a prompt that does not fit is refused.
+    has_pool: bool,
+    mixing: fn(u64) -> Mixing,
+    chunked_prefill: bool,
+}
+
+/// llama-server: its help at the commit that `scenarios/engines.toml` names. vLLM's limits depend on the device, LMDeploy's on its
+/// version, so they have no default here.
+const KNOWN: [Known; 3] = [
+    Known {
+        engine: "llamacpp",
+        seqs: (&["-np", "--parallel"], None),
+        step: (&["-b", "--batch-size"], Some(2048)),
+        pass: (&["-ub", "--ubatch-size"], Some(512)),
+        block: (&[], 1),
+        has_pool: false,
+        mixing: |ubatch_tokens| Mixing::Slots { ubatch_tokens },
+        chunked_prefill: true,
+    },
+    Known {
+        engine: "vllm",
+        seqs: (&["--max-num-seqs"], None),
+        step: (&["--max-num-batched-tokens"], None),
+        pass: (&[], Some(0)),
+        block: (&["--block-size"], 16),
+        has_pool: true,
+        mixing: |_| Mixing::DecodeFirst,
+        chunked_prefill: true,
+    },
+    Known {
+        engine: "lmdeploy",
+        seqs: (&["--max-batch-size"], None),
+        step: (&["--max-prefill-token-num"], None),
+        pass: (&[], Some(0)),
+        block: (&["--cache-block-seq-len"], 64),
+        has_pool: true,
+        mixing: |_| Mixing::PrefillFirst,
+        chunked_prefill: true,
+    },
+];
+
+/// Rules of the engine that served a method on a target.
+///
+/// # Errors
+/// A limit that neither the run nor the user tells.
+pub(super) fn rules(
+    manifest: &Manifest,
+    (target, method): (&str, &str),
+    stated: &Stated,
+) -> anyhow::Result<Rules> {
+    let said = said(manifest, target, method);
+    let engine = said.and_then(|said| said["proof"]["engine"].as_str());
+    let known = KNOWN.iter().find(|known| Some(known.engine) == engine);
+    let words = said.map(words).unwrap_or_default();
+    let flag = |(names, own): (&[&str], Option<u64>)| number(&words, names).or(own);
+    let told = |of: fn(&Known) -> (&'static [&'static str], Option<u64>)| {
+        known.and_then(|known| flag(of(known)))
+    };
+    let seqs = stated.max_num_seqs.or(told(|k| k.seqs).and_then(|n| usize::try_from(n).ok()));
+    let pass = told(|k| k.pass);
+    let mixing = stated.mixing.or(known.zip(pass).map(|(known, pass)| (known.mixing)(pass)));
+    let (Some(max_num_seqs), Some(mixing)) = (seqs, mixing) else {
+        let (what, hint) = match seqs {
+            None => ("how many sequences it computes at a time", "--max-num-seqs N"),
+            Some(_) => ("how it mixes prompts and decoding", "--mixing decode-first"),
+        };
+        bail!(
+            "{target}, {method}: expected the run to tell {what}, got nothing of it for {}\n  hint: say it with `{hint}`",
+            engine.unwrap_or("an unknown engine")
+        );
+    };
+    let block_tokens = stated
+        .block_tokens
+        .or(known.and_then(|k| flag((k.block.0, Some(k.block.1)))))
+        .unwrap_or(16);
+    let pool = said.filter(|_| known.is_some_and(|k| k.has_pool)).and_then(kv_tokens);
+    let max_batched_tokens = stated.max_batched_tokens.or(told(|k| k.step));
+    let config = EngineConfig {
+        max_num_seqs,
+        max_batched_tokens,
+        chunked_prefill: known.is_none_or(|k| k.chunked_prefill) && max_batched_tokens.is_some(),
+        mixing,
+        kv_blocks: stated.kv_tokens.or(pool).map(|tokens| (tokens / block_tokens).max(1)),
+        block_tokens,
+        kv_budget: budget(manifest, method),
+    };
+    config.check().map_err(|error| anyhow::anyhow!("{target}, {method}: {error}"))?;
+    Ok(Rules { config, notes: notes(&config, engine, &words) })
+}
+
+fn notes(config: &EngineConfig, engine: Option<&str>, words: &[String]) -> Vec<String> {
+    let mut notes = Vec::new();
+    let unified = ["-kvu", "--kv-unified"].iter().any(|flag| words.iter().any(|word| word == flag));
+    if engine == Some("llamacpp") && !unified && config.max_num_seqs > 1 {
+        notes.push("llama-server ran without -kvu: it cuts a step into passes of neighbouring slots, which is simulated as one pass".to_owned());
+    }
+    if config.max_batched_tokens.is_none() {
+        notes.push("no limit of tokens a step is known, so prompts are never cut: say --max-batched-tokens where there is one".to_owned());
+    }
+    if config.kv_blocks.is_none() && engine != Some("llamacpp") {
+        notes.push("the size of the KV cache is not known, so nothing waits for blocks: say --kv-tokens where they run short".to_owned());
+    }
+    notes
+}
+
+/// What the server of a target said when it served a method.
+fn said<'a>(manifest: &'a Manifest, target: &str, method: &str) -> Option<&'a Value> {
+    let of = |said: &&Value| said["proof"]["target"].as_str() == Some(target);
+    let mut servers = manifest.engines.values().filter(of);
+    let exact = |said: &&Value| said["proof"]["method"].as_str() == Some(method);
+    servers.clone().find(exact).or_else(|| servers.next())
+}
+
+fn words(said: &Value) -> Vec<String> {
+    match &said["proof"]["process_arguments"] {
+        Value::Array(words) => words.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => {
+            let command = said["proof"]["command"].as_str().unwrap_or_default();
+            command.split_whitespace().map(str::to_owned).collect()
+        }
+    }
+}
+
+/// The number behind a flag, `-np 4` or `--parallel=4`; the last one counts, as engines read it.
+fn number(words: &[String], names: &[&str]) -> Option<u64> {
+    let at = |(at, word): (usize, &String)| match word.split_once('=') {
+        Some((flag, value)) if names.contains(&flag) => value.parse().ok(),
+        _ if names.contains(&word.as_str()) => words.get(at + 1)?.parse().ok(),
+        _ => None,
+    };
+    words.iter().enumerate().rev().find_map(at)
+}
+
+fn kv_tokens(said: &Value) -> Option<u64> {
+    let told = said["proof"]["tells"]["kv_tokens"].as_str()?;
+    told.parse::<f64>().ok().filter(|tokens| *tokens >= 1.0).map(|tokens| tokens as u64)
+}
+
+/// Most tokens that a method of ours keeps; what an engine evicts under a method of its own is not known here.
+fn budget(manifest: &Manifest, method: &str) -> Option<u64> {
+    let scenario = Scenario::parse(&manifest.scenario.text, "the run's scenario").ok()?;
+    let named = scenario.methods.iter().find(|named| named.name == method)?;
+    let most = named.method.as_ref()?.kept_tokens(usize::MAX);
+    (most < usize::MAX).then_some(most as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::record::manifest::example;
+
+    fn told(engine: &str, words: &[&str]) -> Manifest {
+        let mut manifest = example("r", &["example/t/f16/w/closed-1/0"]);
+        let proof = json!({
+            "target": "t", "method": "f16", "engine": engine, "process_arguments": words,
+            "tells": { "kv_tokens": "4096" }
+        });
+        manifest.engines.insert("t/f16".to_owned(), json!({ "proof": proof }));
+        manifest
+    }
+
+    fn of(manifest: &Manifest, stated: &Stated) -> anyhow::Result<Rules> {
+        rules(manifest, ("t", "f16"), stated)
+    }
+
+    #[test]
+    fn flags_are_rules() {
+        let words = ["llama-server", "-np", "2", "-c", "2048", "-np", "4", "-ub=256", "-kvu"];
+        let Rules { config, notes } = of(&told("llamacpp", &words), &Stated::default()).unwrap();
+        let expected = EngineConfig {
+            max_num_seqs: 4,
+            max_batched_tokens: Some(2048),
+            chunked_prefill: true,
+            mixing: Mixing::Slots { ubatch_tokens: 256 },
+            kv_blocks: None,
+            block_tokens: 1,
+            kv_budget: None,
+        };
+        assert_eq!((config, notes.len()), (expected, 0));
+        let split = of(&told("llamacpp", &words[..7]), &Stated::default()).unwrap();
+        assert!(split.notes[0].contains("-kvu"), "{:?}", split.notes);
+        let vllm = ["vllm", "serve", "--max-num-seqs", "8", "--max-num-batched-tokens=512"];
+        let Rules { config, .. } = of(&told("vllm", &vllm), &Stated::default()).unwrap();
+        assert_eq!((config.max_num_seqs, config.kv_blocks), (8, Some(256)));
+        assert_eq!((config.mixing, config.chunked_prefill), (Mixing::DecodeFirst, true));
+    }
+
+    #[test]
+    fn what_nobody_tells_has_to_be_said() {
+        let error = of(&told("vllm", &["vllm"]), &Stated::default()).unwrap_err().to_string();
+        assert!(error.contains("--max-num-seqs") && error.starts_with("t, f16:"), "{error}");
+        let unknown = told("novel", &["novel"]);
+        let seqs = Stated { max_num_seqs: Some(3), ..Stated::default() };
+        let error = of(&unknown, &seqs).unwrap_err().to_string();
+        assert!(error.contains("--mixing"), "{error}");
+        let stated = Stated {
+            mixing: Some(Mixing::PrefillFirst),
+            kv_tokens: Some(160),
+            block_tokens: Some(32),
+            ..seqs
+        };
+        let Rules { config, notes } = of(&unknown, &stated).unwrap();
+        assert_eq!((config.kv_blocks, config.max_batched_tokens, notes.len()), (Some(5), None, 1));
+        let tight = Stated { max_batched_tokens: Some(2), ..stated };
+        assert!(of(&unknown, &tight).unwrap_err().to_string().contains("max_batched_tokens"));
+    }
+}

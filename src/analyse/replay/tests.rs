@@ -1,0 +1,219 @@
+use rand::RngExt as _;
+
+use super::*;
+use crate::{
+    predict::simulate::{LinearTimes, Mixing, Request},
+    record::RequestRow,
+    stats,
+};
+
+const MS: i64 = 1_000_000;
+
+fn truth() -> LinearTimes {
+    LinearTimes {
+        step_s: 0.0008,
+        per_sequence_s: 0.0003,
+        per_kv_token_s: 1e-6,
+        per_prompt_s: 0.0002,
+        per_prompt_token_s: 2e-5,
+        per_pair_s: 0.0,
+    }
+}
+
+fn config() -> EngineConfig {
+    EngineConfig {
+        max_batched_tokens: Some(2048),
+        chunked_prefill: true,
+        mixing: Mixing::Slots { ubatch_tokens: 512 },
+        ..EngineConfig::unlimited(4)
+    }
+}
+
+/// Rows of a cell as a real client would have written them, had it sat beside an engine of known times.
+fn rows(id: &str, times: LinearTimes, load: &Load, n: usize, seed: u64) -> Vec<RequestRow> {
+    let mut rng = stats::seeded(seed);
+    let requests: Vec<Request> = (0..n)
+        .map(|id| Request {
+            id: id as u64,
+            prompt_tokens: rng.random_range(10..250),
+            cached_tokens: 0,
+            output_tokens: rng.random_range(5..120),
+        })
+        .collect();
+    let engine = Engine::new(config(), Arc::new(times)).unwrap().with_tokens();
+    let client = Client { request_ns: MS / 2, turnaround_ns: MS / 5 };
+    let done = replay(engine, &requests, load, client).unwrap();
+    let part: Vec<&str> = id.split('/').collect();
+    let row = |index: usize| {
+        let outcome = done.outcomes[index].unwrap();
+        RequestRow {
+            cell_id: id.to_owned(),
+            target: part[1].to_owned(),
+            method: part[2].to_owned(),
+            workload: part[3].to_owned(),
+            load: part[4].to_owned(),
+            repeat: part[5].parse().unwrap(),
+            request_id: index as i64,
+            due_ns: outcome.sent_ns,
+            sent_ns: Some(outcome.sent_ns),
+            first_token_ns: Some(outcome.first_token_ns),
+            last_token_ns: Some(outcome.finished_ns),
+            chunk_ns: done.token_ns[index].clone(),
+            prompt_tokens: Some(requests[index].prompt_tokens as i64),
+            output_tokens: Some(requests[index].output_tokens as i64),
+            cached_tokens: Some(0),
+            ..RequestRow::default()
+        }
+    };
+    (0..n).map(row).collect()
+}
+
+fn poisson(rate: f64, n: usize, seed: u64) -> Load {
+    let mut rng = stats::seeded(seed);
+    let mut at_s = 0.0;
+    let mut next = || {
+        at_s -= (1.0 - rng.random::<f64>()).ln() / rate;
+        s_to_ns(at_s)
+    };
+    Load::Open((0..n).map(|_| next()).collect())
+}
+
+/// Two calibration loads and two that are judged, two repeats each, of a method and its control.
+fn run_of(times: LinearTimes) -> RunData {
+    let (mut ids, mut all) = (Vec::new(), Vec::new());
+    for method in ["fp16", "fp16-aa"] {
+        for repeat in 0..2_u64 {
+            for (load, rate) in
+                [("closed-1", 0.0), ("closed-4", 0.0), ("poisson-8", 8.0), ("poisson-16", 16.0)]
+            {
+                let id = format!("example/llama/{method}/chat/{load}/{repeat}");
+                let seed = repeat + 10 * rate as u64;
+                let kind = match load {
+                    "closed-1" => Load::Closed { concurrency: 1, start_ns: 0 },
+                    "closed-4" => Load::Closed { concurrency: 4, start_ns: 0 },
+                    _ => poisson(rate, 60, seed),
+                };
+                all.extend(rows(&id, times, &kind, 60, seed));
+                ids.push(id);
+            }
+        }
+    }
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let mut data = super::super::tests::data(&ids, &[], &all);
+    let proof = serde_json::json!({
+        "target": "llama", "method": "fp16", "engine": "llamacpp",
+        "process_arguments": ["llama-server", "-np", "4", "-kvu"]
+    });
+    data.manifest.engines.insert("llama".to_owned(), serde_json::json!({ "proof": proof }));
+    data
+}
+
+#[test]
+fn step_times_are_read_off_whole_requests() {
+    let data = run_of(truth());
+    let cells = observed_trace::cells(&data).unwrap();
+    let chosen: Vec<&CellTrace> = cells
+        .iter()
+        .filter(|t| t.cell.load.starts_with("closed") && t.cell.method == "fp16")
+        .collect();
+    let found = calibrate(&chosen, config().mixing, None).unwrap();
+    assert_eq!((found.n_answers, found.n_alone > 100), (240, true));
+    let near = |a: f64, b: f64, by: f64| (a / b - 1.0).abs() < by;
+    let LinearTimes { step_s, per_sequence_s, per_kv_token_s, per_prompt_token_s, .. } =
+        found.times;
+    assert!(near(step_s, 0.0008, 0.02), "{found:?}");
+    assert!(near(per_sequence_s, 0.0003, 0.02) && near(per_kv_token_s, 1e-6, 0.05), "{found:?}");
+    assert!(near(per_prompt_token_s, 2e-5, 0.05), "{found:?}");
+    assert!(near(found.request_s, 0.0005, 0.1), "{found:?}");
+    assert!(near(found.turnaround_s, 0.0002, 0.1), "{found:?}");
+    assert!(found.fit_error_pct < 1.0, "{found:?}");
+    let few = calibrate(&chosen[..0], config().mixing, None).unwrap_err();
+    assert!(few.contains("expected 20 answers") && few.contains("got 0 and 0"), "{few}");
+}
+
+/// A machine that was busy for a moment holds up a few requests; what a step costs is not in them.
+#[test]
+fn a_few_requests_that_were_held_up_change_little() {
+    let data = run_of(truth());
+    let mut cells = observed_trace::cells(&data).unwrap();
+    cells.retain(|t| t.cell.load.starts_with("closed") && t.cell.method == "fp16");
+    for request in cells.iter_mut().flat_map(|trace| trace.requests.iter_mut().step_by(15)) {
+        request.last_token_ns += 400 * MS;
+    }
+    let found = calibrate(&cells.iter().collect::<Vec<_>>(), config().mixing, None).unwrap();
+    let step = |batch: f64| found.times.step_s + batch * found.times.per_sequence_s;
+    for (batch, expected) in [(1.0, 0.0011), (4.0, 0.0020)] {
+        assert!((step(batch) / expected - 1.0).abs() < 0.05, "{batch}: {found:?}");
+    }
+}
+
+#[test]
+fn an_engine_that_is_simulated_rightly_is_foretold() {
+    let data = run_of(truth());
+    let replays = run(&data, &Options::default()).unwrap();
+    let loads: Vec<&str> = replays.points.iter().map(|p| p.point.load.as_str()).collect();
+    assert_eq!(loads, ["poisson-8", "poisson-16"], "calibration cells and controls are not judged");
+    assert_eq!(replays.calibrated_on.len(), 4);
+    for point in &replays.points {
+        assert_eq!((point.n, point.n_repeats, point.n_rejected), (120, 2, 0));
+        assert_eq!(point.compared.len(), 9, "mean, p50 and p99 of three metrics");
+        for one in &point.compared {
+            assert!(one.error_pct().abs() < 1.5, "{} {one:?}", point.point);
+            assert!(one.aa_pct.is_some_and(|aa| aa < 1e-9), "the control is the same run: {one:?}");
+        }
+        let mean = &point.compared[0];
+        assert!(
+            mean.interval.is_some_and(|i| i.low < mean.measured_ms && mean.measured_ms < i.high)
+        );
+        assert!(mean.noise_pct.is_some_and(|noise| noise > 0.0));
+        assert!((point.in_flight / point.in_flight_simulated - 1.0).abs() < 0.02);
+    }
+    let (ttft, busy) = (&replays.points[1].compared[3], &replays.points[1]);
+    assert_eq!(
+        (ttft.metric, ttft.stat, &ttft.last_ms.as_ref().unwrap().0[..]),
+        (Metric::Ttft, Stat::Mean, "poisson-8")
+    );
+    assert!(busy.in_flight > 1.0, "{}", busy.in_flight);
+    assert!(
+        ttft.null_error_pct().unwrap() < -10.0,
+        "who leaves out the queue is too early: {ttft:?}"
+    );
+}
+
+/// What would be a wrong forecast is one: the engine became slower after it was calibrated.
+#[test]
+fn an_engine_that_changed_is_not_foretold() {
+    let mut data = run_of(truth());
+    let slower = LinearTimes { step_s: 0.0012, ..truth() };
+    let other = run_of(slower);
+    let mask = |data: &RunData, poisson: bool| {
+        let loads = data.requests.column("load").unwrap().str().unwrap().clone();
+        loads.iter().map(|load| load.unwrap().starts_with("poisson") == poisson).collect()
+    };
+    let fast = data.requests.filter(&mask(&data, false)).unwrap();
+    data.requests = fast.vstack(&other.requests.filter(&mask(&other, true)).unwrap()).unwrap();
+    let replays = run(&data, &Options::default()).unwrap();
+    let error = replays.points[0].compared[0].error_pct();
+    assert!(error < -10.0, "{error}");
+}
+
+#[test]
+fn cells_are_chosen_and_refused_by_name() {
+    let data = run_of(truth());
+    let (calibrate, judge) =
+        (Regex::new("closed|poisson-8").unwrap(), Regex::new("poisson-16").unwrap());
+    let options =
+        Options { calibrate: Some(&calibrate), judge: Some(&judge), ..Options::default() };
+    let replays = run(&data, &options).unwrap();
+    assert_eq!((replays.calibrated_on.len(), replays.points.len()), (6, 1));
+    let all = Regex::new("").unwrap();
+    let nothing = Options { calibrate: Some(&all), ..Options::default() };
+    let error = run(&data, &nothing).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("expected cells to judge"), "{error}");
+    let stated = Stated { max_num_seqs: Some(1), ..Stated::default() };
+    let one = run(&data, &Options { stated, ..Options::default() }).unwrap();
+    assert_eq!(one.calibrated_on.len(), 2, "closed-4 is more than one engine of one slot computes");
+    let empty = super::super::tests::data(&["example/llama/fp16/chat/closed-1/0"], &[], &[]);
+    let error = run(&empty, &Options::default()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("got none (no row)"), "{error}");
+}

@@ -1,0 +1,92 @@
+//! Models on disk: `{"schema": "kvbench-throughput/1", "created_from": [...], "models": [...]}`.
+
+use anyhow::{Context as _, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Phase,
+    model::{Model, Steps},
+};
+
+/// What this version writes and reads.
+pub const SCHEMA: &str = "kvbench-throughput/1";
+
+/// Fitted models and where they come from. JSON; times in seconds; numbers come back to the last bit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelFile {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Runs that were fitted.
+    pub created_from: Vec<Origin>,
+    /// One a subject, method (with its budget) and phase.
+    pub models: Vec<Model>,
+}
+
+/// A run, or a file of measurements.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Id of the run; `None` of a file.
+    pub run_id: Option<String>,
+    /// Where it lay.
+    pub path: String,
+}
+
+/// The part that tells versions apart.
+#[derive(Deserialize)]
+struct Versioned {
+    schema: String,
+}
+
+impl ModelFile {
+    /// Models with their origin.
+    pub fn new(created_from: Vec<Origin>, models: Vec<Model>) -> Self {
+        Self { schema: SCHEMA.to_owned(), created_from, models }
+    }
+
+    /// As written to a file.
+    ///
+    /// # Errors
+    /// A number that JSON cannot hold.
+    pub fn text(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// Reads what [`ModelFile::text`] wrote; `name` is where from, for errors.
+    ///
+    /// # Errors
+    /// No JSON, another schema, or a model that contradicts itself.
+    pub fn parse(text: &str, name: &str) -> anyhow::Result<Self> {
+        let hint = "\n  hint: write the file anew with `kvbench predict fit`";
+        let versioned: Versioned = serde_json::from_str(text).map_err(|error| {
+            anyhow::anyhow!("{name}: expected a file of `kvbench predict fit`, got {error}{hint}")
+        })?;
+        if versioned.schema != SCHEMA {
+            bail!("{name}: expected schema {SCHEMA}, got {}{hint}", versioned.schema);
+        }
+        let file: Self = serde_json::from_str(text).with_context(|| {
+            format!("{name}: expected a whole file of schema {SCHEMA}, got another")
+        })?;
+        ensure!(!file.models.is_empty(), "{name}: expected a model, got none{hint}");
+        for (at, model) in file.models.iter().enumerate() {
+            if let Some(fault) = model.fault() {
+                bail!("{name}: models[{at}] ({}): {fault}{hint}", model.method);
+            }
+        }
+        Ok(file)
+    }
+
+    /// Step times of a method on the one subject whose words contain `subject`; of a method with several budgets, of the first.
+    /// `None` where prefill or decode of it was not fitted.
+    pub fn steps(&self, subject: &str, method: &str) -> Option<Steps<'_>> {
+        let of = |phase: Phase| {
+            self.models.iter().find(|model| {
+                model.phase == phase
+                    && model.method == method
+                    && model.subject.words().contains(subject)
+            })
+        };
+        Some(Steps { prefill: of(Phase::Prefill)?, decode: of(Phase::Decode)? })
+    }
+}

@@ -1,0 +1,209 @@
+//! Observations to models.
+
+use rand::seq::SliceRandom as _;
+
+use super::{
+    Observation, Source, Work,
+    curve::{Curve, Row, Terms},
+    domain::Domain,
+    interval::{Errors, LogInterval},
+    local::Local,
+    model::{Kind, Model},
+    points::{Group, Point, groups, noise},
+};
+use crate::stats;
+
+/// Points below which a method is calibrated on its baseline by one factor: three coefficients from fewer do worse.
+pub const OWN_MIN: usize = 12;
+/// Points below which three coefficients are not fitted at all.
+const COEFFICIENTS_MIN: usize = 4;
+/// Points from which corrections at measured points are tried, each measured more than once: those of single shots are their noise.
+const LOCAL_MIN: usize = 50;
+/// Points up to which each is held out alone; above, in ten parts.
+const ALONE_MAX: usize = 60;
+const PARTS: usize = 10;
+
+/// How to fit.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Methods that get one factor on the baseline's curve, however many points they have.
+    pub calibrate: Vec<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default)]
+pub struct Fit {
+    /// One a subject, method (with its budget) and phase.
+    pub models: Vec<Model>,
+    /// Groups without a model.
+    pub unfit: Vec<Unfit>,
+}
+
+/// A group without a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfit {
+    /// Subject, method and phase in words.
+    pub what: String,
+    /// Its points.
+    pub n_points: usize,
+    /// Why.
+    pub reason: String,
+}
+
+/// Fits a model to each group. A method with fewer than [`OWN_MIN`] points, or one that is named, is calibrated on the baseline of its
+/// subject.
+pub fn fit(observations: &[Observation], options: &Options) -> Fit {
+    let mut out = Fit::default();
+    for group in groups(observations) {
+        let baseline = out.models.iter().find(|model| {
+            model.is_baseline && model.subject == group.subject && model.phase == group.phase
+        });
+        match of_group(&group, baseline, options) {
+            Ok(model) => out.models.push(model),
+            Err(reason) => {
+                let Group { subject, method, phase, points, .. } = &group;
+                let what = format!("{method}, {}, {}", phase.name(), subject.words());
+                out.unfit.push(Unfit { what, n_points: points.len(), reason });
+            }
+        }
+    }
+    out
+}
+
+/// A curve with what it leaves at its points.
+struct Fitted {
+    curve: Curve,
+    local: Option<Local>,
+}
+
+impl Fitted {
+    fn time_s(&self, work: &Work) -> f64 {
+        self.curve.time_s(work) * self.local.as_ref().map_or(1.0, |local| local.factor(work))
+    }
+}
+
+/// A way to fit rows.
+type Train<'a> = &'a dyn Fn(&[Row]) -> Option<Fitted>;
+
+fn of_group(group: &Group, baseline: Option<&Model>, options: &Options) -> Result<Model, String> {
+    if let Some(bad) = group.points.iter().find(|p| !(p.time_s > 0.0 && p.time_s.is_finite())) {
+        return Err(format!("expected times above 0, got {} s", bad.time_s));
+    }
+    let rows: Vec<Row> = group.points.iter().map(Point::row).collect();
+    let asked = options.calibrate.contains(&group.method) && !group.is_baseline;
+    let calibrated = baseline.filter(|_| asked || rows.len() < OWN_MIN);
+    match calibrated {
+        Some(baseline) => calibrate(group, &rows, baseline),
+        None if asked => Err("expected a fitted baseline to calibrate it on, got none".to_owned()),
+        None if rows.len() < COEFFICIENTS_MIN => Err(format!(
+            "expected {COEFFICIENTS_MIN} points, or a fitted baseline to calibrate them on, got {}",
+            rows.len()
+        )),
+        None => own(group, &rows, baseline),
+    }
+}
+
+fn own(group: &Group, rows: &[Row], baseline: Option<&Model>) -> Result<Model, String> {
+    let repeated = group.points.iter().all(|point| point.n_repeats > 1);
+    let with_local: &[bool] =
+        if repeated && rows.len() >= LOCAL_MIN { &[false, true] } else { &[false] };
+    let richer = group.subject.source == Source::Kernel && rows.len() >= OWN_MIN;
+    let terms: &[Terms] = if richer { &[Terms::Step, Terms::Kernel] } else { &[Terms::Step] };
+    // More parameters are kept only where they do better on points that were held out.
+    let mut best: Option<(f64, Fitted, Vec<f64>)> = None;
+    for (terms, with_local) in terms.iter().flat_map(|t| with_local.iter().map(move |l| (*t, *l))) {
+        let train = |rows: &[Row]| curve(rows, terms, with_local);
+        let Some(fitted) = train(rows) else { continue };
+        let held = held_out(rows, &train);
+        let error = Errors::of(&held).map_or(f64::INFINITY, |errors| errors.mape_pct);
+        if best.as_ref().is_none_or(|best| error < best.0) {
+            best = Some((error, fitted, held));
+        }
+    }
+    let (_, fitted, held) = best.ok_or("expected finite features, got others")?;
+    Ok(model(group, fitted, &held, baseline, None))
+}
+
+fn curve(rows: &[Row], terms: Terms, with_local: bool) -> Option<Fitted> {
+    let curve = Curve::fit(rows, terms)?;
+    let left = |row: &Row| (row.work, (row.time_s / curve.time_s(&row.work)).ln());
+    // A curve that is zero somewhere has no ratio there.
+    let local = if with_local {
+        Local::of(rows.iter().map(left).filter(|(_, ratio)| ratio.is_finite()))
+    } else {
+        None
+    };
+    Some(Fitted { curve, local })
+}
+
+fn calibrate(group: &Group, rows: &[Row], baseline: &Model) -> Result<Model, String> {
+    let base = baseline.curve();
+    let train = |rows: &[Row]| {
+        let corrected = |row: &Row| {
+            let local = baseline.residuals.as_ref().map_or(1.0, |local| local.factor(&row.work));
+            Row { time_s: row.time_s / local, ..*row }
+        };
+        let factor = base.factor(&rows.iter().map(corrected).collect::<Vec<_>>())?;
+        Some(Fitted { curve: base.scaled(factor), local: baseline.residuals.clone() })
+    };
+    let fitted = train(rows).ok_or("expected a baseline that takes time, got none")?;
+    let ratio = |cost: (&super::curve::Coefficient, &super::curve::Coefficient)| {
+        (cost.1.value > 0.0).then(|| cost.0.value / cost.1.value)
+    };
+    let factor = fitted.curve.coefficients.iter().zip(&base.coefficients).find_map(ratio);
+    let held = held_out(rows, &train);
+    Ok(model(group, fitted, &held, Some(baseline), factor))
+}
+
+/// `ln(measured / predicted)` of each point by a model that did not see it. Points that the rest cannot be fitted without are left out.
+fn held_out(rows: &[Row], train: Train<'_>) -> Vec<f64> {
+    let n_parts = if rows.len() <= ALONE_MAX { rows.len() } else { PARTS };
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.shuffle(&mut stats::seeded(0));
+    let mut out = Vec::with_capacity(rows.len());
+    for part in 0..n_parts {
+        let of = |held: bool| {
+            let in_part =
+                order.iter().enumerate().filter(move |(at, _)| (at % n_parts == part) == held);
+            in_part.map(|(_, row)| rows[*row]).collect::<Vec<_>>()
+        };
+        let Some(fitted) = train(&of(false)) else { continue };
+        out.extend(of(true).iter().map(|row| (row.time_s / fitted.time_s(&row.work)).ln()));
+    }
+    out.retain(|ratio| ratio.is_finite());
+    out
+}
+
+fn model(
+    group: &Group,
+    fitted: Fitted,
+    held: &[f64],
+    baseline: Option<&Model>,
+    factor: Option<f64>,
+) -> Model {
+    let works: Vec<Work> = group.points.iter().map(|point| point.work).collect();
+    let null = baseline.filter(|_| !group.is_baseline).and_then(|baseline| {
+        let off = |p: &Point| (p.time_s / baseline.time_s(&p.work)).ln();
+        let off: Vec<f64> = group.points.iter().map(off).filter(|off| off.is_finite()).collect();
+        Errors::of(&off)
+    });
+    Model {
+        subject: group.subject.clone(),
+        method: group.method.clone(),
+        is_baseline: group.is_baseline,
+        phase: group.phase,
+        budget: group.budget,
+        kind: if factor.is_some() { Kind::Calibrated } else { Kind::Own },
+        factor,
+        terms: fitted.curve.terms,
+        coefficients: fitted.curve.coefficients,
+        residuals: fitted.local,
+        errors: Errors::of(held),
+        interval: LogInterval::of(held),
+        null,
+        domain: Domain::of(&works).expect("a group has a point"),
+        n_points: works.len(),
+        n_repeats: group.points.iter().map(|point| point.n_repeats).sum(),
+        noise: noise(&group.points),
+    }
+}

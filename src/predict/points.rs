@@ -1,0 +1,107 @@
+//! Observations by what one model is made of.
+
+use std::collections::BTreeMap;
+
+use super::{Observation, Pass, Phase, Subject, Work, curve::Row};
+use crate::stats;
+
+/// Everything that was measured of one method on one subject in one phase.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Group {
+    /// On what.
+    pub subject: Subject,
+    /// Which method.
+    pub method: String,
+    /// Whether it is the uncompressed baseline.
+    pub is_baseline: bool,
+    /// Tokens a sequence that it keeps at most; of decode only.
+    pub budget: Option<f64>,
+    /// Which half of serving.
+    pub phase: Phase,
+    /// One a shape.
+    pub points: Vec<Point>,
+}
+
+/// One shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Point {
+    /// The pass.
+    pub work: Work,
+    /// Median over repeats, seconds.
+    pub time_s: f64,
+    /// See [`Pass::noise`].
+    pub noise: Option<f64>,
+    /// Repeats.
+    pub n_repeats: usize,
+}
+
+impl Point {
+    /// What a curve is fitted to.
+    pub fn row(&self) -> Row {
+        Row { work: self.work, time_s: self.time_s }
+    }
+}
+
+type Key = (Subject, Phase, bool, String, Option<u64>);
+
+/// Groups, the baseline of a subject and phase before its methods. Observations of one shape, such as those of two runs, are repeats
+/// of it: held out apart, one would give away the other.
+pub fn groups(observations: &[Observation]) -> Vec<Group> {
+    let mut by_key: BTreeMap<Key, BTreeMap<[u64; 4], Pass>> = BTreeMap::new();
+    for seen in observations {
+        let work = &seen.pass.work;
+        let budget = seen.budget.filter(|_| work.phase == Phase::Decode).map(f64::to_bits);
+        let key =
+            (seen.subject.clone(), work.phase, !seen.is_baseline, seen.method.clone(), budget);
+        let shape = [work.batch, work.new_tokens, work.cached, work.attended].map(f64::to_bits);
+        let fresh = || Pass { work: *work, repeats_s: Vec::new() };
+        let pass = by_key.entry(key).or_default().entry(shape).or_insert_with(fresh);
+        pass.repeats_s.extend(&seen.pass.repeats_s);
+    }
+    by_key.into_iter().map(|(key, passes)| group(key, passes.into_values())).collect()
+}
+
+fn group(key: Key, passes: impl Iterator<Item = Pass>) -> Group {
+    let (subject, phase, is_method, method, budget) = key;
+    let point = |pass: Pass| Point {
+        work: pass.work,
+        time_s: pass.duration_s(),
+        noise: pass.noise(),
+        n_repeats: pass.repeats_s.len(),
+    };
+    Group {
+        subject,
+        method,
+        is_baseline: !is_method,
+        budget: budget.map(f64::from_bits),
+        phase,
+        points: passes.map(point).collect(),
+    }
+}
+
+/// Mean noise of the points that have any; `None` where none has.
+pub fn noise<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<f64> {
+    let known: Vec<f64> = points.into_iter().filter_map(|point| point.noise).collect();
+    stats::mean(&known)
+}
+
+impl Subject {
+    /// One line: `llama-2-7b on A6000 (llamacpp b9917)`.
+    pub fn words(&self) -> String {
+        let ranks = match self.tensor_parallel {
+            0 | 1 => String::new(),
+            n => format!(", tp {n}"),
+        };
+        format!("{} on {} ({}{ranks})", self.model, self.device, self.engine)
+    }
+}
+
+impl Phase {
+    /// As written in files and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Prefill => "prefill",
+            Phase::Decode => "decode",
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Whether choosing a method by its predicted time pays: a small error does not yet make a good choice.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Phase, Subject,
+    eval::{Held, Predictor},
+    split::{Split, shape},
+};
+use crate::stats;
+
+/// Choices in one phase, over all shapes at which all methods of a subject were held out and predicted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decisions {
+    /// Prefill or decode.
+    pub phase: Phase,
+    /// Shapes.
+    pub n: usize,
+    /// Shapes left out because a method was not measured or not predicted there, or alone.
+    pub n_left_out: usize,
+    /// Mean and 95th percentile of how much longer the predicted-best method takes than the truly best, percent.
+    pub regret_pct: (f64, f64),
+    /// The same of the method that is best on average over a subject's shapes, chosen with hindsight: mean, percent, and its name
+    /// a subject.
+    pub best_static: (f64, Vec<(Subject, String)>),
+    /// Mean regret of always taking the baseline; `None` where a subject has none.
+    pub baseline_pct: Option<f64>,
+    /// Pairs of methods whose times truly differ by more than 5 %, and of these those whose order was predicted.
+    pub signs_5: (usize, usize),
+    /// The same above 10 %.
+    pub signs_10: (usize, usize),
+}
+
+/// One shape: (method, whether baseline, measured, predicted).
+type Shape<'a> = Vec<(&'a str, bool, f64, f64)>;
+
+/// Choices on the random split, by phase; a phase without two methods to choose from has none.
+pub fn decisions(held: &[Held], predictor: Predictor) -> Vec<Decisions> {
+    [Phase::Decode, Phase::Prefill]
+        .into_iter()
+        .filter_map(|phase| of_phase(held, phase, predictor))
+        .collect()
+}
+
+fn of_phase(held: &[Held], phase: Phase, predictor: Predictor) -> Option<Decisions> {
+    let asked = held.iter().filter(|h| h.split == Split::Random && h.work.phase == phase);
+    let mut by_subject: BTreeMap<&Subject, BTreeMap<[i64; 3], Shape<'_>>> = BTreeMap::new();
+    let mut n_methods: BTreeMap<&Subject, std::collections::BTreeSet<&str>> = BTreeMap::new();
+    for one in asked {
+        n_methods.entry(&one.subject).or_default().insert(&one.method);
+        let shapes = by_subject.entry(&one.subject).or_default();
+        let here = shapes.entry(shape(&one.work)).or_default();
+        if let Some(predicted) = one.time_s(predictor) {
+            here.push((&one.method, one.is_baseline, one.measured_s, predicted));
+        }
+    }
+    let n_all: usize = by_subject.values().map(BTreeMap::len).sum();
+    let whole: BTreeMap<&Subject, Vec<Shape<'_>>> = by_subject
+        .into_iter()
+        .map(|(subject, shapes)| {
+            let n = n_methods[subject].len();
+            let complete = shapes.into_values().filter(|here| n > 1 && here.len() == n);
+            (subject, complete.collect())
+        })
+        .collect();
+    let all: Vec<&Shape<'_>> = whole.values().flatten().collect();
+    let mut regrets: Vec<f64> = all.iter().map(|here| regret(here, by_predicted(here))).collect();
+    regrets.sort_by(f64::total_cmp);
+    Some(Decisions {
+        phase,
+        n: all.len(),
+        n_left_out: n_all - all.len(),
+        regret_pct: (stats::mean(&regrets)?, stats::quantile_sorted(&regrets, 0.95)?),
+        best_static: best_static(&whole)?,
+        baseline_pct: always_baseline(&all),
+        signs_5: signs(&all, 1.05),
+        signs_10: signs(&all, 1.10),
+    })
+}
+
+fn by_predicted(here: &Shape<'_>) -> f64 {
+    let best = here.iter().min_by(|a, b| a.3.total_cmp(&b.3));
+    best.map_or(f64::NAN, |best| best.2)
+}
+
+/// Percent that a time is above the shortest.
+fn regret(here: &Shape<'_>, time_s: f64) -> f64 {
+    let best = here.iter().map(|one| one.2).fold(f64::INFINITY, f64::min);
+    100.0 * (time_s / best - 1.0)
+}
+
+fn always_baseline(all: &[&Shape<'_>]) -> Option<f64> {
+    let of = |here: &&Shape<'_>| Some(regret(here, here.iter().find(|one| one.1)?.2));
+    stats::mean(&all.iter().map(of).collect::<Option<Vec<f64>>>()?)
+}
+
+fn best_static(
+    whole: &BTreeMap<&Subject, Vec<Shape<'_>>>,
+) -> Option<(f64, Vec<(Subject, String)>)> {
+    let (mut sum, mut n, mut names) = (0.0, 0, Vec::new());
+    for (subject, shapes) in whole.iter().filter(|(_, shapes)| !shapes.is_empty()) {
+        let mut by_method: BTreeMap<&str, f64> = BTreeMap::new();
+        for here in shapes {
+            for one in here {
+                *by_method.entry(one.0).or_default() += regret(here, one.2);
+            }
+        }
+        let (method, least) = by_method.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
+        sum += least;
+        n += shapes.len();
+        names.push(((*subject).clone(), method.to_owned()));
+    }
+    (n > 0).then(|| (sum / n as f64, names))
+}
+
+/// Pairs whose longer time is more than `factor` times the shorter, and of these those in the predicted order.
+fn signs(all: &[&Shape<'_>], factor: f64) -> (usize, usize) {
+    let (mut n, mut right) = (0, 0);
+    for here in all {
+        for (at, one) in here.iter().enumerate() {
+            for other in &here[at + 1..] {
+                if one.2.max(other.2) > factor * one.2.min(other.2) {
+                    n += 1;
+                    right += usize::from((one.2 < other.2) == (one.3 < other.3));
+                }
+            }
+        }
+    }
+    (n, right)
+}
