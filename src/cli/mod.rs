@@ -18,6 +18,8 @@ mod keys;
 pub mod lengths;
 pub mod negatives;
 pub mod plan;
+pub mod predict;
+pub mod predict_length;
 pub mod progress;
 pub mod report;
 pub mod run;
@@ -84,6 +86,8 @@ enum Command {
     Negatives(negatives::NegativesArgs),
     /// What choosing the method by the prompt could win at most, and how much of that is luck.
     Adaptive(adaptive::AdaptiveArgs),
+    /// Models fitted on runs: how long an answer will be.
+    Predict(predict::PredictArgs),
     /// Answers of a run or of a file, scored by the rules of their data sets: LongBench, GSM8K, MATH, RULER.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
@@ -132,6 +136,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Lengths(args) => lengths::run(&args, ui),
         Command::Negatives(args) => negatives::run(&args, ui),
         Command::Adaptive(args) => adaptive::run(&args, ui),
+        Command::Predict(args) => predict::run(&args, ui),
         Command::Score(args) => score::run(&args, ui),
         Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),

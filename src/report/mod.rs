@@ -3,6 +3,7 @@
 pub mod figure;
 pub mod negatives;
 mod png;
+pub mod predict_length;
 pub mod run;
 mod scale;
 pub mod svg;

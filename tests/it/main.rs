@@ -20,6 +20,7 @@ mod faulty;
 mod lengths;
 mod longbench;
 mod negatives;
+mod predict_length;
 mod quality;
 mod resume;
 mod saturation;

@@ -1,10 +1,6 @@
 //! How far the ends must be moved so that they hold as often as they say, on prompts that no tree has seen.
 
-use super::{
-    Sample,
-    gbdt::quantile,
-    to_log,
-};
+use super::{Sample, gbdt::quantile, to_log};
 
 /// Prompts below which nothing is moved: the 90 % quantile of fewer values is one of the largest few.
 pub(super) const PROMPTS_MIN: usize = 20;

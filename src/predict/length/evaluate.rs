@@ -171,11 +171,14 @@ struct Fold {
     edges: Vec<f64>,
 }
 
+/// A row and its marks.
+type AtRow = (usize, Marked);
+
 /// Marks of one fold's prompts.
 #[derive(Default)]
 struct Part {
-    /// By predictor: row and marks.
-    marks: Vec<(Predictor, Vec<(usize, Marked)>)>,
+    /// By predictor.
+    marks: Vec<(Predictor, Vec<AtRow>)>,
     /// By method: marks as the baseline and with the shift.
     methods: Vec<(String, Marked, Marked)>,
 }
@@ -189,8 +192,7 @@ fn held_out(
     let split = |is_held: bool| (0..all.len()).filter(move |at| (folds[*at] == fold) == is_held);
     let training: Vec<Known<'_>> = split(false).map(|at| all[at]).collect();
     let is_base = |known: &&Known<'_>| known.sample.method == options.baseline;
-    let base: Vec<&Sample> =
-        training.iter().filter(is_base).map(|known| known.sample).collect();
+    let base: Vec<&Sample> = training.iter().filter(is_base).map(|known| known.sample).collect();
     let medians = base.iter().filter_map(|sample| sample.median());
     let edges = score::edges(medians.map(|(log, _)| to_tokens(log)).collect());
     let edges = Fold { fold, edges };
@@ -200,7 +202,9 @@ fn held_out(
     let groups = Groups::fit(&base);
     for (predictor, task) in [(Predictor::Constant, false), (Predictor::T0, true)] {
         let guess = |known: &Known<'_>| t0(&groups, known.sample, task);
-        part.take(predictor, all, &held, &edges, |known| guess(known).map(|one| vec![one; known.sample.lengths.len()]));
+        part.take(predictor, all, &held, &edges, |known| {
+            guess(known).map(|one| vec![one; known.sample.lengths.len()])
+        });
     }
     part.take(Predictor::Ceiling, all, &held, &edges, |known| twins(known.sample));
     if options.tier == Tier::T0 {
@@ -208,8 +212,7 @@ fn held_out(
     }
     for predictor in [Predictor::PromptLength, Predictor::T1, Predictor::T1NoTask] {
         let Some(inputs) = predictor.inputs() else { continue };
-        let fit =
-            FitOptions { baseline: options.baseline, llm: None, inputs, seed: options.seed };
+        let fit = FitOptions { baseline: options.baseline, llm: None, inputs, seed: options.seed };
         let model = Model::fit(&training, &fit)?;
         part.take(predictor, all, &held, &edges, |known| {
             let guess = of_model(&model, known, None)?;
@@ -281,7 +284,9 @@ fn others<'a>(
             let Known { sample, .. } = known;
             let shifted = of_model(model, known, Some(&sample.method))?;
             let plain = of_model(model, known, None)?;
-            let marked = |guess| Marked::new(sample, vec![guess; sample.lengths.len()], edges.fold, &edges.edges);
+            let marked = |guess| {
+                Marked::new(sample, vec![guess; sample.lengths.len()], edges.fold, &edges.edges)
+            };
             Some((sample.method.clone(), marked(plain), marked(shifted)))
         })
         .collect()
@@ -290,7 +295,7 @@ fn others<'a>(
 /// Marks by predictor in the order of `base`.
 fn columns(parts: &[Part], base: &[usize]) -> Vec<Column> {
     let Some(first) = parts.first() else { return Vec::new() };
-    let one = |(place, (predictor, _)): (usize, &(Predictor, Vec<(usize, Marked)>))| {
+    let one = |(place, (predictor, _)): (usize, &(Predictor, Vec<AtRow>))| {
         let marks = parts.iter().filter_map(|part| part.marks.get(place));
         let by_row: std::collections::BTreeMap<usize, &Marked> =
             marks.flat_map(|(_, marks)| marks.iter().map(|(at, marked)| (*at, marked))).collect();

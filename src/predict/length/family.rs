@@ -103,8 +103,10 @@ mod tests {
     fn a_changed_word_is_the_same_family() {
         let long: String = (0..60).map(|i| format!("word{i} ")).collect();
         let changed = long.replace("word30", "other");
-        let strangers: Vec<String> = (0..20).map(|i| format!("question {i} about thing {i} x{i}")).collect();
-        let mut prompts: Vec<&str> = vec![&long, &changed, &long, "", "", "?", "Hi there", "hi THERE!"];
+        let strangers: Vec<String> =
+            (0..20).map(|i| format!("question {i} about thing {i} x{i}")).collect();
+        let mut prompts: Vec<&str> =
+            vec![&long, &changed, &long, "", "", "?", "Hi there", "hi THERE!"];
         prompts.extend(strangers.iter().map(String::as_str));
         let families = families(&prompts);
         assert_eq!(families[..8], [0, 0, 0, 1, 1, 2, 3, 3]);

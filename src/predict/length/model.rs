@@ -163,8 +163,9 @@ impl Model {
     /// # Errors
     /// Too few prompts, or prompts of too few families.
     pub fn fit(all: &[Known<'_>], options: &Options<'_>) -> Result<Self, FitError> {
-        let is_base =
-            |known: &&Known<'_>| known.sample.method == options.baseline && known.sample.median().is_some();
+        let is_base = |known: &&Known<'_>| {
+            known.sample.method == options.baseline && known.sample.median().is_some()
+        };
         let base: Vec<Known<'_>> = all.iter().filter(is_base).copied().collect();
         let families: Vec<usize> = base.iter().map(|known| known.sample.family).collect();
         let n_families = distinct(&families);
@@ -348,8 +349,9 @@ impl Model {
             "{origin}: expected schema {SCHEMA}, got {}{hint}",
             version.schema
         );
-        let model: Self = serde_json::from_str(text)
-            .with_context(|| format!("{origin}: expected a whole length model, got a damaged one{hint}"))?;
+        let model: Self = serde_json::from_str(text).with_context(|| {
+            format!("{origin}: expected a whole length model, got a damaged one{hint}")
+        })?;
         let whole = model.forests.len() == QUANTILES.len()
             && model.features.len() == model.names().len()
             && model.words.as_ref().is_none_or(Words::is_whole)

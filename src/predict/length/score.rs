@@ -113,9 +113,7 @@ fn bucket(edges: &[f64], value: f64) -> usize {
 /// Where fifths of some medians part.
 pub fn edges(mut medians: Vec<f64>) -> Vec<f64> {
     medians.sort_by(f64::total_cmp);
-    let at = |part: usize| {
-        crate::stats::quantile_sorted(&medians, part as f64 / BUCKETS as f64)
-    };
+    let at = |part: usize| crate::stats::quantile_sorted(&medians, part as f64 / BUCKETS as f64);
     (1..BUCKETS).filter_map(at).collect()
 }
 
@@ -204,10 +202,7 @@ fn by_fold(
 }
 
 /// Mean over slots by their answers; `None` where one is not defined.
-fn over_slots(
-    slots: &[(f64, PairCounts)],
-    measure: fn(&PairCounts) -> Option<f64>,
-) -> Option<f64> {
+fn over_slots(slots: &[(f64, PairCounts)], measure: fn(&PairCounts) -> Option<f64>) -> Option<f64> {
     let n: f64 = slots.iter().map(|(n, _)| n).sum();
     let sum: Option<f64> = slots.iter().map(|(n, pairs)| Some(n * measure(pairs)?)).sum();
     sum.filter(|_| n > 0.0).map(|sum| sum / n)

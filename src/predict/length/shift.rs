@@ -173,8 +173,7 @@ fn slope(pairs: &[Paired], seed: u64) -> Option<Slope> {
         let (mean, line) = line(&rest.iter().map(|at| &pairs[*at]).collect::<Vec<_>>())?;
         for at in held {
             let Paired { ln_bytes, value, .. } = pairs[at];
-            let by_line =
-                mean + f64::from(line.slope) * (ln_bytes - f64::from(line.centre));
+            let by_line = mean + f64::from(line.slope) * (ln_bytes - f64::from(line.centre));
             saved[at] = (value - mean).powi(2) - (value - by_line).powi(2);
         }
     }

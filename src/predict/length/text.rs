@@ -61,17 +61,82 @@ pub const N_FEATURES: usize = NAMES.len();
 
 /// Words that count for one feature, matched whole and in lower case.
 const WORDS: [&[&str]; 14] = [
-    &["write", "compose", "create", "draft", "story", "poem", "essay", "article", "blog", "generate", "script"],
-    &["explain", "describe", "discuss", "elaborate", "analyze", "analyse", "compare", "tell", "teach"],
+    &[
+        "write", "compose", "create", "draft", "story", "poem", "essay", "article", "blog",
+        "generate", "script",
+    ],
+    &[
+        "explain",
+        "describe",
+        "discuss",
+        "elaborate",
+        "analyze",
+        "analyse",
+        "compare",
+        "tell",
+        "teach",
+    ],
     &["list", "name", "enumerate", "give", "suggest", "recommend", "provide", "ideas", "examples"],
     &["summarize", "summarise", "summary", "tldr", "abstract", "outline"],
     &["translate", "translation"],
-    &["classify", "choose", "select", "label", "identify", "category", "true", "false", "option", "options"],
-    &["code", "program", "function", "python", "java", "javascript", "sql", "html", "css", "implement", "class", "api", "bug"],
-    &["rewrite", "edit", "paraphrase", "rephrase", "fix", "correct", "improve", "proofread", "convert", "change"],
+    &[
+        "classify", "choose", "select", "label", "identify", "category", "true", "false", "option",
+        "options",
+    ],
+    &[
+        "code",
+        "program",
+        "function",
+        "python",
+        "java",
+        "javascript",
+        "sql",
+        "html",
+        "css",
+        "implement",
+        "class",
+        "api",
+        "bug",
+    ],
+    &[
+        "rewrite",
+        "edit",
+        "paraphrase",
+        "rephrase",
+        "fix",
+        "correct",
+        "improve",
+        "proofread",
+        "convert",
+        "change",
+    ],
     &["calculate", "solve", "compute", "prove", "equation", "sum", "find", "many", "much"],
-    &["detailed", "detail", "details", "comprehensive", "thorough", "long", "depth", "step", "steps", "complete", "full"],
-    &["short", "brief", "briefly", "concise", "concisely", "one", "single", "only", "just", "quick", "simple"],
+    &[
+        "detailed",
+        "detail",
+        "details",
+        "comprehensive",
+        "thorough",
+        "long",
+        "depth",
+        "step",
+        "steps",
+        "complete",
+        "full",
+    ],
+    &[
+        "short",
+        "brief",
+        "briefly",
+        "concise",
+        "concisely",
+        "one",
+        "single",
+        "only",
+        "just",
+        "quick",
+        "simple",
+    ],
     &["json", "table", "csv", "xml", "yaml", "markdown", "format", "columns", "template"],
     &["act", "role", "assistant", "you", "imagine", "pretend", "expert"],
     &["please", "thanks", "thank", "kindly", "hi", "hello"],
@@ -91,8 +156,28 @@ const COUNTED: [&[&str]; 4] = [
     &["sentence", "sentences", "line", "lines"],
     &["paragraph", "paragraphs", "page", "pages", "chapter", "chapters", "section", "sections"],
     &[
-        "items", "examples", "ideas", "questions", "points", "reasons", "ways", "tips", "names", "steps", "bullet",
-        "things", "facts", "options", "titles", "topics", "tweets", "titles", "best", "top", "most", "different",
+        "items",
+        "examples",
+        "ideas",
+        "questions",
+        "points",
+        "reasons",
+        "ways",
+        "tips",
+        "names",
+        "steps",
+        "bullet",
+        "things",
+        "facts",
+        "options",
+        "titles",
+        "topics",
+        "tweets",
+        "titles",
+        "best",
+        "top",
+        "most",
+        "different",
     ],
 ];
 const FIRST_OF_COUNTED: usize = 40;
@@ -134,7 +219,7 @@ pub(super) fn words(text: &str) -> Vec<String> {
     for c in text.chars() {
         if c.is_alphanumeric() {
             word.extend(c.to_lowercase());
-        } else if !(matches!(c, '\'' | '\u{2019}') && !word.is_empty()) && !word.is_empty() {
+        } else if !word.is_empty() && !matches!(c, '\'' | '\u{2019}') {
             words.push(std::mem::take(&mut word));
         }
     }
@@ -227,16 +312,14 @@ impl<'a> Text<'a> {
                 values[FIRST_OF_WORDS + at] += f64::from(u8::from(set.contains(&word.as_str())));
             }
         }
-        values[FIRST_OF_WORDS..FIRST_OF_WORDS + WORDS.len()]
-            .iter_mut()
-            .for_each(|n| *n = ln1(*n));
+        values[FIRST_OF_WORDS..FIRST_OF_WORDS + WORDS.len()].iter_mut().for_each(|n| *n = ln1(*n));
         for (at, word) in self.words.iter().enumerate() {
             let Some(number) = number(word) else { continue };
             // `500 words`, `3 short paragraphs`, `10 of the best ideas`.
             let after = &self.words[at + 1..self.words.len().min(at + 4)];
-            let counted = after.iter().find_map(|word| {
-                COUNTED.iter().position(|nouns| nouns.contains(&word.as_str()))
-            });
+            let counted = after
+                .iter()
+                .find_map(|word| COUNTED.iter().position(|nouns| nouns.contains(&word.as_str())));
             if let Some(noun) = counted {
                 let value = &mut values[FIRST_OF_COUNTED + noun];
                 *value = value.max(ln1(number));
@@ -308,7 +391,9 @@ mod tests {
     #[test]
     fn anything_is_finite() {
         let long = "ж".repeat(100_000);
-        for prompt in ["", " ", "\n\n", "?", "🦀🦀", "\u{0}\u{202e}", "9999999999999999999999 words", &long] {
+        for prompt in
+            ["", " ", "\n\n", "?", "🦀🦀", "\u{0}\u{202e}", "9999999999999999999999 words", &long]
+        {
             assert!(features(prompt).iter().all(|value| value.is_finite()), "{prompt:.20}");
         }
         let (head, tail) = ends(&long);

@@ -45,10 +45,13 @@ impl Bag {
 /// FNV-1a; a pair is hashed with a blank between its words.
 fn place(first: &str, second: Option<&str>) -> u32 {
     let parts = [Some(first), second.map(|_| " "), second];
-    let hash = parts.into_iter().flatten().flat_map(str::bytes).fold(
-        0xcbf2_9ce4_8422_2325_u64,
-        |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3),
-    );
+    let hash = parts
+        .into_iter()
+        .flatten()
+        .flat_map(str::bytes)
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
     // The high bits of FNV are the better mixed ones.
     ((hash >> 32) as u32) % PLACES as u32
 }
@@ -107,7 +110,8 @@ impl Words {
             .collect();
         let mut grams: BTreeMap<String, f64> = BTreeMap::new();
         each_gram(prompt, |first, second| {
-            let gram = second.map_or_else(|| first.to_owned(), |second| format!("{first} {second}"));
+            let gram =
+                second.map_or_else(|| first.to_owned(), |second| format!("{first} {second}"));
             if let Some(added) = adds.get(&place(first, second)) {
                 grams.insert(gram, *added);
             }

@@ -40,13 +40,15 @@ struct Drawn {
 }
 
 pub(super) fn judge(columns: &[Column], families: &[usize], options: &Options<'_>) -> Judged {
-    let find = |predictor: Predictor| {
-        columns.iter().position(|column| column.predictor == predictor)
-    };
+    let find =
+        |predictor: Predictor| columns.iter().position(|column| column.predictor == predictor);
     let compared: Vec<(usize, usize)> =
         COMPARED.iter().filter_map(|(a, b)| Some((find(*a)?, find(*b)?))).collect();
     let mut members: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    families.iter().enumerate().for_each(|(row, family)| members.entry(*family).or_default().push(row));
+    families
+        .iter()
+        .enumerate()
+        .for_each(|(row, family)| members.entry(*family).or_default().push(row));
     let members: Vec<Vec<usize>> = members.into_values().collect();
     let all: Vec<usize> = (0..families.len()).collect();
     let whole = drawn(columns, &compared, &all);
@@ -103,7 +105,10 @@ fn verdicts(
     let drawn: Vec<Measures> = draws.iter().map(of).collect();
     std::array::from_fn(|at| {
         let value = values[at]?;
-        Some((value, interval(drawn.iter().filter_map(|measures| measures[at]).collect(), draws.len())))
+        Some((
+            value,
+            interval(drawn.iter().filter_map(|measures| measures[at]).collect(), draws.len()),
+        ))
     })
 }
 
