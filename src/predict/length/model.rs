@@ -262,7 +262,7 @@ impl Model {
     }
 
     /// The forests' own quantiles, in order (Chernozhukov et al. 2010: sorting crossed quantiles only brings them closer).
-    fn raw(&self, row: &[f32]) -> [f64; 3] {
+    pub(super) fn raw(&self, row: &[f32]) -> [f64; 3] {
         let mut logs = [0.0; 3];
         logs.iter_mut().zip(&self.forests).for_each(|(log, forest)| *log = forest.predict(row));
         logs.sort_by(f64::total_cmp);

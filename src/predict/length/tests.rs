@@ -126,22 +126,20 @@ fn cut_answers_are_lower_bounds_and_no_lengths() {
     let mut naive = samples.clone();
     let all = naive.iter_mut().flat_map(|sample| &mut sample.lengths);
     all.for_each(|length| length.censored = false);
+    // The forests alone: moving their ends on held-out prompts would mend what taking cuts for lengths has spoilt.
     let off = |samples: Vec<Sample>| -> [f64; 2] {
         let model = Corpus::of(samples).fit(Inputs::Prompt).unwrap();
-        let one = |words: u32| -> [f64; 2] {
-            let prompt = format!("Write {words} words about some of those things.");
-            let query = Query { prompt: &prompt, task: None, max_tokens: None, method: None };
-            let [_, middle, high] = model.predict(&query).unwrap();
-            let truth = f64::from(words);
-            [(middle / truth).ln().abs(), (high / truth).ln().mul_add(1.0, -0.3 * 1.2816).abs()]
+        let fresh = asking(200, 77, |_| 4096);
+        let one = |sample: &Sample| -> [f64; 2] {
+            let words: f64 = sample.prompt.split(' ').nth(1).unwrap().parse().unwrap();
+            let [_, middle, high] = model.raw(&model.row(&Read::of(&sample.prompt), None, None));
+            [(middle - words.ln()).abs(), (high - words.ln() - 0.3 * 1.2816).abs()]
         };
-        [100, 200, 400, 800]
-            .map(one)
-            .into_iter()
-            .fold([0.0; 2], |sum, off| [sum[0] + off[0] / 4.0, sum[1] + off[1] / 4.0])
+        let all: Vec<[f64; 2]> = fresh.iter().map(one).collect();
+        [0, 1].map(|at| all.iter().map(|off| off[at]).sum::<f64>() / all.len() as f64)
     };
     let (heeded, taken) = (off(samples), off(naive));
-    assert!(heeded[0] < 0.2 && heeded[0] < 0.5 * taken[0], "q50: {heeded:?} {taken:?}");
+    assert!(heeded[0] < 0.2 && heeded[0] < 0.8 * taken[0], "q50: {heeded:?} {taken:?}");
     assert!(heeded[1] < 0.3 && heeded[1] < taken[1], "q90: {heeded:?} {taken:?}");
 }
 
