@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{
-    FitError, Inputs, QUANTILES, Sample, Shift, fold,
+    FitError, Inputs, Sample, Shift, fold,
     groups::Groups,
     model::{Known, Model, Options as FitOptions, Query, cut},
     score::{self, Guess, Marked, Measures},
@@ -27,7 +27,8 @@ pub enum Predictor {
     T1,
     /// T1 that is not told the task.
     T1NoTask,
-    /// The other answers to the same prompt: their median. No predictor of the prompt can be expected to do better.
+    /// The median of the other answers to the same prompt. One or two answers are a noisy guess, so that this is where the ceiling
+    /// starts: see [`perfect_tau`].
     Ceiling,
 }
 
@@ -243,7 +244,7 @@ impl Part {
 }
 
 fn guess([low, middle, high]: [f64; 3]) -> Guess {
-    Guess { middle, ends: Some((low, high)) }
+    Guess { middle, ends: Some((low, high)), of_twins: false }
 }
 
 fn t0(groups: &Groups, sample: &Sample, with_task: bool) -> Option<Guess> {
@@ -268,7 +269,7 @@ fn twins(sample: &Sample) -> Option<Vec<Guess>> {
         let others = sample.lengths.iter().enumerate().filter(|(at, _)| *at != slot);
         let mut logs: Vec<f64> = others.map(|(_, length)| to_log(length.tokens)).collect();
         let median = crate::stats::median(&mut logs)?;
-        Some(Guess { middle: to_tokens(median), ends: None })
+        Some(Guess { middle: to_tokens(median), ends: None, of_twins: true })
     };
     (0..sample.lengths.len()).map(of_others).collect()
 }
@@ -324,7 +325,34 @@ fn methods(parts: &[Part]) -> Vec<MethodMarks> {
     by_method.into_iter().map(one).collect()
 }
 
-/// The nominal coverage of q10 to q90.
-pub fn nominal() -> f64 {
-    QUANTILES[2] - QUANTILES[0]
+/// The tau that whoever knew each prompt's own middle would reach with single answers, from the tau of a mean of `others` answers.
+///
+/// Spearman's correction for attenuation (1904), and his formula with Brown's (1910) where several answers were averaged, on the
+/// correlation `sin(tau pi / 2)` that Greiner (1909) gives for normal variables. An estimate: lengths are not normal, and many
+/// are cut. `None` of a tau that is not positive.
+pub fn perfect_tau(tau: f64, others: f64) -> Option<f64> {
+    if tau <= 0.0 || others < 1.0 {
+        return None;
+    }
+    // r^2 = rho^2 k / (1 + (k - 1) rho) for the mean of k answers, each of reliability rho.
+    let square = (tau * std::f64::consts::FRAC_PI_2).sin().powi(2);
+    let linear = square * (others - 1.0);
+    let rho = (linear + (linear * linear + 4.0 * others * square).sqrt()) / (2.0 * others);
+    Some(rho.min(1.0).sqrt().asin() / std::f64::consts::FRAC_PI_2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::perfect_tau;
+
+    #[test]
+    fn a_noisy_twin_is_no_ceiling() {
+        // r = 0.5 between two answers: a perfect predictor has r = sqrt(0.5), which is tau 1/2.
+        let third = 1.0 / 3.0;
+        assert!((perfect_tau(third, 1.0).unwrap() - 0.5).abs() < 1e-12);
+        // Of reliability 0.5 the mean of two answers has r = 0.5 sqrt(2 / 1.5).
+        let of_two = (0.5 * (2.0_f64 / 1.5).sqrt()).asin() / std::f64::consts::FRAC_PI_2;
+        assert!((perfect_tau(of_two, 2.0).unwrap() - 0.5).abs() < 1e-12);
+        assert_eq!(perfect_tau(-0.1, 1.0), None);
+    }
 }

@@ -44,6 +44,8 @@ pub struct Guess {
     pub middle: f64,
     /// q10 and q90, where they are said.
     pub ends: Option<(f64, f64)>,
+    /// Whether it was made of the prompt's other answers: then it says nothing of their median, which it is a part of.
+    pub of_twins: bool,
 }
 
 /// One prompt with what was said of it.
@@ -160,7 +162,9 @@ pub fn measures(marked: &[&Marked]) -> Measures {
     marked.iter().for_each(|marked| sums.plus(&marked.sums));
     let of = |sum: f64, n: f64| (n > 0.0).then(|| sum / n);
     let slots = slots(marked);
-    let medians = by_fold(marked, |marked| Some((marked.guess()?.middle, marked.median)));
+    let medians = by_fold(marked, |marked| {
+        Some((marked.guess().filter(|guess| !guess.of_twins)?.middle, marked.median))
+    });
     [
         over_slots(&slots, PairCounts::tau_b),
         over_slots(&medians, PairCounts::tau_b),
@@ -223,7 +227,7 @@ mod tests {
             method: "m".into(),
             lengths: lengths.collect(),
         };
-        let guess = Guess { middle, ends: Some(ends) };
+        let guess = Guess { middle, ends: Some(ends), of_twins: false };
         Marked::new(&sample, vec![guess; tokens.len()], 0, &[5.0, 15.0])
     }
 

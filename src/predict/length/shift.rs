@@ -57,8 +57,19 @@ pub struct Shift {
 }
 
 impl Shift {
-    /// What is added to a prompt's prediction.
+    /// Whether predictions use it: only a shift whose interval excludes 0 and that exceeds the null, where there is one. Another would
+    /// add its own noise to every prediction.
+    pub fn is_used(&self) -> bool {
+        let Difference { low, high, .. } = self.difference;
+        let excludes_zero = low.is_some_and(|low| low > 0.0) || high.is_some_and(|high| high < 0.0);
+        excludes_zero && self.exceeds_null().unwrap_or(true)
+    }
+
+    /// What is added to a prompt's prediction; 0 where the shift is not used.
     pub(super) fn at(&self, read: &Read) -> f64 {
+        if !self.is_used() {
+            return 0.0;
+        }
         let by_length = self.slope.as_ref().map_or(0.0, |slope| {
             f64::from(slope.slope) * (f64::from(read.features[0]) - f64::from(slope.centre))
         });
