@@ -19,6 +19,7 @@ pub mod definitions;
 mod engine;
 pub mod judgement;
 mod kernels;
+pub mod length_labels;
 pub mod lengths;
 pub mod negatives;
 mod ngram;

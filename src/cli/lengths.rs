@@ -52,7 +52,8 @@ pub fn run(args: &LengthsArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ui.out(&ui.tables(&tables.iter().map(narrowed).collect::<Vec<_>>()))?;
     }
     if let Some(folder) = &args.plots {
-        let plots: Vec<_> = report::figures_of(&points).into_iter().chain(forced::figures_of(&stopping)).collect();
+        let plots: Vec<_> =
+            report::figures_of(&points).into_iter().chain(forced::figures_of(&stopping)).collect();
         draw(folder, &plots)?;
         ui.note(&format!("pictures: {}", folder.display()));
     }

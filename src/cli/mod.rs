@@ -20,6 +20,7 @@ pub mod negatives;
 pub mod plan;
 mod plots;
 pub mod predict;
+pub mod predict_length;
 pub mod predict_replay;
 pub mod progress;
 pub mod report;
@@ -87,7 +88,7 @@ enum Command {
     Negatives(negatives::NegativesArgs),
     /// What choosing the method by the prompt could win at most, and how much of that is luck.
     Adaptive(adaptive::AdaptiveArgs),
-    /// What a pass takes: models of it, fitted on runs, and how far to trust them.
+    /// Models fitted on runs: what a pass takes, how long an answer will be, and how far to trust them.
     Predict(predict::PredictArgs),
     /// Answers of a run or of a file, scored by the rules of their data sets: LongBench, GSM8K, MATH, RULER.
     Score(score::ScoreArgs),

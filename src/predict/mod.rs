@@ -20,6 +20,7 @@ pub mod eval;
 pub mod file;
 pub mod fit;
 pub mod interval;
+pub mod length;
 pub mod local;
 pub mod measured;
 pub mod model;

@@ -4,6 +4,7 @@ pub mod figure;
 pub mod negatives;
 mod png;
 pub mod predict;
+pub mod predict_length;
 pub mod predict_replay;
 pub mod profile;
 pub mod run;

@@ -3,6 +3,7 @@
 mod bootstrap;
 mod density;
 mod flip;
+mod kendall;
 mod multiple;
 mod normal;
 mod proportion;
@@ -16,6 +17,7 @@ pub use bootstrap::{
 };
 pub use density::{bandwidth, density};
 pub use flip::{Flipped, sign_flip_test};
+pub use kendall::{PairCounts, pair_counts, tau_b};
 pub use multiple::benjamini_hochberg;
 pub use normal::{POWER_80, upper_tail as upper_tail_of_normal};
 pub use proportion::{wilson, wilson_share};

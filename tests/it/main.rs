@@ -22,6 +22,7 @@ mod lengths;
 mod longbench;
 mod negatives;
 mod predict_files;
+mod predict_length;
 mod predict_replay;
 mod quality;
 mod resume;

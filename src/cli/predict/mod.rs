@@ -1,8 +1,8 @@
-//! `kvbench predict`: models of what a pass takes, and how far to trust them.
+//! `kvbench predict`: models fitted on what was measured, and how far to trust them.
 
 use std::process::ExitCode;
 
-use super::{predict_replay, ui::Ui};
+use super::{predict_length, predict_replay, ui::Ui};
 
 mod audit;
 mod eval;
@@ -11,7 +11,7 @@ mod fit;
 mod source;
 mod throughput;
 
-/// Models of what a forward pass takes.
+/// Models of what a forward pass takes and of how long an answer will be.
 #[derive(Debug, clap::Args)]
 pub struct PredictArgs {
     #[command(subcommand)]
@@ -30,6 +30,8 @@ enum PredictCommand {
     Audit(audit::AuditArgs),
     /// A run's requests through a simulated engine, beside what was measured.
     Replay(predict_replay::ReplayArgs),
+    /// How long the answer to a prompt will be.
+    Length(predict_length::LengthArgs),
 }
 
 /// Runs a subcommand.
@@ -43,5 +45,6 @@ pub fn run(args: &PredictArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         PredictCommand::Eval(args) => eval::run(args, ui),
         PredictCommand::Audit(args) => audit::run(args, ui),
         PredictCommand::Replay(args) => predict_replay::run(args, ui),
+        PredictCommand::Length(args) => predict_length::run(args, ui),
     }
 }

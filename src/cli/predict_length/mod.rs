@@ -1,0 +1,91 @@
+//! `kvbench predict length`: how long the answer to a prompt will be, from its text alone.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use rayon::prelude::*;
+
+use super::ui::Ui;
+use crate::{
+    analyse::length_labels::{self, Labels},
+    predict::length::model::{Known, Read},
+};
+
+mod eval;
+mod explain;
+mod fit;
+
+/// Fit, judge and ask a predictor of answer lengths.
+#[derive(Debug, clap::Args)]
+pub struct LengthArgs {
+    #[command(subcommand)]
+    command: LengthCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum LengthCommand {
+    /// Fit a model on the answers of runs and write it down.
+    Fit(fit::FitArgs),
+    /// Judge the predictor on families of prompts that it has not seen, beside simpler ones and the ceiling.
+    Eval(eval::EvalArgs),
+    /// Ask a model about a prompt, and why it says so.
+    Explain(explain::ExplainArgs),
+}
+
+/// Where answers come from.
+#[derive(Debug, clap::Args)]
+struct Source {
+    /// Folders that `kvbench run` made, of one LLM and one baseline.
+    #[arg(required = true, value_name = "RUN_DIR")]
+    runs: Vec<PathBuf>,
+    /// Where a data set of the runs lies now; it is known by its hash. As often as there are.
+    #[arg(long, value_name = "FILE")]
+    data: Vec<PathBuf>,
+    /// Seed of folds, trees and intervals.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+/// Samples with what was read of their prompts.
+struct Loaded {
+    labels: Labels,
+    reads: Vec<Read>,
+}
+
+impl Source {
+    /// Reads the runs and says what is left out.
+    fn load(&self, ui: &Ui) -> anyhow::Result<Loaded> {
+        let labels = length_labels::of_runs(&self.runs, &self.data)?;
+        for left in &labels.left_out {
+            ui.note(&format!(
+                "left out: {} answers, {} (such as {})",
+                left.n, left.why, left.example
+            ));
+        }
+        let reads = labels.samples.par_iter().map(|sample| Read::of(&sample.prompt)).collect();
+        Ok(Loaded { labels, reads })
+    }
+
+    /// Names of the runs, for errors.
+    fn shown(&self) -> String {
+        self.runs.iter().map(|run| run.display().to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Loaded {
+    fn known(&self) -> Vec<Known<'_>> {
+        let both = self.labels.samples.iter().zip(&self.reads);
+        both.map(|(sample, read)| Known { sample, read }).collect()
+    }
+}
+
+/// Runs the subcommand.
+///
+/// # Errors
+/// Runs or files that cannot be used, or a folder that cannot be written.
+pub fn run(args: &LengthArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        LengthCommand::Fit(args) => fit::run(args, ui),
+        LengthCommand::Eval(args) => eval::run(args, ui),
+        LengthCommand::Explain(args) => explain::run(args, ui),
+    }
+}

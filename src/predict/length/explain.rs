@@ -1,0 +1,99 @@
+//! Why a prompt is predicted as it is.
+
+use super::{
+    model::{self, Inputs, Model, Query, Read, cut, log_of_largest_cut},
+    text,
+};
+
+/// What one feature did to q50.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moved {
+    /// The feature.
+    pub feature: String,
+    /// Its value.
+    pub value: f64,
+    /// What 1 + tokens were multiplied by.
+    pub factor: f64,
+}
+
+/// A prediction with its reasons.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Explained {
+    /// Tokens at q10, q50 and q90.
+    pub tokens: [f64; 3],
+    /// q50 before any feature was looked at.
+    pub start: f64,
+    /// Features that moved q50, the strongest first; those that did nothing are left out.
+    pub moved: Vec<Moved>,
+    /// Words and pairs of words with what they add to the score of the words, the strongest first.
+    pub grams: Vec<(String, f64)>,
+    /// What the method's shift multiplied 1 + tokens by; `None` of the baseline.
+    pub shift: Option<f64>,
+    /// Why it may not be trusted, in words.
+    pub notes: Vec<String>,
+}
+
+/// Below this a feature did nothing, as a factor's logarithm.
+const NOTHING: f64 = 5e-4;
+
+impl Model {
+    /// Predicts, and says why: what each feature's splits did on the path through the trees of q50.
+    ///
+    /// # Errors
+    /// As [`Model::predict`].
+    pub fn explain(&self, query: &Query<'_>) -> anyhow::Result<Explained> {
+        let read = Read::of(query.prompt);
+        let row = self.row(&read, query.task, None);
+        let (start, by_feature) = match self.forests.get(1) {
+            Some(middle) => middle.explain(&row, row.len()),
+            None => (0.0, Vec::new()),
+        };
+        let mut moved: Vec<(usize, f64)> = by_feature.into_iter().enumerate().collect();
+        moved.retain(|(_, by)| by.abs() > NOTHING);
+        moved.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()));
+        let named = |(at, by): (usize, f64)| {
+            let (name, ..) = model::range_of(self, at)?;
+            Some(Moved { feature: name.to_owned(), value: f64::from(row[at]), factor: by.exp() })
+        };
+        Ok(Explained {
+            tokens: self.predict_read(query, &read)?,
+            start: cut(start, query.max_tokens),
+            moved: moved.into_iter().filter_map(named).collect(),
+            grams: self.words.as_ref().map_or_else(Vec::new, |words| words.explain(query.prompt)),
+            shift: self.shift(query.method)?.map(|shift| shift.at(&read).exp()),
+            notes: self.notes(query, &row),
+        })
+    }
+
+    fn notes(&self, query: &Query<'_>, row: &[f32]) -> Vec<String> {
+        let mut notes = Vec::new();
+        let outside: Vec<&str> = (0..text::N_FEATURES.min(row.len()))
+            .filter_map(|at| {
+                let (name, low, high) = model::range_of(self, at)?;
+                (row[at] < low || row[at] > high).then_some(name)
+            })
+            .collect();
+        if !outside.is_empty() {
+            notes.push(format!("outside of what was learnt from: {}", outside.join(", ")));
+        }
+        if let (Inputs::PromptAndTask, Some(task)) = (self.inputs, query.task)
+            && !self.groups.tasks().contains(&task)
+        {
+            notes.push(format!("task `{task}` was not learnt: all prompts stand in its place"));
+        }
+        let logs = self.logs(row);
+        let largest = self.trained.max_tokens;
+        if self.trained.n_censored > 0 && logs[2] >= log_of_largest_cut(self) - 1e-3 {
+            notes.push(format!(
+                "q90 reaches {largest} tokens, where the longest answers it learnt from were cut: a lower bound"
+            ));
+        }
+        if self.calibration.low.is_none() || self.calibration.high.is_none() {
+            notes.push(format!(
+                "ends not calibrated: {} prompts were held out for it, too few with an end below max_tokens",
+                self.calibration.n_prompts
+            ));
+        }
+        notes
+    }
+}

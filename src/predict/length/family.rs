@@ -1,0 +1,117 @@
+//! Which prompts are the same but for a few words: they must not stand on both sides of a split.
+//!
+//! MinHash (Broder 1997) on shingles of three words, in bands (Indyk and Motwani 1998): prompts that share a band are compared,
+//! and those whose signatures agree in 70 % of the places are joined, as are their friends' friends.
+
+use std::collections::HashMap;
+
+use super::text;
+
+const SHINGLE: usize = 3;
+const BANDS: usize = 12;
+const ROWS: usize = 4;
+const PLACES: usize = BANDS * ROWS;
+/// Agreement of signatures, an estimate of Jaccard's index, from which prompts are one family.
+const ALIKE: f64 = 0.7;
+
+type Signature = [u64; PLACES];
+
+/// A number for each prompt's family, from 0 in order of first sight.
+pub fn families(prompts: &[&str]) -> Vec<usize> {
+    let signatures: Vec<Signature> = prompts.iter().map(|prompt| signature(prompt)).collect();
+    let mut joined: Vec<usize> = (0..prompts.len()).collect();
+    for band in 0..BANDS {
+        let mut seen: HashMap<&[u64], usize> = HashMap::new();
+        for (at, signature) in signatures.iter().enumerate() {
+            let key = &signature[band * ROWS..(band + 1) * ROWS];
+            let first = *seen.entry(key).or_insert(at);
+            if first != at && alike(&signatures[first], signature) {
+                join(&mut joined, first, at);
+            }
+        }
+    }
+    let mut numbers: HashMap<usize, usize> = HashMap::new();
+    (0..prompts.len())
+        .map(|at| {
+            let root = root(&mut joined, at);
+            let next = numbers.len();
+            *numbers.entry(root).or_insert(next)
+        })
+        .collect()
+}
+
+fn alike(a: &Signature, b: &Signature) -> bool {
+    let same = a.iter().zip(b).filter(|(a, b)| a == b).count();
+    same as f64 >= ALIKE * PLACES as f64
+}
+
+/// The smallest hash of any shingle, under each of the hash functions. A prompt of fewer words is one shingle.
+fn signature(prompt: &str) -> Signature {
+    let (head, tail) = text::ends(prompt);
+    let words: Vec<u64> =
+        [head, tail].iter().flat_map(|part| text::words(part)).map(|word| hash(&word)).collect();
+    let mut smallest = [u64::MAX; PLACES];
+    let mut take = |shingle: &[u64]| {
+        let base = shingle.iter().fold(0_u64, |all, word| mixed(all ^ word));
+        for (place, smallest) in smallest.iter_mut().enumerate() {
+            *smallest = (*smallest).min(mixed(base ^ mixed(place as u64 + 1)));
+        }
+    };
+    if words.len() < SHINGLE {
+        // Without words (only signs, say) the text itself must tell prompts apart.
+        let whole = if words.is_empty() { vec![hash(prompt)] } else { words };
+        take(&whole);
+    } else {
+        words.windows(SHINGLE).for_each(take);
+    }
+    smallest
+}
+
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
+pub(super) fn mixed(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
+}
+
+fn root(joined: &mut [usize], mut at: usize) -> usize {
+    while joined[at] != at {
+        joined[at] = joined[joined[at]];
+        at = joined[at];
+    }
+    at
+}
+
+fn join(joined: &mut [usize], a: usize, b: usize) {
+    let (a, b) = (root(joined, a), root(joined, b));
+    // The earlier one stays, so that numbers do not depend on the order of joins.
+    joined[a.max(b)] = a.min(b);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_word_is_the_same_family() {
+        let long: String = (0..60).map(|i| format!("word{i} ")).collect();
+        let changed = long.replace("word30", "other");
+        let strangers: Vec<String> =
+            (0..20).map(|i| format!("question {i} about thing {i} x{i}")).collect();
+        let mut prompts: Vec<&str> =
+            vec![&long, &changed, &long, "", "", "?", "Hi there", "hi THERE!"];
+        prompts.extend(strangers.iter().map(String::as_str));
+        let families = families(&prompts);
+        assert_eq!(families[..8], [0, 0, 0, 1, 1, 2, 3, 3]);
+        let mut rest = families[8..].to_vec();
+        rest.dedup();
+        assert_eq!(rest.len(), 20, "{families:?}");
+    }
+}

@@ -1,0 +1,424 @@
+//! The length predictor: what is said of it, tables, and figures.
+
+use super::{
+    Column, Figure, Table, Value,
+    figure::{Axis, Kind, Panel, Point, Reference, Scale, Series},
+};
+use crate::{
+    predict::length::{
+        Shift,
+        evaluate::{Evaluation, MethodMarks, Predictor, Verdict},
+        score::{self, BUCKETS, COVERAGE, MAE, Marked, Measures, PINBALL, TAU},
+    },
+    stats,
+};
+
+/// Prompts drawn of predictions against measurements: more would hide one another.
+const DRAWN: usize = 160;
+/// Tau of the ceiling below which nothing can be predicted.
+const LOW_CEILING: f64 = 0.2;
+
+/// What is to be known first, in sentences.
+pub fn finding(evaluation: &Evaluation) -> Vec<String> {
+    let mut said = Vec::new();
+    let tau = |predictor| verdict(evaluation, predictor, TAU);
+    if let Some(t1) = tau(Predictor::T1) {
+        said.push(format!("T1 ranks unseen prompts with Kendall's tau-b {}.", value_words(t1)));
+        said.push(against(evaluation, Predictor::T0, "T0 (task and max_tokens)"));
+        said.push(against(evaluation, Predictor::PromptLength, "the prompt's length alone"));
+    }
+    said.push(ceiling(evaluation));
+    said.extend(coverage(evaluation));
+    said.extend(evaluation.shifts.iter().map(shift_words));
+    if evaluation.n_censored * 20 > evaluation.n_answers {
+        said.push(format!(
+            "{} of {} answers ended at max_tokens: they are learnt from as lower bounds, and judged as they are, against predictions cut there.",
+            evaluation.n_censored, evaluation.n_answers
+        ));
+    }
+    said
+}
+
+fn value_words((value, interval): (f64, Option<stats::Interval>)) -> String {
+    match interval {
+        Some(stats::Interval { low, high }) => format!("{value:.3} [{low:.3}, {high:.3}]"),
+        None => format!("{value:.3} (no interval)"),
+    }
+}
+
+fn verdict(evaluation: &Evaluation, predictor: Predictor, measure: usize) -> Verdict {
+    let all = &evaluation.judged.predictors;
+    all.iter().find(|(known, ..)| *known == predictor)?.1[measure]
+}
+
+/// Whether T1 ranks better than another, by the interval of the paired difference.
+fn against(evaluation: &Evaluation, other: Predictor, name: &str) -> String {
+    let found =
+        evaluation.judged.differences.iter().find(|(a, b, _)| (*a, *b) == (Predictor::T1, other));
+    let Some((.., verdicts)) = found else { return format!("T1 was not compared with {name}.") };
+    let (words, verdict) = match verdicts[TAU] {
+        Some(verdict) => ("tau differs by", Some(verdict)),
+        // One prediction for all has no tau, and T1's own is what it adds.
+        None => (
+            "it says one length for all prompts of a fold and ranks nothing, so that T1's own tau is what reading adds:",
+            self::verdict(evaluation, Predictor::T1, TAU),
+        ),
+    };
+    let Some(verdict) = verdict else {
+        return format!("T1 and {name} cannot be compared: neither has a rank correlation.");
+    };
+    let claim = match verdict.1 {
+        Some(interval) if interval.low > 0.0 => format!("T1 beats {name}"),
+        Some(interval) if interval.high < 0.0 => format!("T1 is worse than {name}"),
+        Some(_) => format!("T1 is not shown to beat {name}"),
+        None => format!("T1 and {name}: no interval, so nothing is claimed"),
+    };
+    format!("{claim}: {words} {}.", value_words(verdict))
+}
+
+fn ceiling(evaluation: &Evaluation) -> String {
+    let Some((tau, interval)) = verdict(evaluation, Predictor::Ceiling, TAU) else {
+        return "No ceiling: no two answers to one prompt were sampled with different seeds, or all are equal, so nobody knows how much of a \
+                length the prompt decides."
+            .to_owned();
+    };
+    let shown = value_words((tau, interval));
+    if tau < LOW_CEILING {
+        return format!(
+            "These lengths can hardly be predicted from the prompt: even the other answers to the same prompt give tau {shown}."
+        );
+    }
+    if tau > 1.0 - 1e-9 {
+        return "Answers to one prompt are all of one length: the runs decode greedily or share their seeds, and the ceiling says nothing.".to_owned();
+    }
+    format!(
+        "The other answers to the same prompt give tau {shown}: the ceiling for whoever knows the prompt alone."
+    )
+}
+
+fn coverage(evaluation: &Evaluation) -> Option<String> {
+    let (value, interval) = verdict(evaluation, Predictor::T1, COVERAGE)?;
+    let Some(stats::Interval { low, high }) = interval else {
+        return Some(format!("q90 of T1 holds for {:.1} % of the answers.", 100.0 * value));
+    };
+    let verdict = match (low > 0.9, high < 0.9) {
+        (true, _) => "more often than the 90 % it says",
+        (_, true) => "less often than the 90 % it says",
+        _ => "as often as it says, as far as these prompts can tell",
+    };
+    Some(format!(
+        "q90 of T1 holds for {:.1} [{:.1}, {:.1}] % of the answers: {verdict}.",
+        100.0 * value,
+        100.0 * low,
+        100.0 * high
+    ))
+}
+
+fn shift_words(shift: &Shift) -> String {
+    let percent = |log: f32| 100.0 * f64::from(log).exp_m1();
+    let difference = &shift.difference;
+    let interval = difference.low.zip(difference.high).map_or_else(
+        || "no interval".to_owned(),
+        |(low, high)| format!("[{:+.1}, {:+.1}] %", percent(low), percent(high)),
+    );
+    let claim = match shift.exceeds_null() {
+        Some(true) => "more than the baseline's own answers differ by",
+        Some(false) => "not shown to be more than chance",
+        None => "with no null beside it",
+    };
+    format!(
+        "{}: answers {:+.1} % ({interval}) as long on the same prompt, {claim}.",
+        shift.method,
+        percent(difference.mean)
+    )
+}
+
+/// Tables by their keys in JSON: predictors, differences, shifts, methods, coverage.
+pub fn named_tables(evaluation: &Evaluation) -> [(&'static str, Table); 5] {
+    [
+        ("predictors", predictors(evaluation)),
+        ("differences", differences(evaluation)),
+        ("coverage", coverage_table(evaluation)),
+        ("shifts", shifts(&evaluation.shifts)),
+        ("methods", methods(&evaluation.methods)),
+    ]
+}
+
+/// The same without empty ones.
+pub fn tables(evaluation: &Evaluation) -> Vec<Table> {
+    let tables = named_tables(evaluation).into_iter().map(|(_, table)| table);
+    tables.filter(|table| !table.rows.is_empty()).collect()
+}
+
+fn unit_of(measure: &str) -> &'static str {
+    if measure.starts_with("pinball") || measure == "mae_tokens" { "tokens" } else { "" }
+}
+
+fn columns(first: &[&str]) -> Vec<Column> {
+    let measures = score::NAMES.iter().map(|name| Column::new(name, unit_of(name)));
+    first.iter().map(|name| Column::new(name, "")).chain(measures).collect()
+}
+
+fn value(verdict: &Verdict) -> Value {
+    let (estimate, interval) = (verdict.map(|it| it.0), verdict.and_then(|it| it.1));
+    Value::estimate(estimate, interval.map(|it| it.low), interval.map(|it| it.high))
+}
+
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+fn predictors(evaluation: &Evaluation) -> Table {
+    let title = "Predictors on families that they have not seen; `ceiling` is the median of the other answers to the same prompt";
+    let mut table = Table::new(title, columns(&["predictor", "prompts"]));
+    for (predictor, verdicts, n) in &evaluation.judged.predictors {
+        let mut row = vec![text(predictor.name()), Value::count(*n)];
+        row.extend(verdicts.iter().map(value));
+        table.rows.push(row);
+    }
+    table
+}
+
+fn differences(evaluation: &Evaluation) -> Table {
+    let title = "Differences on the same prompts, first less second";
+    let mut table = Table::new(title, columns(&["first", "second"]));
+    for (first, second, verdicts) in &evaluation.judged.differences {
+        let mut row = vec![text(first.name()), text(second.name())];
+        row.extend(verdicts.iter().map(value));
+        table.rows.push(row);
+    }
+    table
+}
+
+fn float(value: Option<f32>) -> Option<f64> {
+    value.map(f64::from)
+}
+
+/// What methods do to lengths, beside the null.
+pub fn shifts(shifts: &[Shift]) -> Table {
+    let title = "Shifts of ln(1 + tokens) on the same prompt, beside what the baseline's first answer and its others differ by";
+    let names = [
+        "method",
+        "prompts",
+        "shift",
+        "null",
+        "null_prompts",
+        "left_out_at_max_tokens",
+        "slope_ln_bytes",
+        "more_than_null",
+    ];
+    let mut table = Table::new(title, names.iter().map(|name| Column::new(name, "")).collect());
+    for shift in shifts {
+        let Shift { method, difference, null, slope } = shift;
+        let estimate = |difference: &crate::predict::length::shift::Difference| {
+            Value::estimate(
+                Some(f64::from(difference.mean)),
+                float(difference.low),
+                float(difference.high),
+            )
+        };
+        let more = match shift.exceeds_null() {
+            Some(true) => text("yes"),
+            Some(false) => text("not shown"),
+            None => Value::Missing,
+        };
+        table.rows.push(vec![
+            text(method),
+            Value::count(difference.n_prompts),
+            estimate(difference),
+            null.as_ref().map_or(Value::Missing, estimate),
+            null.as_ref().map_or(Value::Missing, |null| Value::count(null.n_prompts)),
+            Value::count(difference.n_left_out),
+            Value::maybe(slope.as_ref().map(|slope| f64::from(slope.slope))),
+            more,
+        ]);
+    }
+    table
+}
+
+fn methods(methods: &[MethodMarks]) -> Table {
+    let title = "Other methods, predicted by the baseline's model and by it with the shift of the training folds";
+    let names = [
+        ("method", ""),
+        ("prompts", ""),
+        ("tau_b", ""),
+        ("mae_as_baseline", "tokens"),
+        ("mae_with_shift", "tokens"),
+        ("pinball_q50_as_baseline", "tokens"),
+        ("pinball_q50_with_shift", "tokens"),
+        ("coverage_q90_as_baseline", ""),
+        ("coverage_q90_with_shift", ""),
+    ];
+    let columns = names.iter().map(|(name, unit)| Column::new(name, unit)).collect();
+    let mut table = Table::new(title, columns);
+    for MethodMarks { method, n_prompts, as_baseline, with_shift } in methods {
+        let both = |at: usize| [as_baseline, with_shift].map(|of: &Measures| Value::maybe(of[at]));
+        let mut row = vec![text(method), Value::count(*n_prompts), Value::maybe(with_shift[TAU])];
+        row.extend([MAE, PINBALL, COVERAGE].into_iter().flat_map(both));
+        table.rows.push(row);
+    }
+    table
+}
+
+/// Prompts of T1 in fifths of what it says, rising.
+fn fifths(evaluation: &Evaluation) -> Vec<Vec<&Marked>> {
+    let Some(column) = evaluation.column(Predictor::T1) else { return Vec::new() };
+    let mut marked: Vec<(f64, &Marked)> = column
+        .marked
+        .iter()
+        .flatten()
+        .filter_map(|marked| Some((marked.guess()?.middle, marked)))
+        .collect();
+    marked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let n = marked.len();
+    let part = |at: usize| &marked[at * n / BUCKETS..(at + 1) * n / BUCKETS];
+    let parts = (0..BUCKETS).map(part).filter(|part| !part.is_empty());
+    parts.map(|part| part.iter().map(|(_, marked)| *marked).collect()).collect()
+}
+
+/// Range of what is said, share of answers that q90 holds for with its interval, and prompts.
+fn covered(part: &[&Marked]) -> Option<(String, f64, Option<stats::Interval>)> {
+    let said = |marked: Option<&&Marked>| Some(marked?.guess()?.middle);
+    let (first, last) = (said(part.first())?, said(part.last())?);
+    let (n, below) = part.iter().fold((0.0, 0.0), |sum, marked| {
+        let (n, below) = marked.covered();
+        (sum.0 + n, sum.1 + below)
+    });
+    let share = below / n;
+    // Answers to one prompt are no independent observations; prompts are.
+    Some((format!("{first:.0}-{last:.0}"), share, stats::wilson_share(share, part.len())))
+}
+
+fn coverage_table(evaluation: &Evaluation) -> Table {
+    let title = "How often q90 of T1 holds, by what T1 says";
+    let columns = vec![
+        Column::new("said_q50", "tokens"),
+        Column::new("prompts", ""),
+        Column::new("coverage_q90", ""),
+    ];
+    let mut table = Table::new(title, columns);
+    for part in fifths(evaluation) {
+        if let Some((range, share, interval)) = covered(&part) {
+            table.rows.push(vec![
+                Value::Text(range),
+                Value::count(part.len()),
+                value(&Some((share, interval))),
+            ]);
+        }
+    }
+    table
+}
+
+/// Figures with the names of their files; those that nothing can be drawn in are left out.
+pub fn figures(evaluation: &Evaluation) -> Vec<(&'static str, Figure)> {
+    [
+        ("length-predicted", predicted(evaluation)),
+        ("length-coverage", coverage_figure(evaluation)),
+        ("length-tau", taus(evaluation)),
+    ]
+    .into_iter()
+    .filter_map(|(name, figure)| Some((name, figure?)))
+    .collect()
+}
+
+fn predicted(evaluation: &Evaluation) -> Option<Figure> {
+    let column = evaluation.column(Predictor::T1)?;
+    let marked: Vec<&Marked> = column.marked.iter().flatten().collect();
+    let step = marked.len().div_ceil(DRAWN).max(1);
+    // An empty answer has no place on a logarithmic axis; it is drawn as one token.
+    let point = |marked: &&Marked| {
+        let guess = marked.guess()?;
+        let (low, high) = guess.ends?;
+        Some(Point {
+            x: marked.median().max(1.0),
+            y: guess.middle.max(1.0),
+            low: Some(low.max(1.0)),
+            high: Some(high.max(1.0)),
+        })
+    };
+    let mut points: Vec<Point> = marked.iter().step_by(step).filter_map(point).collect();
+    points.sort_by(|a, b| a.x.total_cmp(&b.x));
+    let (first, last) = (points.first()?.x, points.last()?.x);
+    let n = points.len();
+    let series = Series { name: "T1".to_owned(), slot: 0, kind: Kind::Points, points };
+    let mut same = Reference::horizontal("as measured", 0.0);
+    (same.level, same.points) = (None, vec![(first, first), (last, last)]);
+    let panel = Panel { series: vec![series], references: vec![same], ..Panel::default() };
+    let axis = |label: &str| Axis::new(label, "tokens", Scale::Log10);
+    Some(Figure::single(
+        "Predicted against measured length",
+        &format!(
+            "q50 of T1 with q10 to q90, on families it has not seen, against the median of the prompt's answers; {n} of {} prompts.",
+            marked.len()
+        ),
+        axis("measured"),
+        axis("predicted"),
+        panel,
+    ))
+}
+
+fn coverage_figure(evaluation: &Evaluation) -> Option<Figure> {
+    let parts: Vec<_> = fifths(evaluation).iter().filter_map(|part| covered(part)).collect();
+    if parts.is_empty() {
+        return None;
+    }
+    let names = parts.iter().map(|(range, ..)| range.clone()).collect();
+    let point =
+        |(at, (_, share, interval)): (usize, &(String, f64, Option<stats::Interval>))| Point {
+            x: at as f64,
+            y: 100.0 * share,
+            low: interval.map(|interval| 100.0 * interval.low),
+            high: interval.map(|interval| 100.0 * interval.high),
+        };
+    let points = parts.iter().enumerate().map(point).collect();
+    let series = Series { name: "T1".to_owned(), slot: 0, kind: Kind::Points, points };
+    let panel = Panel {
+        series: vec![series],
+        references: vec![Reference::horizontal("as it says", 90.0)],
+        ..Panel::default()
+    };
+    Some(Figure::single(
+        "How often q90 holds",
+        "Share of answers not longer than q90, by fifths of what T1 says (q50), with 95 % Wilson intervals over prompts.",
+        Axis::new("said (q50)", "tokens", Scale::Category(names)),
+        Axis::new("answers below q90", "%", Scale::Linear),
+        panel,
+    ))
+}
+
+fn taus(evaluation: &Evaluation) -> Option<Figure> {
+    let known: Vec<(&str, f64, Option<stats::Interval>)> = evaluation
+        .judged
+        .predictors
+        .iter()
+        .filter_map(|(predictor, verdicts, _)| {
+            let (tau, interval) = verdicts[TAU]?;
+            Some((predictor.name(), tau, interval))
+        })
+        .collect();
+    if known.is_empty() {
+        return None;
+    }
+    let names = known.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let points = known.iter().enumerate().map(|(at, (_, tau, interval))| Point {
+        x: at as f64,
+        y: *tau,
+        low: interval.map(|interval| interval.low),
+        high: interval.map(|interval| interval.high),
+    });
+    let series =
+        Series { name: "tau-b".to_owned(), slot: 0, kind: Kind::Points, points: points.collect() };
+    let panel = Panel {
+        series: vec![series],
+        references: vec![Reference::horizontal("no order", 0.0)],
+        ..Panel::default()
+    };
+    Some(Figure::single(
+        "Who ranks prompts by the length of their answers",
+        "Kendall's tau-b with single answers, on families that were not learnt from; 95 % bootstrap intervals over families. Predictors \
+         without an order of their own are left out.",
+        Axis::new("predictor", "", Scale::Category(names)),
+        Axis::from_zero("Kendall's tau-b", ""),
+        panel,
+    ))
+}
