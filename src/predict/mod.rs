@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod artifact_tests;
+pub mod audit;
 pub mod columns;
 pub mod curve;
 pub mod domain;
@@ -23,6 +24,7 @@ pub mod model;
 pub mod nnls;
 pub mod pass;
 pub mod points;
+pub mod profile;
 pub mod regret;
 pub mod split;
 pub mod table;

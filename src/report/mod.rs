@@ -4,6 +4,7 @@ pub mod figure;
 pub mod negatives;
 mod png;
 pub mod predict;
+pub mod profile;
 pub mod run;
 mod scale;
 pub mod svg;

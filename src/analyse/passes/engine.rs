@@ -52,7 +52,8 @@ pub(super) fn add(run: &Run<'_>, found: &mut Collected) -> anyhow::Result<()> {
     for (cell, streams) in &cells {
         let measured = || streams.iter().filter(|stream| stream.is_measured);
         if measured().any(|stream| invalid.contains(stream.row.cell_id.as_str())) {
-            let reason = "request of a cell that is INVALID (client or server, see `kvbench report`)";
+            let reason =
+                "request of a cell that is INVALID (client or server, see `kvbench report`)";
             found.leave_out(reason, measured().count());
         } else {
             observe(run, cell, streams, found);
@@ -148,17 +149,26 @@ fn decode(place: &Place<'_>, seen: &timeline::Seen, found: &mut Collected) -> BT
     let mut used = BTreeSet::new();
     for ((batch, kv_bin), steps) in bins {
         if steps.len() < STEPS_MIN {
-            found.leave_steps_out("decode step of a bin with fewer than 5 in its repeat", steps.len());
+            found.leave_steps_out(
+                "decode step of a bin with fewer than 5 in its repeat",
+                steps.len(),
+            );
             continue;
         }
         let durations = steps.iter().map(|step| step.duration_s).collect();
         let works: Vec<Work> = steps.iter().map(|step| step.work).collect();
         let Some((work, duration_s)) = value(&works, durations) else {
-            found.leave_steps_out("decode step of a bin whose chunks came all at once", steps.len());
+            found
+                .leave_steps_out("decode step of a bin whose chunks came all at once", steps.len());
             continue;
         };
         let batch = i64::try_from(batch).unwrap_or(i64::MAX);
-        found.observe(place.key(vec![phase(&work), batch, kv_bin]), &place.method, work, duration_s);
+        found.observe(
+            place.key(vec![phase(&work), batch, kv_bin]),
+            &place.method,
+            work,
+            duration_s,
+        );
         used.extend(steps.iter().map(|step| step.stream));
     }
     used

@@ -13,10 +13,8 @@ use crate::{
     units::NS_PER_S,
 };
 
-const TEXTS: [&str; 7] =
-    ["backend", "device", "model_shape", "op", "method", "run_id", "target"];
-const NUMBERS: [&str; 6] =
-    ["tensor_parallel", "batch", "q_len", "kv_len", "kv_tokens", "repeat"];
+const TEXTS: [&str; 7] = ["backend", "device", "model_shape", "op", "method", "run_id", "target"];
+const NUMBERS: [&str; 6] = ["tensor_parallel", "batch", "q_len", "kv_len", "kv_tokens", "repeat"];
 
 /// Adds every decode and prefill launch that was timed and passed its check.
 pub(super) fn add(run: &Run<'_>, found: &mut Collected) -> anyhow::Result<()> {
@@ -104,7 +102,8 @@ fn place(run: &Run<'_>, row: &Row, found: &mut Collected) {
         Err(reason) => return found.leave_out(reason, row.launches),
     };
     let Ok(tensor_parallel) = u32::try_from(ranks) else {
-        return found.leave_out("kernel of an impossible degree of tensor parallelism", row.launches);
+        return found
+            .leave_out("kernel of an impossible degree of tensor parallelism", row.launches);
     };
     let subject = Subject {
         source: Source::Kernel,
@@ -143,6 +142,7 @@ fn work(op: &str, shape: [i64; 3], method: &Told) -> Result<Work, &'static str> 
             batch: batch as f64,
             new_tokens: batch as f64,
             attended: kv_tokens as f64,
+            cached: kv_tokens as f64,
         }),
         ("decode", true) => Err("ragged batch under a method with a budget (rows hold no lengths)"),
         (_, false) => Ok(Work::prefill(lens.map(|len| (len, 0.0)))),

@@ -105,9 +105,8 @@ impl<'a> Run<'a> {
         let baseline = &self.data.manifest.scenario.baseline;
         let name = if name == self.data.aa_method() { baseline.as_str() } else { name };
         let methods = self.scenario.iter().flat_map(|scenario| &scenario.methods);
-        let ours = methods
-            .filter(|named| named.name == name)
-            .find_map(|named| named.method.as_ref());
+        let ours =
+            methods.filter(|named| named.name == name).find_map(|named| named.method.as_ref());
         // What keeps everything keeps any number of tokens.
         let most = ours.map(|method| method.kept_tokens(usize::MAX));
         Told {
@@ -206,5 +205,6 @@ fn mean_work(works: &[Work]) -> Option<Work> {
         batch: mean(|work| work.batch),
         new_tokens: mean(|work| work.new_tokens),
         attended: mean(|work| work.attended),
+        cached: mean(|work| work.cached),
     })
 }

@@ -1,0 +1,276 @@
+//! Made-up rows whose passes are known.
+
+use super::{engine::STEPS_MIN, *};
+use crate::{
+    analyse::tests::data,
+    predict::{Phase, Source},
+    record::{
+        KernelRow, PROBE_METHOD, RequestRow,
+        manifest::{ProofFacts, Verdict},
+        parquet::TableRow as _,
+    },
+};
+
+const MS: i64 = 1_000_000;
+
+const SCENARIO: &str = r#"
+name = "example"
+baseline = "fp16"
+[target.cpu.kernel]
+model = "llama-2-7b"
+device = "cpu"
+[target.server.engine]
+url = "http://127.0.0.1:8000/"
+endpoint = "completions"
+model = "toy"
+method = "fp16"
+[method.fp16.fp16]
+[method.int8.int8]
+[method.stream.streaming]
+sink = 4
+window = 508
+[workload.grid.shapes]
+ops = ["decode"]
+batch = [4]
+kv_len = [8192]
+[workload.chat.synthetic]
+n_requests = 4
+prompt_tokens = { fixed = 100 }
+output_tokens = { fixed = 10 }
+[load.loop.closed]
+concurrency = [2]
+"#;
+
+fn run(kernels: &[KernelRow], requests: &[RequestRow]) -> RunData {
+    let mut data = data(&[], kernels, requests);
+    data.manifest.scenario.text = SCENARIO.to_owned();
+    data
+}
+
+fn launch(method: &str, op: &str, repeat: i64, duration_ns: i64) -> KernelRow {
+    KernelRow {
+        run_id: "r".to_owned(),
+        target: "cpu".to_owned(),
+        method: method.to_owned(),
+        repeat,
+        device: "CPU".to_owned(),
+        backend: "cpu-avx2".to_owned(),
+        op: op.to_owned(),
+        model_shape: "llama-2-7b".to_owned(),
+        batch: 4,
+        q_len: if op == "decode" { 1 } else { 1024 },
+        kv_len: 1024,
+        kv_tokens: 4096,
+        tensor_parallel: 1,
+        duration_ns: Some(duration_ns),
+        verified: true,
+        ..KernelRow::default()
+    }
+}
+
+/// A stream: sent, its first token `ttft_ms` later, then one token every `step_ms`.
+fn answer(id: i64, sent_ms: i64, ttft_ms: i64, step_ms: i64, tokens: i64) -> RequestRow {
+    let chunk_ns: Vec<i64> =
+        (0..tokens).map(|token| (sent_ms + ttft_ms + step_ms * token) * MS).collect();
+    RequestRow {
+        run_id: "r".to_owned(),
+        cell_id: "example/server/fp16/chat/closed-2/0".to_owned(),
+        target: "server".to_owned(),
+        method: "fp16".to_owned(),
+        workload: "chat".to_owned(),
+        load: "closed-2".to_owned(),
+        request_id: id,
+        sent_ns: Some(sent_ms * MS),
+        first_token_ns: chunk_ns.first().copied(),
+        last_token_ns: chunk_ns.last().copied(),
+        done_ns: chunk_ns.last().copied(),
+        chunk_ns,
+        prompt_tokens: Some(100),
+        output_tokens: Some(tokens),
+        token_source: Some("usage".to_owned()),
+        attempt: 1,
+        ..RequestRow::default()
+    }
+}
+
+fn rows(left_out: &[LeftOut]) -> usize {
+    left_out.iter().map(|it| it.rows).sum()
+}
+
+fn of_phase(passes: &Passes, phase: Phase) -> Vec<&Observation> {
+    passes.observations.iter().filter(|it| it.pass.work.phase == phase).collect()
+}
+
+#[test]
+fn kernels_give_one_median_a_repeat_and_the_control_is_a_repeat() {
+    let mut rows_in: Vec<KernelRow> =
+        [3, 1, 2].map(|ms| launch("fp16", "decode", 0, ms * MS)).to_vec();
+    rows_in.push(launch("fp16", "decode", 1, 5 * MS));
+    rows_in.push(launch("fp16-aa", "decode", 0, 4 * MS));
+    rows_in.push(launch("stream", "decode", 0, MS));
+    rows_in.push(launch("fp16", "prefill", 0, 9 * MS));
+    let passes = of(&[run(&rows_in, &[])]).unwrap();
+    assert_eq!((passes.n_rows_used, passes.left_out.len()), (7, 0), "{:?}", passes.left_out);
+    let decode = of_phase(&passes, Phase::Decode);
+    let [fp16, stream] = decode[..] else { panic!("{decode:?}") };
+    assert_eq!(fp16.pass.repeats_s, [0.002, 0.005, 0.004]);
+    assert_eq!((fp16.method.as_str(), fp16.is_baseline, fp16.budget), ("fp16", true, None));
+    assert_eq!(fp16.pass.work, Work::decode([1024.0; 4], None));
+    assert_eq!((stream.is_baseline, stream.budget), (false, Some(512.0)));
+    assert_eq!(stream.pass.work.attended, 2048.0);
+    assert_eq!(fp16.subject.source, Source::Kernel);
+    let prefill = of_phase(&passes, Phase::Prefill);
+    assert_eq!(prefill[0].pass.work, Work::prefill([(1024.0, 0.0); 4]));
+}
+
+#[test]
+fn every_kernel_row_is_used_or_counted() {
+    let failed = KernelRow {
+        err: Some("no memory".to_owned()),
+        duration_ns: None,
+        ..launch("fp16", "decode", 0, 0)
+    };
+    let unverified = KernelRow { verified: false, ..launch("fp16", "decode", 0, MS) };
+    let ragged = KernelRow { kv_tokens: 3000, ..launch("stream", "decode", 0, MS) };
+    let ragged_fp16 = KernelRow { kv_tokens: 3000, ..launch("fp16", "decode", 0, MS) };
+    let ragged_prefill = KernelRow { kv_tokens: 3000, ..launch("fp16", "prefill", 0, MS) };
+    let rows_in = [
+        launch(PROBE_METHOD, "read", 0, MS),
+        launch("int8", "compress", 0, MS),
+        failed,
+        unverified,
+        ragged,
+        ragged_fp16,
+        ragged_prefill,
+        launch("peer:torch", "decode", 0, MS),
+        launch("int8", "decode", 0, MS),
+    ];
+    let passes = of(&[run(&rows_in, &[])]).unwrap();
+    assert_eq!(passes.n_rows_used, 2, "the ragged batch that keeps all, and int8: {passes:?}");
+    assert_eq!((rows(&passes.left_out), passes.left_out.len()), (7, 7), "{:?}", passes.left_out);
+    assert_eq!(of_phase(&passes, Phase::Decode)[0].pass.work.attended, 3000.0);
+}
+
+#[test]
+fn repeats_of_two_runs_add_up() {
+    let one = |ms| run(&[launch("fp16", "decode", 0, ms * MS)], &[]);
+    let passes = of(&[one(1), one(3)]).unwrap();
+    assert_eq!(passes.observations.len(), 1);
+    assert_eq!(passes.observations[0].pass.repeats_s, [0.001, 0.003]);
+}
+
+#[test]
+fn a_known_step_is_recovered() {
+    // Two streams decode together from 40 ms to 240 ms; the second prompt is read while the first one decodes.
+    let first = answer(0, 0, 20, 20, 12);
+    let second = answer(1, 20, 20, 20, 11);
+    let passes = of(&[run(&[], &[first, second])]).unwrap();
+    let decode = of_phase(&passes, Phase::Decode);
+    let both: Vec<_> = decode.iter().filter(|it| it.pass.work.batch > 1.5).collect();
+    assert!(!both.is_empty(), "{passes:?}");
+    for it in both {
+        assert_eq!(it.pass.repeats_s, [0.02]);
+        assert!((it.pass.work.attended / 2.0 - 106.0).abs() < 7.0, "{:?}", it.pass.work);
+    }
+    let prefill = of_phase(&passes, Phase::Prefill);
+    assert_eq!(prefill.len(), 1, "the second prompt did not meet an idle server");
+    assert_eq!(prefill[0].pass.repeats_s, [0.02]);
+    assert_eq!(prefill[0].pass.work, Work::prefill([(100.0, 0.0)]));
+    assert_eq!((passes.n_rows_used, rows(&passes.left_out)), (2, 0));
+    assert_eq!(prefill[0].subject.model, "toy");
+}
+
+#[test]
+fn a_step_with_a_prefill_in_flight_is_not_counted() {
+    // A second prompt is on its way from 45 ms to 205 ms: steps of the first take 100 instead of 10 ms.
+    let mut first = answer(0, 0, 20, 10, 3);
+    first.chunk_ns.extend([140, 240, 250, 260, 270, 280, 290, 300].map(|ms| ms * MS));
+    first.last_token_ns = first.chunk_ns.last().copied();
+    first.output_tokens = Some(11);
+    let second = answer(1, 45, 160, 10, 2);
+    let passes = of(&[run(&[], &[first, second])]).unwrap();
+    let decode = of_phase(&passes, Phase::Decode);
+    assert_eq!(decode.len(), 1, "{decode:?}");
+    assert_eq!(decode[0].pass.repeats_s, [0.01], "no gap of 100 ms is a step");
+    let steps: usize = rows(&passes.steps_left_out);
+    assert!(steps >= 3, "two long gaps, and one of the second stream: {:?}", passes.steps_left_out);
+}
+
+#[test]
+fn chunks_of_several_tokens_are_divided_where_their_tokens_are_known() {
+    let mut known = answer(0, 0, 20, 30, 8);
+    (known.chunk_tokens, known.output_tokens) = (vec![3; 8], Some(24));
+    known.prompt_tokens = Some(1000);
+    let unknown = RequestRow { chunk_tokens: vec![], ..known.clone() };
+    let passes = of(&[run(&[], &[known])]).unwrap();
+    assert_eq!(of_phase(&passes, Phase::Decode)[0].pass.repeats_s, [0.01]);
+    let passes = of(&[run(&[], &[unknown])]).unwrap();
+    assert_eq!(of_phase(&passes, Phase::Decode).len(), 0);
+    assert_eq!(passes.n_rows_used, 1, "its prompt met an idle server");
+}
+
+#[test]
+fn a_stop_token_has_no_chunk() {
+    let row = RequestRow {
+        output_tokens: Some(11),
+        finish_reason: Some("stop".to_owned()),
+        ..answer(0, 0, 20, 10, 10)
+    };
+    let passes = of(&[run(&[], &[row])]).unwrap();
+    assert_eq!(of_phase(&passes, Phase::Decode)[0].pass.repeats_s, [0.01]);
+}
+
+#[test]
+fn every_request_is_used_or_counted() {
+    let good = answer(0, 0, 20, 10, 10);
+    let failed = RequestRow { err: Some("reset".to_owned()), ..answer(1, 1000, 20, 10, 10) };
+    let uncounted = RequestRow {
+        prompt_tokens: None,
+        output_tokens: None,
+        token_source: None,
+        ..answer(2, 2000, 20, 10, 10)
+    };
+    let chunky = RequestRow { output_tokens: Some(99), ..answer(3, 3000, 20, 10, 10) };
+    let busy = RequestRow { output_tokens: Some(2), ..answer(4, 3050, 20, 10, 2) };
+    let never = RequestRow {
+        first_token_ns: None,
+        last_token_ns: None,
+        sent_ns: None,
+        ..answer(5, 4000, 1, 1, 0)
+    };
+    let passes = of(&[run(&[], &[good, failed, uncounted, chunky, busy, never])]).unwrap();
+    assert_eq!(passes.n_rows_used + rows(&passes.left_out), 6, "{:?}", passes.left_out);
+    let reasons: Vec<&str> = passes.left_out.iter().map(|it| it.reason.as_str()).collect();
+    assert_eq!(reasons.len(), 4, "{reasons:?}");
+}
+
+#[test]
+fn warm_up_and_invalid_cells_give_nothing() {
+    let mut data = run(&[], &[answer(0, 0, 20, 10, 10)]);
+    data.warm_up = RequestRow::frame(&[answer(9, 25, 200, 10, 10)]).unwrap();
+    let passes = of(&[data.clone()]).unwrap();
+    assert_eq!(passes.left_out.len(), 1);
+    assert_eq!(of_phase(&passes, Phase::Decode).len(), 0, "the warm-up request stood in the way");
+    data.manifest.proofs = vec![ProofFacts {
+        cell_id: "example/server/fp16/chat/closed-2/0".to_owned(),
+        verdict: Verdict::Invalid,
+        reasons: Vec::new(),
+        salt: None,
+    }];
+    let passes = of(&[data]).unwrap();
+    assert_eq!((passes.observations.len(), rows(&passes.left_out)), (0, 2));
+}
+
+#[test]
+fn a_bin_of_few_steps_is_no_median() {
+    let n = i64::try_from(STEPS_MIN).unwrap();
+    let few = of(&[run(&[], &[answer(0, 0, 20, 10, n)])]).unwrap();
+    assert_eq!(of_phase(&few, Phase::Decode).len(), 0, "{} gaps", n - 1);
+    assert_eq!(rows(&few.steps_left_out), STEPS_MIN - 1);
+}
+
+#[test]
+fn a_folder_that_is_no_run_is_refused() {
+    let error = load(&[PathBuf::from("/nowhere")]).unwrap_err();
+    assert!(format!("{error:#}").contains("/nowhere"), "{error:#}");
+}

@@ -2,9 +2,12 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 
-use super::source::SourceArgs;
+use super::{
+    eval_files::{self, FilesArgs},
+    source::SourceArgs,
+};
 use crate::{
     cli::{plots::draw, ui::Ui},
     predict::{eval, regret},
@@ -19,13 +22,16 @@ pub(super) struct EvalArgs {
     /// Only subjects whose model holds this, in any case.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// What is compared with the null and makes the choices; errors of all three are printed.
-    #[arg(long, value_enum, default_value_t = Predictor::Roofline)]
-    predictor: Predictor,
+    /// What is compared with the null and makes the choices; errors of all three are printed. Roofline unless given; with a profile,
+    /// interpolate.
+    #[arg(long, value_enum)]
+    predictor: Option<Predictor>,
     /// Draw predicted against measured, errors against the distance from the fitted range, and coverage, as .svg and .png into this
     /// folder.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
+    #[command(flatten)]
+    files: FilesArgs,
 }
 
 /// What predicts.
@@ -49,10 +55,30 @@ impl Predictor {
     }
 }
 
+/// A profile of single operations against one file of measurements.
+fn of_profile(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let predictor = match args.predictor {
+        None | Some(Predictor::Interpolate) => eval_files::Predictor::Interpolate,
+        Some(Predictor::Roofline) => eval_files::Predictor::Roofline,
+        Some(Predictor::Null) => bail!(
+            "--predictor: expected interpolate or roofline with a profile, got null\n  hint: a profile has no baseline beside it"
+        ),
+    };
+    let ([measured], Some(model), []) = (&args.source.measured[..], &args.model, &args.source.runs[..]) else {
+        bail!(
+            "--profile-attention: expected one --measured file, the --model to pick in it, and no run, got others\n  hint: a profile is held against one table of one model"
+        );
+    };
+    eval_files::run(&args.files, measured, model, predictor, ui)
+}
+
 /// Prints the finding on stderr and the tables on stdout; JSON has both.
 pub(super) fn run(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    if args.files.profile_attention.is_some() {
+        return of_profile(args, ui);
+    }
     let found = args.source.read(args.model.as_deref(), ui)?;
-    let predictor = args.predictor.kind();
+    let predictor = args.predictor.unwrap_or(Predictor::Roofline).kind();
     let held = eval::held_out(&found.observations);
     ensure!(
         held.iter().any(|one| one.time_s(predictor).is_some()),

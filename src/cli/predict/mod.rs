@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use super::ui::Ui;
 
+pub mod audit;
 mod eval;
+pub mod eval_files;
 mod fit;
 mod source;
 mod throughput;
@@ -24,6 +26,8 @@ enum PredictCommand {
     Throughput(throughput::ThroughputArgs),
     /// Errors on what was held out, beside the null, a table and the noise, and whether choosing by predictions pays.
     Eval(eval::EvalArgs),
+    /// Whether profiles are measurements of their own, or made from one another.
+    Audit(audit::AuditArgs),
 }
 
 /// Runs a subcommand.
@@ -35,5 +39,6 @@ pub fn run(args: &PredictArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         PredictCommand::Fit(args) => fit::run(args, ui),
         PredictCommand::Throughput(args) => throughput::run(args, ui),
         PredictCommand::Eval(args) => eval::run(args, ui),
+        PredictCommand::Audit(args) => audit::run(args, ui),
     }
 }
