@@ -64,7 +64,9 @@ fn of_profile(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
             "--predictor: expected interpolate or roofline with a profile, got null\n  hint: a profile has no baseline beside it"
         ),
     };
-    let ([measured], Some(model), []) = (&args.source.measured[..], &args.model, &args.source.runs[..]) else {
+    let ([measured], Some(model), []) =
+        (&args.source.measured[..], &args.model, &args.source.runs[..])
+    else {
         bail!(
             "--profile-attention: expected one --measured file, the --model to pick in it, and no run, got others\n  hint: a profile is held against one table of one model"
         );
