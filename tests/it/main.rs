@@ -20,6 +20,7 @@ mod faulty;
 mod lengths;
 mod longbench;
 mod negatives;
+mod predict;
 mod quality;
 mod resume;
 mod saturation;
