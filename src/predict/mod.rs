@@ -7,6 +7,8 @@
 //! many repeated points allow it corrected at the measured points ([`local`]), with an interval from points that were held out
 //! ([`interval`]) and the range in which it holds ([`domain`]). [`eval`] asks how far to trust it: beside the null (the baseline's curve
 //! at what the method keeps), beside a [`table`], beside the noise of repeats, and whether choosing a method by it pays.
+//!
+//! Of others come [`measured`] throughput and the [`profile`]s of single operations; [`audit`] asks whether they are measurements at all.
 
 #[cfg(test)]
 mod artifact_tests;

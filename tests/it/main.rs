@@ -21,6 +21,7 @@ mod lengths;
 mod longbench;
 mod negatives;
 mod predict;
+mod predict_files;
 mod quality;
 mod resume;
 mod saturation;

@@ -15,21 +15,21 @@ use crate::{
 /// Tell whether files of measurements were made from one another, and whether their values can be. Exit code 1: something is
 /// flagged.
 #[derive(Debug, clap::Args)]
-pub struct AuditArgs {
+pub(super) struct AuditArgs {
     /// CSV files, .gz too: each is checked, and each with all that follow.
     #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<PathBuf>,
+    files: Vec<PathBuf>,
     /// Bandwidth of the device's memory: decode rows of more than 128 MiB that would beat it with fp16 keys and values are
     /// flagged.
     #[arg(long, value_name = "GB_PER_S")]
-    pub bandwidth_gbs: Option<f64>,
+    bandwidth_gbs: Option<f64>,
 }
 
 /// Checks and prints.
 ///
 /// # Errors
 /// A file that cannot be read, or has no column of measurements.
-pub fn run(args: &AuditArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &AuditArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     ensure!(
         args.bandwidth_gbs.is_none_or(|gb_s| gb_s.is_finite() && gb_s > 0.0),
         "--bandwidth-gbs: expected GB/s above 0, got {}\n  hint: the data sheet has it, such as 768 for an A6000",

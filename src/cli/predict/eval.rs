@@ -55,28 +55,9 @@ impl Predictor {
     }
 }
 
-/// A profile of single operations against one file of measurements.
-fn of_profile(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
-    let predictor = match args.predictor {
-        None | Some(Predictor::Interpolate) => eval_files::Predictor::Interpolate,
-        Some(Predictor::Roofline) => eval_files::Predictor::Roofline,
-        Some(Predictor::Null) => bail!(
-            "--predictor: expected interpolate or roofline with a profile, got null\n  hint: a profile has no baseline beside it"
-        ),
-    };
-    let ([measured], Some(model), []) =
-        (&args.source.measured[..], &args.model, &args.source.runs[..])
-    else {
-        bail!(
-            "--profile-attention: expected one --measured file, the --model to pick in it, and no run, got others\n  hint: a profile is held against one table of one model"
-        );
-    };
-    eval_files::run(&args.files, measured, model, predictor, ui)
-}
-
 /// Prints the finding on stderr and the tables on stdout; JSON has both.
 pub(super) fn run(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
-    if args.files.profile_attention.is_some() {
+    if args.files.are_given() {
         return of_profile(args, ui);
     }
     let found = args.source.read(args.model.as_deref(), ui)?;
@@ -105,4 +86,27 @@ pub(super) fn run(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ui.note(&format!("pictures: {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A profile of single operations is not fitted to what it is held against.
+fn of_profile(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let ([], [measured], Some(model)) =
+        (&args.source.runs[..], &args.source.measured[..], args.model.as_deref())
+    else {
+        bail!(
+            "--profile-attention: expected one --measured file and a --model beside it, and no run\n  hint: a profile is of one method of one model"
+        );
+    };
+    ensure!(
+        args.plots.is_none() && args.source.budget.is_none() && args.source.generated.is_none(),
+        "--profile-attention: expected no --plots, --budget or --generated beside it, got one\n  hint: --format json has every point"
+    );
+    let predictor = match args.predictor {
+        Some(Predictor::Roofline) => eval_files::Predictor::Roofline,
+        None | Some(Predictor::Interpolate) => eval_files::Predictor::Interpolate,
+        Some(Predictor::Null) => bail!(
+            "--predictor null: expected roofline or interpolate with a profile, got null\n  hint: the null takes a baseline's measurements, which a profile has none of"
+        ),
+    };
+    eval_files::run(&args.files, measured, model, predictor, ui)
 }

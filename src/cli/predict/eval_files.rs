@@ -32,29 +32,36 @@ const SPARSE: [&str; 2] = ["h2o", "stream"];
 
 /// The files of a profile in Vidur's format, and what they do not tell.
 #[derive(Debug, clap::Args)]
-pub struct FilesArgs {
+pub(super) struct FilesArgs {
     /// Attention of one layer by shape: CSV as Vidur writes it; .gz too.
     #[arg(long, value_name = "FILE", requires = "profile_linear")]
-    pub profile_attention: Option<PathBuf>,
+    profile_attention: Option<PathBuf>,
     /// Linear operations of one layer by tokens: CSV as Vidur writes it; .gz too.
     #[arg(long, value_name = "FILE", requires = "profile_attention")]
-    pub profile_linear: Option<PathBuf>,
+    profile_linear: Option<PathBuf>,
     /// Method that the profile is of: h2o and streaming attend to 512 cached tokens, all others to all of them. It also picks the
     /// rows of a measured file that has several methods.
     #[arg(long, value_name = "NAME", requires = "profile_attention")]
-    pub method: Option<String>,
+    method: Option<String>,
     /// Layers of the model; known for the presets of scenarios, such as llama-2-7b.
     #[arg(long, value_name = "N", requires = "profile_attention", value_parser = clap::value_parser!(u32).range(1..))]
-    pub layers: Option<u32>,
+    layers: Option<u32>,
 }
 
 /// What predicts from a profile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Predictor {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Predictor {
     /// Straight lines between the medians of the profile.
     Interpolate,
     /// A few non-negative costs fitted on the profile.
     Roofline,
+}
+
+impl FilesArgs {
+    /// Whether a profile is asked for.
+    pub(super) fn are_given(&self) -> bool {
+        self.profile_attention.is_some() || self.profile_linear.is_some()
+    }
 }
 
 impl Predictor {
@@ -82,7 +89,7 @@ struct Compared {
 /// # Errors
 /// A file that cannot be read or is another; a model or a method that is none or several of the measured file's; no point
 /// that both sides have.
-pub fn run(
+pub(super) fn run(
     files: &FilesArgs,
     measured: &Path,
     model: &str,

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use super::ui::Ui;
 
-pub mod audit;
+mod audit;
 mod eval;
-pub mod eval_files;
+mod eval_files;
 mod fit;
 mod source;
 mod throughput;
