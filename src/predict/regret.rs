@@ -22,7 +22,7 @@ pub struct Decisions {
     pub regret_pct: (f64, f64),
     /// The same of the method that is best on average over a subject's shapes, chosen with hindsight: mean, percent, and its name
     /// a subject.
-    pub best_static: (f64, Vec<(Subject, String)>),
+    pub best_static: (f64, Vec<Named>),
     /// By how many points of percent choosing costs less than that method, mean over shapes with 95 % bootstrap interval.
     pub gain: Option<Interval>,
     /// Mean regret of always taking the baseline; `None` where a subject has none.
@@ -32,6 +32,9 @@ pub struct Decisions {
     /// The same above 10 %.
     pub signs_10: (usize, usize),
 }
+
+/// A subject and a method on it.
+pub type Named = (Subject, String);
 
 /// One shape: (method, whether baseline, measured, predicted).
 type Shape<'a> = Vec<(&'a str, bool, f64, f64)>;
@@ -102,7 +105,7 @@ fn always_baseline(all: &[&Shape<'_>]) -> Option<f64> {
 /// Regrets of the best method of each subject, shape by shape, and its name a subject.
 fn best_static(
     whole: &BTreeMap<&Subject, Vec<Shape<'_>>>,
-) -> Option<(Vec<f64>, Vec<(Subject, String)>)> {
+) -> Option<(Vec<f64>, Vec<Named>)> {
     let (mut regrets, mut names) = (Vec::new(), Vec::new());
     for (subject, shapes) in whole.iter().filter(|(_, shapes)| !shapes.is_empty()) {
         let mut by_method: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
