@@ -103,9 +103,7 @@ fn always_baseline(all: &[&Shape<'_>]) -> Option<f64> {
 }
 
 /// Regrets of the best method of each subject, shape by shape, and its name a subject.
-fn best_static(
-    whole: &BTreeMap<&Subject, Vec<Shape<'_>>>,
-) -> Option<(Vec<f64>, Vec<Named>)> {
+fn best_static(whole: &BTreeMap<&Subject, Vec<Shape<'_>>>) -> Option<(Vec<f64>, Vec<Named>)> {
     let (mut regrets, mut names) = (Vec::new(), Vec::new());
     for (subject, shapes) in whole.iter().filter(|(_, shapes)| !shapes.is_empty()) {
         let mut by_method: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
