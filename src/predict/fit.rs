@@ -3,12 +3,14 @@
 //! A method costs either what its own points say (three coefficients or more) or its baseline's costs times one factor. One factor is
 //! less to get wrong: it is kept unless coefficients of its own are better on points that were held out by more than the standard
 //! error of that comparison, the rule by which Breiman et al. (1984) prune trees. It pays most outside of the fitted range, where an
-//! own slope from a dozen noisy points goes astray and the baseline's does not.
+//! own slope from a dozen noisy points goes astray and the baseline's does not. This is for decoding, where what a method keeps is in the
+//! work already. A prefill has work that the baseline has not (packing, choosing tokens), which no factor on its curve describes: on
+//! published measurements one factor there doubled the cost of choosing a method by the model.
 
 use rand::seq::SliceRandom as _;
 
 use super::{
-    Observation, Source, Work,
+    Observation, Phase, Source, Work,
     curve::{Curve, Row, Terms},
     domain::Domain,
     interval::{Errors, LogInterval},
@@ -56,7 +58,7 @@ pub struct Unfit {
 }
 
 /// Fits a model to each group. A method with fewer than [`OWN_MIN`] points, or one that is named, is calibrated on the baseline of its
-/// subject; one with more where that does as well.
+/// subject; of one with more, a decode step where that does as well.
 pub fn fit(observations: &[Observation], options: &Options) -> Fit {
     let mut out = Fit::default();
     for group in groups(observations) {
@@ -99,7 +101,9 @@ fn of_group(group: &Group, baseline: Option<&Model>, options: &Options) -> Resul
     let baseline = baseline.filter(|_| !group.is_baseline);
     let (fitted, factor) = match baseline {
         Some(baseline) if asked || rows.len() < OWN_MIN => calibrate(&rows, baseline)?,
-        Some(baseline) => simplest(own(group, &rows)?, calibrate(&rows, baseline)?),
+        Some(baseline) if group.phase == Phase::Decode => {
+            simplest(own(group, &rows)?, calibrate(&rows, baseline)?)
+        }
         None if asked => {
             return Err("expected a fitted baseline to calibrate it on, got none".to_owned());
         }
@@ -109,7 +113,7 @@ fn of_group(group: &Group, baseline: Option<&Model>, options: &Options) -> Resul
                 rows.len()
             ));
         }
-        None => own(group, &rows)?,
+        _ => own(group, &rows)?,
     };
     Ok(model(group, fitted, baseline, factor))
 }
