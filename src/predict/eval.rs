@@ -9,7 +9,7 @@ use super::{
     split::{Round, Split},
     table::Table,
 };
-use crate::stats;
+use crate::stats::{self, Interval};
 
 /// What predicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +70,39 @@ pub struct Score {
     pub n_outside: usize,
     /// The predictor under test and the null on the same points, without the baseline, for which they are the same.
     pub against_null: Option<(Errors, Errors)>,
+    /// By how many points of percent the predictor's error is smaller on these, mean with 95 % bootstrap interval over points.
+    pub gain: Option<Interval>,
+}
+
+/// What a difference comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gain {
+    /// Better by more than chance.
+    Better,
+    /// Worse by more than chance.
+    Worse,
+    /// The data cannot tell.
+    Open,
+}
+
+impl Gain {
+    /// From an interval of the gain; without one the data cannot tell.
+    pub fn of(interval: Option<Interval>) -> Self {
+        match interval {
+            Some(interval) if interval.low > 0.0 => Gain::Better,
+            Some(interval) if interval.high < 0.0 => Gain::Worse,
+            _ => Gain::Open,
+        }
+    }
+
+    /// Key in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Gain::Better => "better",
+            Gain::Worse => "worse",
+            Gain::Open => "not shown",
+        }
+    }
 }
 
 impl Predictor {
@@ -220,6 +253,11 @@ fn score(split: Split, phase: Phase, held: &[&Held], predictor: Predictor) -> Sc
             !h.is_baseline && [predictor, Predictor::Null].iter().all(|p| h.log_ratio(*p).is_some())
         })
         .collect();
+    let off = |h: &Held, of: Predictor| h.log_ratio(of).map(|ratio| ((-ratio).exp() - 1.0).abs());
+    let gains: Vec<f64> = methods
+        .iter()
+        .filter_map(|h| Some(100.0 * (off(h, Predictor::Null)? - off(h, predictor)?)))
+        .collect();
     Score {
         split,
         phase,
@@ -231,6 +269,7 @@ fn score(split: Split, phase: Phase, held: &[&Held], predictor: Predictor) -> Sc
         covered: (covered.iter().filter(|inside| **inside).count(), covered.len()),
         n_outside: held.iter().filter(outside).count(),
         against_null: errors(&methods, predictor).zip(errors(&methods, Predictor::Null)),
+        gain: stats::mean_interval(&gains, &mut stats::seeded(0)),
     }
 }
 

@@ -1,4 +1,9 @@
 //! Observations to models.
+//!
+//! A method costs either what its own points say (three coefficients or more) or its baseline's costs times one factor. One factor is
+//! less to get wrong: it is kept unless coefficients of its own are better on points that were held out by more than the standard
+//! error of that comparison, the rule by which Breiman et al. (1984) prune trees. It pays most outside of the fitted range, where an
+//! own slope from a dozen noisy points goes astray and the baseline's does not.
 
 use rand::seq::SliceRandom as _;
 
@@ -51,7 +56,7 @@ pub struct Unfit {
 }
 
 /// Fits a model to each group. A method with fewer than [`OWN_MIN`] points, or one that is named, is calibrated on the baseline of its
-/// subject.
+/// subject; one with more where that does as well.
 pub fn fit(observations: &[Observation], options: &Options) -> Fit {
     let mut out = Fit::default();
     for group in groups(observations) {
@@ -91,37 +96,63 @@ fn of_group(group: &Group, baseline: Option<&Model>, options: &Options) -> Resul
     }
     let rows: Vec<Row> = group.points.iter().map(Point::row).collect();
     let asked = options.calibrate.contains(&group.method) && !group.is_baseline;
-    let calibrated = baseline.filter(|_| asked || rows.len() < OWN_MIN);
-    match calibrated {
-        Some(baseline) => calibrate(group, &rows, baseline),
-        None if asked => Err("expected a fitted baseline to calibrate it on, got none".to_owned()),
-        None if rows.len() < COEFFICIENTS_MIN => Err(format!(
-            "expected {COEFFICIENTS_MIN} points, or a fitted baseline to calibrate them on, got {}",
-            rows.len()
-        )),
-        None => own(group, &rows, baseline),
-    }
+    let baseline = baseline.filter(|_| !group.is_baseline);
+    let (fitted, factor) = match baseline {
+        Some(baseline) if asked || rows.len() < OWN_MIN => calibrate(&rows, baseline)?,
+        Some(baseline) => simplest(own(group, &rows)?, calibrate(&rows, baseline)?),
+        None if asked => {
+            return Err("expected a fitted baseline to calibrate it on, got none".to_owned());
+        }
+        None if rows.len() < COEFFICIENTS_MIN => {
+            return Err(format!(
+                "expected {COEFFICIENTS_MIN} points, or a fitted baseline to calibrate them on, got {}",
+                rows.len()
+            ));
+        }
+        None => own(group, &rows)?,
+    };
+    Ok(model(group, fitted, baseline, factor))
 }
 
-fn own(group: &Group, rows: &[Row], baseline: Option<&Model>) -> Result<Model, String> {
+/// A fit with what it says of points that it did not see, and its factor where it is the baseline's.
+type Tried = ((Fitted, Vec<f64>), Option<f64>);
+
+/// One factor, unless coefficients of its own are better by more than chance.
+fn simplest(own: Tried, calibrated: Tried) -> Tried {
+    let off = |tried: &Tried| -> Vec<f64> {
+        tried.0.1.iter().map(|ratio| ((-ratio).exp() - 1.0).abs()).collect()
+    };
+    let (own_off, calibrated_off) = (off(&own), off(&calibrated));
+    if own_off.len() != calibrated_off.len() {
+        // Some point could be predicted by one of them only: nothing to pair.
+        return own;
+    }
+    let worse: Vec<f64> = calibrated_off.iter().zip(&own_off).map(|(c, o)| c - o).collect();
+    let n = worse.len() as f64;
+    let mean = worse.iter().sum::<f64>() / n;
+    let variance = worse.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    if mean > (variance / n).sqrt() { own } else { calibrated }
+}
+
+fn own(group: &Group, rows: &[Row]) -> Result<Tried, String> {
     let repeated = group.points.iter().all(|point| point.n_repeats > 1);
     let with_local: &[bool] =
         if repeated && rows.len() >= LOCAL_MIN { &[false, true] } else { &[false] };
     let richer = group.subject.source == Source::Kernel && rows.len() >= OWN_MIN;
     let terms: &[Terms] = if richer { &[Terms::Step, Terms::Kernel] } else { &[Terms::Step] };
     // More parameters are kept only where they do better on points that were held out.
-    let mut best: Option<(f64, Fitted, Vec<f64>)> = None;
+    let mut best: Option<(f64, (Fitted, Vec<f64>))> = None;
     for (terms, with_local) in terms.iter().flat_map(|t| with_local.iter().map(move |l| (*t, *l))) {
         let train = |rows: &[Row]| curve(rows, terms, with_local);
         let Some(fitted) = train(rows) else { continue };
         let held = held_out(rows, &train);
         let error = Errors::of(&held).map_or(f64::INFINITY, |errors| errors.mape_pct);
         if best.as_ref().is_none_or(|best| error < best.0) {
-            best = Some((error, fitted, held));
+            best = Some((error, (fitted, held)));
         }
     }
-    let (_, fitted, held) = best.ok_or("expected finite features, got others")?;
-    Ok(model(group, fitted, &held, baseline, None))
+    let (_, tried) = best.ok_or("expected finite features, got others")?;
+    Ok((tried, None))
 }
 
 fn curve(rows: &[Row], terms: Terms, with_local: bool) -> Option<Fitted> {
@@ -136,7 +167,7 @@ fn curve(rows: &[Row], terms: Terms, with_local: bool) -> Option<Fitted> {
     Some(Fitted { curve, local })
 }
 
-fn calibrate(group: &Group, rows: &[Row], baseline: &Model) -> Result<Model, String> {
+fn calibrate(rows: &[Row], baseline: &Model) -> Result<Tried, String> {
     let base = baseline.curve();
     let train = |rows: &[Row]| {
         let corrected = |row: &Row| {
@@ -152,7 +183,7 @@ fn calibrate(group: &Group, rows: &[Row], baseline: &Model) -> Result<Model, Str
     };
     let factor = fitted.curve.coefficients.iter().zip(&base.coefficients).find_map(ratio);
     let held = held_out(rows, &train);
-    Ok(model(group, fitted, &held, Some(baseline), factor))
+    Ok(((fitted, held), factor))
 }
 
 /// `ln(measured / predicted)` of each point by a model that did not see it. Points that the rest cannot be fitted without are left out.
@@ -176,13 +207,12 @@ fn held_out(rows: &[Row], train: Train<'_>) -> Vec<f64> {
 
 fn model(
     group: &Group,
-    fitted: Fitted,
-    held: &[f64],
+    (fitted, held): (Fitted, Vec<f64>),
     baseline: Option<&Model>,
     factor: Option<f64>,
 ) -> Model {
     let works: Vec<Work> = group.points.iter().map(|point| point.work).collect();
-    let null = baseline.filter(|_| !group.is_baseline).and_then(|baseline| {
+    let null = baseline.and_then(|baseline| {
         let off = |p: &Point| (p.time_s / baseline.time_s(&p.work)).ln();
         let off: Vec<f64> = group.points.iter().map(off).filter(|off| off.is_finite()).collect();
         Errors::of(&off)
@@ -198,8 +228,8 @@ fn model(
         terms: fitted.curve.terms,
         coefficients: fitted.curve.coefficients,
         residuals: fitted.local,
-        errors: Errors::of(held),
-        interval: LogInterval::of(held),
+        errors: Errors::of(&held),
+        interval: LogInterval::of(&held),
         null,
         domain: Domain::of(&works).expect("a group has a point"),
         n_points: works.len(),

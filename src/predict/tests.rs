@@ -136,12 +136,24 @@ fn a_method_with_few_points_is_calibrated_on_its_baseline() {
     assert!(kivi.factor.is_some_and(|factor| (factor - 0.8).abs() < 0.01));
     assert!((kivi.time_s(&decode(5, 900.0)) / (0.8 * truth(&decode(5, 900.0))) - 1.0).abs() < 0.02);
     assert!(kivi.null.is_some_and(|null| (null.mape_pct - 25.0).abs() < 2.0));
-    // All of its points give it coefficients of its own, unless a factor is asked for.
+}
+
+/// A method of other costs gets its own, unless a factor is asked for; one that only differs by a factor does not.
+#[test]
+fn own_costs_are_fitted_where_one_factor_does_worse() {
+    let mut rng = stats::seeded(10);
     let mut points = sweep("fp16", 1.0, 0.01, &mut rng);
-    points.extend(method);
+    let mut other = sweep("kivi-4", 1.0, 0.01, &mut rng);
+    for point in &mut other {
+        point.pass.repeats_s[0] += 0.01;
+    }
+    points.extend(other);
     let kind = |options: &Options| fit(&points, options).models[1].kind;
     assert_eq!(kind(&Options::default()), Kind::Own);
     assert_eq!(kind(&Options { calibrate: vec!["kivi-4".into()] }), Kind::Calibrated);
+    let mut alike = sweep("fp16", 1.0, 0.01, &mut rng);
+    alike.extend(sweep("kivi-4", 0.9, 0.01, &mut rng));
+    assert_eq!(fit(&alike, &Options::default()).models[1].kind, Kind::Calibrated);
 }
 
 #[test]

@@ -1,5 +1,10 @@
 //! Tables of profiles: their predictions against measurements, and what an audit finds in them.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
 use super::{Column, Table, Value};
 use crate::predict::{
     Phase,
@@ -80,7 +85,9 @@ pub fn audit(found: &[Finding]) -> Table {
         Column::new("n_compared", ""),
     ];
     let mut table = Table::new("What speaks for and against these files", columns);
+    let names = names(found);
     for finding in found {
+        let file = |at: usize| finding.files.get(at).map(|file| names[file].clone());
         let text =
             |text: Option<&String>| text.map_or(Value::Missing, |text| Value::Text(text.clone()));
         let columns = match finding.columns.len() {
@@ -90,8 +97,8 @@ pub fn audit(found: &[Finding]) -> Table {
         table.rows.push(vec![
             Value::Text(if finding.flagged { "yes" } else { "no" }.to_owned()),
             Value::Text(finding.kind.name().to_owned()),
-            text(finding.files.first()),
-            text(finding.files.get(1)),
+            text(file(0).as_ref()),
+            text(file(1).as_ref()),
             columns,
             text(finding.phase.as_ref()),
             Value::maybe(finding.factor),
@@ -102,4 +109,19 @@ pub fn audit(found: &[Finding]) -> Table {
         ]);
     }
     table
+}
+
+/// Files by their last part, where that tells them apart.
+fn names(found: &[Finding]) -> BTreeMap<String, String> {
+    let files: BTreeSet<&String> = found.iter().flat_map(|finding| &finding.files).collect();
+    let last = |file: &String| {
+        let name = Path::new(file).file_name().map(|name| name.to_string_lossy().into_owned());
+        name.unwrap_or_else(|| file.clone())
+    };
+    let lasts: BTreeSet<String> = files.iter().map(|file| last(file)).collect();
+    let is_clear = lasts.len() == files.len();
+    files
+        .into_iter()
+        .map(|file| (file.clone(), if is_clear { last(file) } else { file.clone() }))
+        .collect()
 }

@@ -20,6 +20,7 @@ mod faulty;
 mod lengths;
 mod longbench;
 mod negatives;
+mod predict;
 mod predict_files;
 mod predict_replay;
 mod quality;

@@ -22,9 +22,10 @@ pub(super) struct EvalArgs {
     /// Only subjects whose model holds this, in any case.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// What is compared with the null and makes the choices; errors of all three are printed.
-    #[arg(long, value_enum, default_value_t = Predictor::Roofline)]
-    predictor: Predictor,
+    /// What is compared with the null and makes the choices; errors of all three are printed. Roofline unless given; with a profile,
+    /// interpolate.
+    #[arg(long, value_enum)]
+    predictor: Option<Predictor>,
     /// Draw predicted against measured, errors against the distance from the fitted range, and coverage, as .svg and .png into this
     /// folder.
     #[arg(long, value_name = "DIR")]
@@ -60,7 +61,7 @@ pub(super) fn run(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         return of_profile(args, ui);
     }
     let found = args.source.read(args.model.as_deref(), ui)?;
-    let predictor = args.predictor.kind();
+    let predictor = args.predictor.unwrap_or(Predictor::Roofline).kind();
     let held = eval::held_out(&found.observations);
     ensure!(
         held.iter().any(|one| one.time_s(predictor).is_some()),
@@ -101,9 +102,9 @@ fn of_profile(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         "--profile-attention: expected no --plots, --budget or --generated beside it, got one\n  hint: --format json has every point"
     );
     let predictor = match args.predictor {
-        Predictor::Roofline => eval_files::Predictor::Roofline,
-        Predictor::Interpolate => eval_files::Predictor::Interpolate,
-        Predictor::Null => bail!(
+        Some(Predictor::Roofline) => eval_files::Predictor::Roofline,
+        None | Some(Predictor::Interpolate) => eval_files::Predictor::Interpolate,
+        Some(Predictor::Null) => bail!(
             "--predictor null: expected roofline or interpolate with a profile, got null\n  hint: the null takes a baseline's measurements, which a profile has none of"
         ),
     };

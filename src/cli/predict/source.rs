@@ -1,8 +1,10 @@
 //! Observations of `predict`, from runs or from files of others.
 
-use std::{fs::File, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
+
+use super::eval_files::open;
 
 use crate::{
     analyse::passes,
@@ -90,8 +92,7 @@ impl SourceArgs {
         };
         for path in &self.measured {
             let name = path.display().to_string();
-            let file = File::open(path).with_context(|| format!("{name}: cannot be read"))?;
-            let read = measured::read_with(file, &name, model, &options)?;
+            let read = measured::read_with(open(path)?, &name, model, &options)?;
             let budget = read.iter().find_map(|one| one.budget).filter(|_| self.budget.is_none());
             if let Some(budget) = budget {
                 ui.note(&format!(

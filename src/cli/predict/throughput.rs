@@ -176,6 +176,7 @@ fn as_json(
         "batch": args.batch,
         "kv_len": args.kv_len,
         "cached": args.prefill.then_some(args.cached),
+        "kv_eff": (!args.prefill).then(|| work.attended / work.batch),
         "budget": model.budget,
         "time_s": said.time_s,
         "p10_s": p10,

@@ -36,7 +36,6 @@ fn column_findings(table: &Columns, column: &str) -> Vec<Finding> {
         ..Finding::new(kind, &[table], column)
     };
     let highest = known.iter().copied().filter(|value| value.is_finite()).fold(0.0, f64::max);
-    let is_fine = series.is_fine(highest);
     let mut found = Vec::new();
     if known.len() >= ROWS_MIN && series::distinct(&known) == 1 {
         let (kind, flagged) = if series::is_spread(column) {
@@ -48,11 +47,12 @@ fn column_findings(table: &Columns, column: &str) -> Vec<Finding> {
     }
     let broken = known.iter().filter(|value| !value.is_finite() || **value < 0.0).count();
     let zero = known.iter().filter(|value| value.abs() <= 0.0).count();
-    if broken > 0 {
-        found.push(finding(Kind::Impossible, broken, true));
-    }
-    if zero > 0 && zero < known.len() && !series::is_spread(column) {
-        found.push(finding(Kind::Impossible, zero, is_fine));
+    let least = known.iter().copied().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
+    // A 0 beside times of a few ticks is a tick that was rounded off, and a spread may be 0 in a row.
+    let is_zero_odd = least.is_finite() && series.is_fine(least) && !series::is_spread(column);
+    let impossible = broken + if is_zero_odd { zero } else { 0 };
+    if impossible > 0 {
+        found.push(finding(Kind::Impossible, impossible, true));
     }
     found
 }

@@ -18,7 +18,8 @@ const PHASES: [Phase; 2] = [Phase::Decode, Phase::Prefill];
 /// something to draw.
 pub fn figures(judged: &Judged) -> Vec<Plot> {
     let figures = [
-        ("predicted-measured", predicted(judged)),
+        ("predicted-measured-decode", predicted(judged, Phase::Decode)),
+        ("predicted-measured-prefill", predicted(judged, Phase::Prefill)),
         ("error-distance", distance(judged)),
         ("interval-coverage", coverage(judged)),
     ];
@@ -44,46 +45,34 @@ fn ms(seconds: f64) -> f64 {
     1e3 * seconds
 }
 
-fn predicted(judged: &Judged) -> Figure {
-    let names = names(&judged.held);
-    let panel = |phase: Phase| {
-        let mut panel = Panel { label: phase.name().to_owned(), ..Panel::default() };
-        let here: Vec<&Held> = judged
-            .held
-            .iter()
-            .filter(|one| one.split == Split::Random && one.work.phase == phase)
-            .collect();
-        for (slot, name) in names.iter().enumerate() {
-            let of_method = here.iter().filter(|one| one.method == **name);
-            let mut points: Vec<Point> = of_method.filter_map(|one| place(one, judged)).collect();
-            points.sort_by(|a, b| a.x.total_cmp(&b.x));
-            push(&mut panel, name, slot, points);
-        }
-        let ends = here.iter().map(|one| ms(one.measured_s));
-        let (low, high) =
-            ends.fold((f64::INFINITY, 0.0_f64), |(low, high), x| (low.min(x), high.max(x)));
-        if low < high {
-            let diagonal = vec![(low, low), (high, high)];
-            panel.references.push(Reference {
-                label: "equal".into(),
-                slot: None,
-                points: diagonal,
-                level: None,
-            });
-        }
-        panel
-    };
+/// One figure a phase: a prefill takes a hundred times as long as a decode step, and panels share their axes.
+fn predicted(judged: &Judged, phase: Phase) -> Figure {
+    let mut panel = Panel::default();
+    let here: Vec<&Held> = judged
+        .held
+        .iter()
+        .filter(|one| one.split == Split::Random && one.work.phase == phase)
+        .collect();
+    for (slot, name) in names(&judged.held).into_iter().enumerate() {
+        let of_method = here.iter().filter(|one| one.method == name);
+        let mut points: Vec<Point> = of_method.filter_map(|one| place(one, judged)).collect();
+        points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        push(&mut panel, name, slot, points);
+    }
+    let ends = here.iter().map(|one| ms(one.measured_s));
+    let (low, high) =
+        ends.fold((f64::INFINITY, 0.0_f64), |(low, high), x| (low.min(x), high.max(x)));
+    if low < high {
+        let points = vec![(low, low), (high, high)];
+        panel.references.push(Reference { label: "equal".into(), slot: None, points, level: None });
+    }
     let caption = format!(
         "Times of passes that {} was not fitted to (shapes held out at random, five parts). Bars: 80 % interval of the fitted model.",
         judged.predictor.name()
     );
-    Figure {
-        title: "Predicted against measured".to_owned(),
-        caption,
-        x: Axis::new("measured", "ms", Scale::Log10),
-        y: Axis::new("predicted", "ms", Scale::Log10),
-        panels: drawn(PHASES.map(panel)),
-    }
+    let axis = |label: &str| Axis::new(label, "ms", Scale::Log10);
+    let title = format!("Predicted against measured, {}", phase.name());
+    Figure::single(&title, &caption, axis("measured"), axis("predicted"), panel)
 }
 
 /// Only the fitted model has an interval.

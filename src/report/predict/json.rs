@@ -3,12 +3,15 @@
 use serde_json::{Map, Value, json};
 
 use super::{Judged, said, tables::by_method};
-use crate::predict::{
-    eval::{self, Predictor, Score},
-    file::Origin,
-    interval::Errors,
-    regret::Decisions,
-    split::Split,
+use crate::{
+    predict::{
+        eval::{self, Gain, Predictor, Score},
+        file::Origin,
+        interval::Errors,
+        regret::Decisions,
+        split::Split,
+    },
+    stats::Interval,
 };
 
 /// All of an evaluation: `schema`, `predictor`, `created_from`, `splits`, `methods` (of the random split), `decisions`, `said`,
@@ -42,6 +45,10 @@ fn errors(errors: Option<Errors>) -> Value {
     )
 }
 
+fn interval(interval: Option<Interval>) -> Value {
+    interval.map_or(Value::Null, |it| json!([it.low, it.high]))
+}
+
 fn percent(share: Option<f64>) -> Option<f64> {
     share.map(|share| 100.0 * share)
 }
@@ -67,7 +74,8 @@ fn split(score: &Score, predictor: Predictor) -> Value {
         "n_outside_domain": score.n_outside,
         "predictors": all,
         "without_baseline": {"predictor": errors(own), "null": errors(null)},
-        "beats_null": own.zip(null).map(|(own, null)| own.mape_pct < null.mape_pct),
+        "gain_over_null_pct": interval(score.gain),
+        "against_null": own.map(|_| Gain::of(score.gain).name()),
     })
 }
 
@@ -108,7 +116,8 @@ fn decision(decided: &Decisions) -> Value {
         "best_static_regret_pct": decided.best_static.0,
         "best_static": best,
         "always_baseline_regret_pct": decided.baseline_pct,
-        "beats_best_static": decided.regret_pct.0 < decided.best_static.0,
+        "gain_over_best_static_pct": interval(decided.gain),
+        "against_best_static": Gain::of(decided.gain).name(),
         "sign_above_5_pct": signs(decided.signs_5),
         "sign_above_10_pct": signs(decided.signs_10),
     })

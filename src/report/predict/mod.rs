@@ -11,7 +11,7 @@ pub use tables::{models, one_row, tables};
 use crate::{
     predict::{
         ModelFile, Phase,
-        eval::{Held, Predictor, Score},
+        eval::{Gain, Held, Predictor, Score},
         regret::Decisions,
         split::Split,
     },
@@ -63,9 +63,13 @@ fn against_null(predictor: Predictor, score: &Score) -> Option<String> {
     }
     let (own, null) = score.against_null?;
     let (name, phase, split) = (predictor.name(), score.phase.name(), score.split.name());
-    let verdict = if own.mape_pct < null.mape_pct { "beats" } else { "does not beat" };
+    let verdict = match Gain::of(score.gain) {
+        Gain::Better => "beats the null",
+        Gain::Worse => "does not beat the null, it is worse",
+        Gain::Open => "does not beat the null by more than chance",
+    };
     Some(format!(
-        "{phase}, {split}: {name} {verdict} the null ({} against {} on {} points of methods).",
+        "{phase}, {split}: {name} {verdict} ({} against {} on {} points of methods).",
         percent(own.mape_pct),
         percent(null.mape_pct),
         own.n
@@ -92,7 +96,11 @@ fn interval(score: &Score) -> Option<String> {
 
 fn choices(predictor: Predictor, decided: &Decisions) -> String {
     let (phase, regret, best) = (decided.phase, decided.regret_pct.0, decided.best_static.0);
-    let pays = if regret < best { "which pays" } else { "which does not pay" };
+    let pays = match Gain::of(decided.gain) {
+        Gain::Better => "which pays",
+        Gain::Worse => "which does not pay",
+        Gain::Open => "whether that pays the data cannot tell",
+    };
     let baseline = decided
         .baseline_pct
         .map_or(String::new(), |pct| format!(", of the baseline alone {}", percent(pct)));

@@ -444,8 +444,9 @@ fn markers(series: &Series, axes: &Axes, frame: &Frame) -> Vec<Mark> {
         return series.points.iter().map(|p| tick_mark(place(p), color(series.slot))).collect();
     }
     let n = series.points.len();
-    let shown: Vec<&Point> = if n <= MARKERS_MAX && !matches!(series.kind, Kind::Step | Kind::Area)
-    {
+    // A line needs only a few to be told apart; markers alone are all there is to see.
+    let all = n <= MARKERS_MAX && !matches!(series.kind, Kind::Step | Kind::Area);
+    let shown: Vec<&Point> = if all || series.kind == Kind::Points {
         series.points.iter().collect()
     } else {
         // Shifted by slot, so that curves which coincide do not hide each other's markers.
