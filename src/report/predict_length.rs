@@ -30,6 +30,7 @@ pub fn finding(evaluation: &Evaluation) -> Vec<String> {
     said.push(ceiling(evaluation));
     said.extend(coverage(evaluation));
     said.extend(evaluation.shifts.iter().map(shift_words));
+    said.extend(evaluation.shifts.first().and_then(null_words));
     if evaluation.n_censored * 20 > evaluation.n_answers {
         said.push(format!(
             "{} of {} answers ended at max_tokens: they are learnt from as lower bounds, and judged as they are, against predictions cut there.",
@@ -136,10 +137,23 @@ fn shift_words(shift: &Shift) -> String {
         None => "with no null beside it",
     };
     format!(
-        "{}: answers {:+.1} % ({interval}) as long on the same prompt, {claim}.",
+        "{}: length {:+.1} % {interval} on the same prompt, {claim}.",
         shift.method,
         percent(difference.mean)
     )
+}
+
+/// Where the null is not 0, answers of one run have something in common beside their prompts.
+fn null_words(shift: &Shift) -> Option<String> {
+    let null = shift.null.as_ref()?;
+    let (low, high) = null.low.zip(null.high)?;
+    (low > 0.0 || high < 0.0).then(|| {
+        format!(
+            "The baseline's first answers differ from its own others by {:+.1} %, more than prompts explain: answers of one repeat are not \
+             independent (one sampling seed for all of its requests does this), so that intervals over prompts are too narrow.",
+            100.0 * f64::from(null.mean).exp_m1()
+        )
+    })
 }
 
 /// Tables by their keys in JSON: predictors, differences, shifts, methods, coverage.
