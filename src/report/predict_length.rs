@@ -7,14 +7,14 @@ use super::{
 use crate::{
     predict::length::{
         Shift,
-        evaluate::{Evaluation, MethodMarks, Predictor, Verdict},
+        evaluate::{Evaluation, MethodMarks, Predictor, Verdict, perfect_tau},
         score::{self, BUCKETS, COVERAGE, MAE, Marked, Measures, PINBALL, TAU},
     },
     stats,
 };
 
-/// Prompts drawn of predictions against measurements: more would hide one another.
-const DRAWN: usize = 160;
+/// Prompts drawn of predictions against measurements: of more not every marker would be drawn, and intervals hide one another.
+const DRAWN: usize = 24;
 /// Tau of the ceiling below which nothing can be predicted.
 const LOW_CEILING: f64 = 0.2;
 
@@ -30,6 +30,7 @@ pub fn finding(evaluation: &Evaluation) -> Vec<String> {
     said.push(ceiling(evaluation));
     said.extend(coverage(evaluation));
     said.extend(evaluation.shifts.iter().map(shift_words));
+    said.extend(evaluation.shifts.first().and_then(null_words));
     if evaluation.n_censored * 20 > evaluation.n_answers {
         said.push(format!(
             "{} of {} answers ended at max_tokens: they are learnt from as lower bounds, and judged as they are, against predictions cut there.",
@@ -83,16 +84,20 @@ fn ceiling(evaluation: &Evaluation) -> String {
             .to_owned();
     };
     let shown = value_words((tau, interval));
-    if tau < LOW_CEILING {
-        return format!(
-            "These lengths can hardly be predicted from the prompt: even the other answers to the same prompt give tau {shown}."
-        );
-    }
     if tau > 1.0 - 1e-9 {
         return "Answers to one prompt are all of one length: the runs decode greedily or share their seeds, and the ceiling says nothing.".to_owned();
     }
+    let others = evaluation.n_answers as f64 / evaluation.n_prompts.max(1) as f64 - 1.0;
+    let hard = if tau < LOW_CEILING {
+        "These lengths can hardly be predicted from the prompt: even"
+    } else {
+        "For comparison,"
+    };
+    let perfect = perfect_tau(tau, others).map_or_else(String::new, |perfect| {
+        format!("; being so few they are a noisy guess, and who knew each prompt's own middle would reach about {perfect:.2} (corrected for attenuation)")
+    });
     format!(
-        "The other answers to the same prompt give tau {shown}: the ceiling for whoever knows the prompt alone."
+        "{hard} the other answers to the same prompt, {others:.1} on average, give tau {shown}{perfect}."
     )
 }
 
@@ -106,8 +111,13 @@ fn coverage(evaluation: &Evaluation) -> Option<String> {
         (_, true) => "less often than the 90 % it says",
         _ => "as often as it says, as far as these prompts can tell",
     };
+    let below = self::verdict(evaluation, Predictor::T1, score::COVERAGE_BELOW_CAP).map_or_else(
+        || " It is at max_tokens everywhere.".to_owned(),
+        |(below, _)| format!(" Where it lies below max_tokens: {:.1} %.", 100.0 * below),
+    );
+    let below = if evaluation.n_censored > 0 { below } else { String::new() };
     Some(format!(
-        "q90 of T1 holds for {:.1} [{:.1}, {:.1}] % of the answers: {verdict}.",
+        "q90 of T1 holds for {:.1} [{:.1}, {:.1}] % of the answers: {verdict}.{below}",
         100.0 * value,
         100.0 * low,
         100.0 * high
@@ -122,15 +132,28 @@ fn shift_words(shift: &Shift) -> String {
         |(low, high)| format!("[{:+.1}, {:+.1}] %", percent(low), percent(high)),
     );
     let claim = match shift.exceeds_null() {
-        Some(true) => "more than the baseline's own answers differ by",
-        Some(false) => "not shown to be more than chance",
+        Some(true) => "more than the baseline's own answers differ by, and predictions use it",
+        Some(false) => "not shown to be more than chance, and predictions do not use it",
         None => "with no null beside it",
     };
     format!(
-        "{}: answers {:+.1} % ({interval}) as long on the same prompt, {claim}.",
+        "{}: length {:+.1} % {interval} on the same prompt, {claim}.",
         shift.method,
         percent(difference.mean)
     )
+}
+
+/// Where the null is not 0, answers of one run have something in common beside their prompts.
+fn null_words(shift: &Shift) -> Option<String> {
+    let null = shift.null.as_ref()?;
+    let (low, high) = null.low.zip(null.high)?;
+    (low > 0.0 || high < 0.0).then(|| {
+        format!(
+            "The baseline's first answers differ from its own others by {:+.1} %, more than prompts explain: answers of one repeat are not \
+             independent (one sampling seed for all of its requests does this), so that intervals over prompts are too narrow.",
+            100.0 * f64::from(null.mean).exp_m1()
+        )
+    })
 }
 
 /// Tables by their keys in JSON: predictors, differences, shifts, methods, coverage.
@@ -169,7 +192,7 @@ fn text(text: &str) -> Value {
 }
 
 fn predictors(evaluation: &Evaluation) -> Table {
-    let title = "Predictors on families that they have not seen; `ceiling` is the median of the other answers to the same prompt";
+    let title = "Predictors on families that they have not seen; `ceiling` is the median of the other answers to the same prompt, a noisy guess where they are few";
     let mut table = Table::new(title, columns(&["predictor", "prompts"]));
     for (predictor, verdicts, n) in &evaluation.judged.predictors {
         let mut row = vec![text(predictor.name()), Value::count(*n)];

@@ -33,8 +33,8 @@ pub struct Explained {
     pub notes: Vec<String>,
 }
 
-/// Below this a feature did nothing, as a factor's logarithm.
-const NOTHING: f64 = 5e-4;
+/// Below half a per cent a feature did nothing worth a line.
+const NOTHING: f64 = 5e-3;
 
 impl Model {
     /// Predicts, and says why: what each feature's splits did on the path through the trees of q50.

@@ -25,6 +25,8 @@ pub const PAIRS: usize = 2;
 pub const PINBALL: usize = 4;
 /// Position of `coverage_q90`.
 pub const COVERAGE: usize = 6;
+/// Position of `coverage_q90_below_cap`.
+pub const COVERAGE_BELOW_CAP: usize = 7;
 /// Position of `mae_tokens`.
 pub const MAE: usize = 9;
 
