@@ -174,6 +174,9 @@ fn decode(place: &Place<'_>, seen: &timeline::Seen, found: &mut Collected) -> BT
     used
 }
 
+/// A request, its prompt's work and its TTFT in seconds.
+type Prompt = (usize, Work, f64);
+
 /// The same of prompts that met an idle server.
 fn prefill(
     place: &Place<'_>,
@@ -181,7 +184,7 @@ fn prefill(
     nothing_cached: bool,
     found: &mut Collected,
 ) -> BTreeSet<usize> {
-    let mut bins: BTreeMap<(i64, i64), Vec<(usize, Work, f64)>> = BTreeMap::new();
+    let mut bins: BTreeMap<(i64, i64), Vec<Prompt>> = BTreeMap::new();
     for &index in alone {
         let row = place.streams[index].row;
         let cached = row.cached_tokens.or(nothing_cached.then_some(0));

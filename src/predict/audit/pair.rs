@@ -220,5 +220,5 @@ fn affine(pairs: &[(f64, f64)]) -> Option<(f64, f64)> {
         square += weight(*b) * (a - mean_a).powi(2);
     }
     let slope = along / square;
-    (slope.is_finite() && slope > 0.0).then(|| (slope, mean_b - slope * mean_a))
+    (slope.is_finite() && slope > 0.0).then_some((slope, mean_b - slope * mean_a))
 }

@@ -13,7 +13,7 @@ pub(super) struct Line {
 impl Line {
     /// Points in any order.
     pub(super) fn of(points: impl IntoIterator<Item = (f64, f64)>) -> Self {
-        Self::by(points, |ys| stats::median(ys))
+        Self::by(points, stats::median)
     }
 
     /// The same with the mean of what is at one x.
