@@ -125,6 +125,9 @@ pub struct Replays {
     pub notes: Vec<String>,
 }
 
+/// Mean error of a fit on its own cells, in percent, from which it is doubted.
+const FIT_ERROR_PCT: f64 = 10.0;
+
 /// Replays a run.
 ///
 /// # Errors
@@ -150,6 +153,14 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
             .filter(|trace| !fitted_to.contains(&trace.cell.id))
             .filter(|trace| options.judge.is_none_or(|filter| filter.is_match(&trace.cell.id)))
             .collect();
+        if let Some(off) = fitted.calibration.as_ref().map(|fit| fit.fit_error_pct)
+            && off > FIT_ERROR_PCT
+        {
+            let said = format!(
+                "{method}: its step times fit the calibration cells to {off:.0} % only: the machine was not steady, or the rules are not the engine's"
+            );
+            note(&mut out.notes, &target, vec![said]);
+        }
         out.calibrated_on.extend(fitted_to);
         let engine = Simulated { target, method, config: rules.config, fitted };
         for traces in by_point(&judged) {
