@@ -20,8 +20,6 @@ pub mod negatives;
 pub mod plan;
 mod plots;
 pub mod predict;
-pub mod predict_length;
-pub mod predict_replay;
 pub mod progress;
 pub mod report;
 pub mod run;

@@ -9,7 +9,7 @@ use super::eval_files::open;
 use crate::{
     cli::ui::Ui,
     predict::audit::{self, Finding, Sheet},
-    report::{Format, profile as report},
+    report::{Format, predict::profile as report},
 };
 
 /// Tell whether files of measurements were made from one another, and whether their values can be. Exit code 1: something is

@@ -21,7 +21,7 @@ use crate::{
             evaluate::{self, Evaluation, Question},
         },
     },
-    report::{Format, profile as report},
+    report::{Format, predict::profile as report},
     scenario::ModelShape,
 };
 

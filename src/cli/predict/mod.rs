@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
-use super::{predict_length, predict_replay, ui::Ui};
+use super::ui::Ui;
 
 mod audit;
 mod eval;
 mod eval_files;
 mod fit;
+mod length;
+mod replay;
 mod source;
 mod throughput;
 
@@ -29,9 +31,9 @@ enum PredictCommand {
     /// Whether profiles are measurements of their own, or made from one another.
     Audit(audit::AuditArgs),
     /// A run's requests through a simulated engine, beside what was measured.
-    Replay(predict_replay::ReplayArgs),
+    Replay(replay::ReplayArgs),
     /// How long the answer to a prompt will be.
-    Length(predict_length::LengthArgs),
+    Length(length::LengthArgs),
 }
 
 /// Runs a subcommand.
@@ -44,7 +46,7 @@ pub fn run(args: &PredictArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         PredictCommand::Throughput(args) => throughput::run(args, ui),
         PredictCommand::Eval(args) => eval::run(args, ui),
         PredictCommand::Audit(args) => audit::run(args, ui),
-        PredictCommand::Replay(args) => predict_replay::run(args, ui),
-        PredictCommand::Length(args) => predict_length::run(args, ui),
+        PredictCommand::Replay(args) => replay::run(args, ui),
+        PredictCommand::Length(args) => length::run(args, ui),
     }
 }

@@ -28,6 +28,7 @@ use crate::{
 
 pub mod answer;
 mod conn;
+mod draws;
 pub mod drive;
 mod facts;
 pub mod files;
@@ -96,17 +97,6 @@ struct Prepared<'a> {
     base: Url,
     in_flight_max: usize,
     http: Arc<Http>,
-}
-
-/// One seed of three numbers, none of which can make up for another: `seed + repeat` would give one method in one repeat the draws of
-/// another in the next. `SplitMix64`'s finaliser (Steele, Lea, Flood 2014).
-fn mixed(seed: u64, repeat: u64, own: u64) -> u64 {
-    [repeat, own].into_iter().fold(seed, |state, more| {
-        let z = state.wrapping_add(more.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    })
 }
 
 /// Whether the answers of a cell's workload are of one length.
@@ -227,11 +217,10 @@ impl EngineBackend {
         Err(format!("workload: expected the schedule {known} of the other methods, got {hash}"))
     }
 
-    /// Every repeat has a seed of its own, the same for all methods: what differs between repeats of the baseline is what
-    /// sampling alone does.
+    /// The method's sampling, with a seed that [`draws::of_request`] makes one for each request of.
     fn sampling(&self, prepared: &Prepared<'_>) -> Sampling {
         let own = prepared.target.sampling(&prepared.cell.method.name);
-        Sampling { seed: mixed(self.seed, u64::from(prepared.cell.repeat), own.seed), ..own }
+        Sampling { seed: draws::of_repeat(self.seed, prepared.cell.repeat, own.seed), ..own }
     }
 
     fn send(
@@ -245,6 +234,8 @@ impl EngineBackend {
         let extras = Extras { fixed_length: is_fixed(prepared.cell), ..self.extras };
         let told = |request: &Request, before: &[Said<'_>]| {
             let model = &prepared.model;
+            let sampling =
+                Sampling { seed: draws::of_request(sampling.seed, request.id), ..sampling };
             let mut body = openai::body(prepared.target, model, sampling, extras, request, before);
             if let Some(body) = body.as_object_mut() {
                 body.extend(prepared.fields.clone());
@@ -449,22 +440,6 @@ mod contract_tests;
 mod tests {
     use super::*;
     use crate::scenario::Endpoint;
-
-    #[test]
-    fn no_repeat_has_the_draws_of_another_method() {
-        let mut seen = std::collections::BTreeSet::new();
-        for seed in 0..4 {
-            for repeat in 0..4 {
-                for own in 0..4 {
-                    assert!(
-                        seen.insert(mixed(seed, repeat, own) & 0x7fff_ffff),
-                        "{seed} {repeat} {own}"
-                    );
-                }
-            }
-        }
-        assert_ne!(mixed(0, 0, 1 << 31) & 0x7fff_ffff, mixed(0, 0, 0) & 0x7fff_ffff);
-    }
 
     pub(super) fn target(url: &str, endpoint: Endpoint) -> EngineTarget {
         EngineTarget {

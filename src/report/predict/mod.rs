@@ -2,6 +2,9 @@
 
 mod figures;
 mod json;
+pub mod length;
+pub mod profile;
+pub mod replay;
 mod tables;
 
 pub use figures::figures;

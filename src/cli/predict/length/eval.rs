@@ -1,21 +1,18 @@
 //! `kvbench predict length eval`.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use serde_json::{Map, Value as Json, json};
 
 use super::{Loaded, Source};
 use crate::{
-    cli::ui::Ui,
+    cli::{plots::draw, ui::Ui},
     predict::length::{
         QUANTILES,
         evaluate::{self, Evaluation, Options},
     },
-    report::{Format, png, predict_length as report, render, svg},
+    report::{Format, predict::length as report, render},
 };
 
 /// Format of the JSON.
@@ -71,7 +68,7 @@ pub(super) fn run(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ui.out(&ui.tables(&report::tables(&found)))?;
     }
     if let Some(folder) = &args.plots {
-        draw(folder, &found)?;
+        draw(folder, &report::figures(&found))?;
         ui.note(&format!("pictures: {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
@@ -124,17 +121,4 @@ fn json(
         out.insert(name.to_owned(), serde_json::from_str(&render(&table, Format::Json, false))?);
     }
     Ok(Json::Object(out))
-}
-
-fn draw(folder: &Path, found: &Evaluation) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("{}: cannot be made", folder.display()))?;
-    for (name, figure) in report::figures(found) {
-        for (extension, bytes) in [("svg", svg(&figure)?.into_bytes()), ("png", png(&figure)?)] {
-            let path = folder.join(format!("{name}.{extension}"));
-            std::fs::write(&path, bytes)
-                .with_context(|| format!("{}: cannot be written", path.display()))?;
-        }
-    }
-    Ok(())
 }

@@ -1,8 +1,9 @@
 //! The length predictor: what is said of it, tables, and figures.
 
-use super::{
+use super::super::{
     Column, Figure, Table, Value,
     figure::{Axis, Kind, Panel, Point, Reference, Scale, Series},
+    run::Plot,
 };
 use crate::{
     predict::length::{
@@ -333,14 +334,14 @@ fn coverage_table(evaluation: &Evaluation) -> Table {
 }
 
 /// Figures with the names of their files; those that nothing can be drawn in are left out.
-pub fn figures(evaluation: &Evaluation) -> Vec<(&'static str, Figure)> {
+pub fn figures(evaluation: &Evaluation) -> Vec<Plot> {
     [
         ("length-predicted", predicted(evaluation)),
         ("length-coverage", coverage_figure(evaluation)),
         ("length-tau", taus(evaluation)),
     ]
     .into_iter()
-    .filter_map(|(name, figure)| Some((name, figure?)))
+    .filter_map(|(name, figure)| Some(Plot { name: name.to_owned(), figure: figure? }))
     .collect()
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use rayon::prelude::*;
 
-use super::ui::Ui;
+use super::super::ui::Ui;
 use crate::{
     analyse::length_labels::{self, Labels},
     predict::length::model::{Known, Read},
@@ -16,7 +16,7 @@ mod fit;
 
 /// Fit, judge and ask a predictor of answer lengths.
 #[derive(Debug, clap::Args)]
-pub struct LengthArgs {
+pub(super) struct LengthArgs {
     #[command(subcommand)]
     command: LengthCommand,
 }
@@ -82,7 +82,7 @@ impl Loaded {
 ///
 /// # Errors
 /// Runs or files that cannot be used, or a folder that cannot be written.
-pub fn run(args: &LengthArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &LengthArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     match &args.command {
         LengthCommand::Fit(args) => fit::run(args, ui),
         LengthCommand::Eval(args) => eval::run(args, ui),

@@ -5,7 +5,7 @@ use std::{
     path::Path,
 };
 
-use super::{Column, Table, Value};
+use super::super::{Column, Table, Value};
 use crate::predict::{
     Phase,
     audit::Finding,

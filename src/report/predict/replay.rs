@@ -1,6 +1,6 @@
 //! Replays as tables, sentences and figures: simulated beside measured, beside the null and the noise.
 
-use super::{
+use super::super::{
     Column, Figure, Table, Value,
     figure::{Axis, Kind, Panel, Point, Scale, Series, cdf},
     run::Plot,

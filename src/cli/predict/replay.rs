@@ -9,21 +9,21 @@ use anyhow::Context as _;
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
-use super::ui::Ui;
+use super::super::{plots::draw, ui::Ui};
 use crate::{
     analyse::{
         RunData,
         replay::{self, Options, Replays, Stated},
     },
     predict::{ModelFile, simulate::Mixing},
-    report::{Format, narrow, png, predict_replay as report, render, svg},
+    report::{Format, narrow, predict::replay as report, render},
 };
 
 /// Simulate the engine of a run under its own loads, and compare the times of its requests with the measured ones.
 ///
 /// Step times are fitted to some cells and judged by the others.
 #[derive(Debug, clap::Args)]
-pub struct ReplayArgs {
+pub(super) struct ReplayArgs {
     /// Folder that `kvbench run` made, finished or not.
     pub run_dir: PathBuf,
     /// Take step times from a file of `kvbench predict fit` instead of fitting them to cells of this run.
@@ -67,7 +67,7 @@ pub struct ReplayArgs {
 
 /// How prompts and decoding share steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum MixingName {
+pub(super) enum MixingName {
     /// Decoding first, prompts with what is left: vLLM v1.
     DecodeFirst,
     /// Steps of prompts alone while any can be admitted: vLLM v0, LMDeploy.
@@ -80,7 +80,7 @@ pub enum MixingName {
 ///
 /// # Errors
 /// No run folder, nothing to calibrate on or to judge, rules of the engine that nobody tells, or a folder that cannot be written.
-pub fn run(args: &ReplayArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &ReplayArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let place = || args.run_dir.display().to_string();
     let data = RunData::load(&args.run_dir)?;
     let mut replays = match &args.model {
@@ -100,7 +100,7 @@ pub fn run(args: &ReplayArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ui.out(&ui.tables(&shown.map(narrowed).collect::<Vec<_>>()))?;
     }
     if let Some(folder) = &args.plots {
-        draw(folder, &replays)?;
+        draw(folder, &report::figures(&replays))?;
         ui.note(&format!("pictures: {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
@@ -174,18 +174,4 @@ fn as_json(replays: &Replays, finding: &[String]) -> anyhow::Result<Json> {
         }
     }
     Ok(Json::Object(out))
-}
-
-fn draw(folder: &Path, replays: &Replays) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder)
-        .with_context(|| format!("{}: cannot be made", folder.display()))?;
-    for plot in report::figures(replays) {
-        let files = [("svg", svg(&plot.figure)?.into_bytes()), ("png", png(&plot.figure)?)];
-        for (extension, bytes) in files {
-            let path = folder.join(format!("{}.{extension}", plot.name));
-            std::fs::write(&path, bytes)
-                .with_context(|| format!("{}: cannot be written", path.display()))?;
-        }
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::{
         Inputs, Model,
         model::{Calibration, Options},
     },
-    report::{Format, predict_length as report, render},
+    report::{Format, predict::length as report, render},
 };
 
 #[derive(Debug, clap::Args)]

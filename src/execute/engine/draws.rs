@@ -1,0 +1,49 @@
+//! Seeds of the sampling that servers do.
+//!
+//! A repeat has draws of its own, the same for all methods: what differs between repeats of the baseline is what sampling alone does.
+//! Within a repeat every request has its own too. With one seed for all, every answer would begin with the same draw, the answers of
+//! a repeat would be long or short together, and an interval over prompts would be too narrow.
+
+/// Seed of a method's repeat.
+pub(super) fn of_repeat(seed: u64, repeat: u32, method: u64) -> u64 {
+    mixed(mixed(seed, u64::from(repeat)), method)
+}
+
+/// Seed of one of its requests.
+pub(super) fn of_request(of_repeat: u64, id: u64) -> u64 {
+    mixed(of_repeat, id)
+}
+
+/// One seed of two numbers, neither of which can make up for the other: a sum would give one method in one repeat the draws of
+/// another in the next. `SplitMix64`'s finaliser (Steele, Lea, Flood 2014).
+fn mixed(state: u64, more: u64) -> u64 {
+    let z = state.wrapping_add(more.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What a server is sent.
+    fn bits(seed: u64) -> u64 {
+        seed & 0x7fff_ffff
+    }
+
+    #[test]
+    fn nothing_has_the_draws_of_anything_else() {
+        let mut seen = BTreeSet::new();
+        for (seed, repeat, method, id) in
+            (0..256_u64).map(|n| (n & 3, n >> 2 & 3, n >> 4 & 3, n >> 6))
+        {
+            let repeat = u32::try_from(repeat).unwrap();
+            let own = bits(of_request(of_repeat(seed, repeat, method), id));
+            assert!(seen.insert(own), "{seed} {repeat} {method} {id}");
+        }
+        assert_ne!(bits(of_repeat(0, 0, 1 << 31)), bits(of_repeat(0, 0, 0)));
+    }
+}
