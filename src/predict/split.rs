@@ -333,7 +333,7 @@ mod tests {
     fn one_batch_alone_asks_nothing_of_larger_ones() {
         let mut seen = seen();
         seen.retain(|one| one.pass.work.batch < 1.5);
-        assert_eq!(Split::Batch2x.rounds(&seen), []);
+        assert!(Split::Batch2x.rounds(&seen).is_empty());
     }
 
     #[test]
