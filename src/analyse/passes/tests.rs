@@ -295,8 +295,11 @@ fn two_chunks_at_once_on_a_border_are_one_gap() {
     first.chunk_ns[2] = first.chunk_ns[1];
     let n_gaps = first.chunk_ns.len() - 1;
     let second = answer(1, 30, 20, 10, 1);
-    let streams = [&first, &second]
-        .map(|row| timeline::Stream { row, is_measured: true, tokens: timeline::Tokens::of(row) });
+    let streams = [&first, &second].map(|row| timeline::Stream {
+        row,
+        is_measured: true,
+        tokens: timeline::Tokens::of(row),
+    });
     let seen = timeline::read(&streams, None);
     let left_out: usize = seen.left_out.iter().map(|(_, steps)| steps).sum();
     assert_eq!(seen.steps.len() + left_out, n_gaps, "{:?}", seen.left_out);
