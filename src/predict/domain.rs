@@ -18,6 +18,9 @@ pub struct Domain {
     pub size: Range,
     /// Tokens that lie in the cache, mean over sequences; decode: as far as the method keeps them.
     pub kv_len: Range,
+    /// What attention reads, of all sequences together, see [`Work::attended`]. Many short sequences and one long one do not show what
+    /// many long ones take, though each axis alone was seen; nor do short prompts show one long prompt of as many tokens.
+    pub attended: Range,
 }
 
 /// Smallest and largest value, both seen.
@@ -37,9 +40,9 @@ pub struct Range {
 pub struct Place {
     /// Whether every quantity is in its range.
     pub in_domain: bool,
-    /// More than [`FAR`] times beyond a range, or beyond both.
+    /// More than [`FAR`] times beyond a range, or beyond those of both `size` and `kv_len`, of which `attended` is made.
     pub far: bool,
-    /// Times beyond a range, of the axis that is farthest out; 1 inside.
+    /// Times beyond a range, of the quantity that is farthest out; 1 inside.
     pub distance: f64,
     /// `kv_len 8192 is 2.0x the largest fitted, 4096`; `None` inside.
     pub reason: Option<String>,
@@ -98,6 +101,7 @@ impl Domain {
         Some(Self {
             size: Range::of(places.clone().map(|place| place.0)),
             kv_len: Range::of(places.map(|place| place.1)),
+            attended: Range::of(works.iter().map(|work| work.attended)),
         })
     }
 
@@ -108,13 +112,18 @@ impl Domain {
             Phase::Decode => ("batch", 0.0),
             Phase::Prefill => ("new_tokens", work.new_tokens / work.batch.max(1.0)),
         };
-        let out = [self.size.beyond(name, size, 0.0), self.kv_len.beyond("kv_len", kv_len, beside)];
-        let distance = out[0].0.max(out[1].0);
-        let reasons: Vec<String> = out.iter().map(|(_, said)| said.clone()).collect();
+        let out = [
+            self.size.beyond(name, size, 0.0),
+            self.kv_len.beyond("kv_len", kv_len, beside),
+            self.attended.beyond("attended", work.attended, 0.0),
+        ];
+        let distance = out.iter().fold(1.0, |most: f64, (times, _)| most.max(*times));
+        let is_beyond_both = out[..2].iter().all(|(_, said)| !said.is_empty());
+        let reasons: Vec<String> = out.into_iter().map(|(_, said)| said).collect();
         let reasons: Vec<String> = reasons.into_iter().filter(|said| !said.is_empty()).collect();
         Place {
             in_domain: reasons.is_empty(),
-            far: reasons.len() > 1 || distance > FAR,
+            far: is_beyond_both || distance > FAR,
             distance,
             reason: (!reasons.is_empty()).then(|| reasons.join("; ")),
         }
@@ -165,6 +174,19 @@ mod tests {
         let kept = |kv_len: f64| Work::decode([kv_len], Some(512.0));
         let domain = Domain::of(&[kept(128.0), kept(2048.0)]).unwrap();
         assert!(domain.place(&kept(1e6)).in_domain);
+    }
+
+    #[test]
+    fn a_corner_that_nothing_reached_is_outside() {
+        let domain = Domain::of(&[decode(64, 512.0), decode(1, 32768.0)]).unwrap();
+        let place = domain.place(&decode(64, 32768.0));
+        assert!(!place.in_domain && place.far && (place.distance - 64.0).abs() < 1e-9);
+        let said = "attended 2097152 is 64.0x the largest fitted, 32768";
+        assert_eq!(place.reason.as_deref(), Some(said));
+        assert!(domain.place(&decode(8, 4096.0)).in_domain);
+        let prompts = Domain::of(&[Work::prefill([(512.0, 0.0); 8]), Work::prefill([(64.0, 0.0)])]);
+        let long = prompts.unwrap().place(&Work::prefill([(4096.0, 0.0)]));
+        assert!(!long.in_domain && (long.distance - 8.0).abs() < 1e-9, "{long:?}");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! How far a predictor can be trusted, on what was held out.
 
+use std::collections::BTreeMap;
+
 use super::{
     Observation, Phase, Prediction, Subject, Work,
     fit::{self, Options},
     interval::Errors,
     model::Model,
     points::{self, Group, Point},
-    split::{Round, Split},
+    split::{Round, Split, shape},
     table::Table,
 };
 use crate::stats::{self, Interval};
@@ -33,13 +35,16 @@ pub struct Held {
     pub method: String,
     /// Whether it is the baseline.
     pub is_baseline: bool,
+    /// Most tokens a sequence that it keeps; of decode only.
+    pub budget: Option<f64>,
     /// The pass.
     pub work: Work,
     /// What it took: median over repeats, seconds.
     pub measured_s: f64,
     /// See [`super::Pass::noise`].
     pub noise: Option<f64>,
-    /// Of the fitted model; `None` where the rest did not allow one.
+    /// Of the fitted model; `None` where the rest did not allow one. Of a method that was held out whole on purpose the baseline's
+    /// speaks; elsewhere it would pass for a model of the method.
     pub model: Option<Prediction>,
     /// Of the null, seconds; of the baseline, what its own model says.
     pub null_s: Option<f64>,
@@ -56,6 +61,8 @@ pub struct Score {
     pub phase: Phase,
     /// Points that were asked for.
     pub n: usize,
+    /// Of these, points for which the predictor had nothing to learn from, or no answer.
+    pub n_not_predicted: usize,
     /// Mean noise of those that were repeated.
     pub noise: Option<f64>,
     /// Of the fitted model.
@@ -70,9 +77,13 @@ pub struct Score {
     pub n_outside: usize,
     /// The predictor under test and the null on the same points, without the baseline, for which they are the same.
     pub against_null: Option<(Errors, Errors)>,
-    /// By how many points of percent the predictor's error is smaller on these, mean with 95 % bootstrap interval over points.
+    /// By how many points of percent the predictor's error is smaller on these, mean with 95 % bootstrap interval over what is
+    /// independent: methods of a subject where methods were held out, else its shapes. `None` with fewer than [`CLUSTERS_MIN`].
     pub gain: Option<Interval>,
 }
+
+/// Shapes, or methods, that differ independently of one another, below which a bootstrap of them claims more than it knows.
+pub const CLUSTERS_MIN: usize = 5;
 
 /// What a difference comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,7 +170,7 @@ pub fn held_out(observations: &[Observation]) -> Vec<Held> {
 /// One observation a group and shape.
 fn merged(observations: &[Observation]) -> Vec<Observation> {
     let mut out: Vec<Observation> = Vec::new();
-    let mut index = std::collections::BTreeMap::new();
+    let mut index = BTreeMap::new();
     for one in observations {
         let work = &one.pass.work;
         let shape = [work.batch, work.new_tokens, work.cached, work.attended].map(f64::to_bits);
@@ -194,8 +205,8 @@ fn asked(split: Split, round: &Round, seen: &[Observation]) -> Vec<Held> {
         let here = models.iter().filter(same_place);
         let baseline = here.clone().find(|model| model.is_baseline);
         let own = here.clone().find(|m| m.method == group.method && same(m.budget, group.budget));
-        // Of a method that was never seen, the null is all there is.
-        let model = own.or(baseline);
+        // Of a method that is not to be seen, the null is all there is.
+        let model = own.or(baseline.filter(|_| split == Split::NewMethod0));
         let table = known.iter().find(|other| is_same(other, group));
         let table = table.map(|known| Table::of(&known.points.iter().collect::<Vec<_>>()));
         let held = |point: &Point| Held {
@@ -203,6 +214,7 @@ fn asked(split: Split, round: &Round, seen: &[Observation]) -> Vec<Held> {
             subject: group.subject.clone(),
             method: group.method.clone(),
             is_baseline: group.is_baseline,
+            budget: group.budget,
             work: point.work,
             measured_s: point.time_s,
             noise: point.noise,
@@ -253,15 +265,11 @@ fn score(split: Split, phase: Phase, held: &[&Held], predictor: Predictor) -> Sc
             !h.is_baseline && [predictor, Predictor::Null].iter().all(|p| h.log_ratio(*p).is_some())
         })
         .collect();
-    let off = |h: &Held, of: Predictor| h.log_ratio(of).map(|ratio| ((-ratio).exp() - 1.0).abs());
-    let gains: Vec<f64> = methods
-        .iter()
-        .filter_map(|h| Some(100.0 * (off(h, Predictor::Null)? - off(h, predictor)?)))
-        .collect();
     Score {
         split,
         phase,
         n: held.len(),
+        n_not_predicted: held.iter().filter(|h| h.log_ratio(predictor).is_none()).count(),
         noise: stats::mean(&noise),
         roofline: errors(held, Predictor::Roofline),
         null: errors(held, Predictor::Null),
@@ -269,8 +277,30 @@ fn score(split: Split, phase: Phase, held: &[&Held], predictor: Predictor) -> Sc
         covered: (covered.iter().filter(|inside| **inside).count(), covered.len()),
         n_outside: held.iter().filter(outside).count(),
         against_null: errors(&methods, predictor).zip(errors(&methods, Predictor::Null)),
-        gain: stats::mean_interval(&gains, &mut stats::seeded(0)),
+        gain: gain(split, &methods, predictor),
     }
+}
+
+/// Points of one method on one subject share what the method does, points of one shape what the shape does: such a group is drawn
+/// as a whole, or many points of two methods would pass for many methods.
+fn gain(split: Split, methods: &[&Held], predictor: Predictor) -> Option<Interval> {
+    let off = |h: &Held, of: Predictor| h.log_ratio(of).map(|ratio| ((-ratio).exp() - 1.0).abs());
+    let by_method = matches!(split, Split::NewMethod4 | Split::NewMethod0);
+    let mut clusters: BTreeMap<_, (f64, f64)> = BTreeMap::new();
+    for h in methods {
+        let gain = 100.0 * (off(h, Predictor::Null)? - off(h, predictor)?);
+        let within = if by_method { (Some(&h.method), None) } else { (None, Some(shape(&h.work))) };
+        let sum = clusters.entry((&h.subject, within)).or_default();
+        *sum = (sum.0 + gain, sum.1 + 1.0);
+    }
+    let clusters: Vec<(f64, f64)> = clusters.into_values().collect();
+    if clusters.len() < CLUSTERS_MIN {
+        return None;
+    }
+    stats::bootstrap(&[clusters], &mut stats::seeded(0), |drawn| {
+        let (sum, n) = drawn.iter().fold((0.0, 0.0), |all, one| (all.0 + one.0, all.1 + one.1));
+        (n > 0.0).then(|| sum / n)
+    })
 }
 
 impl Score {

@@ -7,26 +7,30 @@
 //! work already. A prefill has work that the baseline has not (packing, choosing tokens), which no factor on its curve describes: on
 //! published measurements one factor there doubled the cost of choosing a method by the model.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use rand::seq::SliceRandom as _;
 
 use super::{
-    Observation, Phase, Source, Work,
+    Observation, Phase, Source, Subject, Work,
     curve::{Curve, Row, Terms},
     domain::Domain,
     interval::{Errors, LogInterval},
     local::Local,
     model::{Kind, Model},
     points::{Group, Point, groups, noise},
+    split::shape,
 };
 use crate::stats;
 
-/// Points below which a method is calibrated on its baseline by one factor: three coefficients from fewer do worse.
+/// Shapes below which a method is calibrated on its baseline by one factor: three coefficients from fewer do worse. Points that the
+/// fit cannot tell apart are one of them.
 pub const OWN_MIN: usize = 12;
-/// Points below which three coefficients are not fitted at all.
+/// Shapes below which three coefficients are not fitted at all.
 const COEFFICIENTS_MIN: usize = 4;
-/// Points from which corrections at measured points are tried, each measured more than once: those of single shots are their noise.
+/// Shapes from which corrections at measured points are tried, each measured more than once: those of single shots are their noise.
 const LOCAL_MIN: usize = 50;
-/// Points up to which each is held out alone; above, in ten parts.
+/// Shapes up to which each is held out alone; above, in ten parts.
 const ALONE_MAX: usize = 60;
 const PARTS: usize = 10;
 
@@ -61,14 +65,21 @@ pub struct Unfit {
 /// subject; of one with more, a decode step where that does as well.
 pub fn fit(observations: &[Observation], options: &Options) -> Fit {
     let mut out = Fit::default();
-    for group in groups(observations) {
-        let baseline = out.models.iter().find(|model| {
-            model.is_baseline && model.subject == group.subject && model.phase == group.phase
+    let groups = groups(observations);
+    for group in &groups {
+        let is_its = |is_baseline: bool, subject: &Subject, phase: Phase| {
+            is_baseline && *subject == group.subject && phase == group.phase
+        };
+        let model = out.models.iter().find(|it| is_its(it.is_baseline, &it.subject, it.phase));
+        let measured = groups.iter().find(|it| is_its(it.is_baseline, &it.subject, it.phase));
+        let baseline = model.zip(measured).map(|(model, measured)| Baseline {
+            model,
+            rows: measured.points.iter().map(Point::row).collect(),
         });
-        match of_group(&group, baseline, options) {
+        match of_group(group, baseline.as_ref(), options) {
             Ok(model) => out.models.push(model),
             Err(reason) => {
-                let Group { subject, method, phase, points, .. } = &group;
+                let Group { subject, method, phase, points, .. } = group;
                 let what = format!("{method}, {}, {}", phase.name(), subject.words());
                 out.unfit.push(Unfit { what, n_points: points.len(), reason });
             }
@@ -85,32 +96,87 @@ struct Fitted {
 
 impl Fitted {
     fn time_s(&self, work: &Work) -> f64 {
-        self.curve.time_s(work) * self.local.as_ref().map_or(1.0, |local| local.factor(work))
+        self.curve.time_s(work) * self.local_factor(work)
+    }
+
+    fn local_factor(&self, work: &Work) -> f64 {
+        self.local.as_ref().map_or(1.0, |local| local.factor(work))
+    }
+
+    /// The same times the one factor that suits these rows best.
+    fn scaled_to(&self, rows: &[Row]) -> Option<Self> {
+        let corrected =
+            |row: &Row| Row { time_s: row.time_s / self.local_factor(&row.work), ..*row };
+        let factor = self.curve.factor(&rows.iter().map(corrected).collect::<Vec<_>>())?;
+        Some(Self { curve: self.curve.scaled(factor), local: self.local.clone() })
     }
 }
 
-/// A way to fit rows.
-type Train<'a> = &'a dyn Fn(&[Row]) -> Option<Fitted>;
+/// The baseline of a subject and phase.
+struct Baseline<'a> {
+    model: &'a Model,
+    /// What it was fitted to.
+    rows: Vec<Row>,
+}
 
-fn of_group(group: &Group, baseline: Option<&Model>, options: &Options) -> Result<Model, String> {
+impl Baseline<'_> {
+    fn whole(&self) -> Fitted {
+        Fitted { curve: self.model.curve(), local: self.model.residuals.clone() }
+    }
+
+    /// Fitted again without the shapes of these rows of a method, nor those that hold as much as the method keeps of them. Of a new
+    /// shape the baseline is as unknown as the method, and what is peculiar to a shape shows in both.
+    fn without(&self, held: &[Row]) -> Option<Fitted> {
+        let unknown: BTreeSet<Cell> =
+            held.iter().flat_map(|row| [cell(&row.work), shape(&row.work)]).collect();
+        let known = self.rows.iter().filter(|row| !unknown.contains(&cell(&row.work)));
+        let known: Vec<Row> = known.copied().collect();
+        curve(&known, self.model.terms, self.model.residuals.is_some())
+    }
+}
+
+/// See [`shape`].
+type Cell = [i64; 3];
+
+/// Points that are no news beside one another: of one shape, such as those of two loads; and of decode, where all lengths beyond
+/// what a method keeps are one row to the fit, of one shape of what is kept.
+fn cell(work: &Work) -> Cell {
+    match work.phase {
+        Phase::Decode => shape(&Work { cached: work.attended, ..*work }),
+        Phase::Prefill => shape(work),
+    }
+}
+
+fn n_cells(rows: &[Row]) -> usize {
+    rows.iter().map(|row| cell(&row.work)).collect::<BTreeSet<_>>().len()
+}
+
+/// A way to fit rows without others, which are held out.
+type Train<'a> = &'a dyn Fn(&[Row], &[Row]) -> Option<Fitted>;
+
+fn of_group(
+    group: &Group,
+    baseline: Option<&Baseline<'_>>,
+    options: &Options,
+) -> Result<Model, String> {
     if let Some(bad) = group.points.iter().find(|p| !(p.time_s > 0.0 && p.time_s.is_finite())) {
         return Err(format!("expected times above 0, got {} s", bad.time_s));
     }
     let rows: Vec<Row> = group.points.iter().map(Point::row).collect();
     let asked = options.calibrate.contains(&group.method) && !group.is_baseline;
     let baseline = baseline.filter(|_| !group.is_baseline);
+    let n_cells = n_cells(&rows);
     let (fitted, factor) = match baseline {
-        Some(baseline) if asked || rows.len() < OWN_MIN => calibrate(&rows, baseline)?,
+        Some(baseline) if asked || n_cells < OWN_MIN => calibrate(&rows, baseline)?,
         Some(baseline) if group.phase == Phase::Decode => {
             simplest(own(group, &rows)?, calibrate(&rows, baseline)?)
         }
         None if asked => {
             return Err("expected a fitted baseline to calibrate it on, got none".to_owned());
         }
-        None if rows.len() < COEFFICIENTS_MIN => {
+        None if n_cells < COEFFICIENTS_MIN => {
             return Err(format!(
-                "expected {COEFFICIENTS_MIN} points, or a fitted baseline to calibrate them on, got {}",
-                rows.len()
+                "expected {COEFFICIENTS_MIN} shapes that differ, or a fitted baseline to calibrate them on, got {n_cells}"
             ));
         }
         _ => own(group, &rows)?,
@@ -140,15 +206,16 @@ fn simplest(own: Tried, calibrated: Tried) -> Tried {
 
 fn own(group: &Group, rows: &[Row]) -> Result<Tried, String> {
     let repeated = group.points.iter().all(|point| point.n_repeats > 1);
+    let n_cells = n_cells(rows);
     let with_local: &[bool] =
-        if repeated && rows.len() >= LOCAL_MIN { &[false, true] } else { &[false] };
-    let richer = group.subject.source == Source::Kernel && rows.len() >= OWN_MIN;
+        if repeated && n_cells >= LOCAL_MIN { &[false, true] } else { &[false] };
+    let richer = group.subject.source == Source::Kernel && n_cells >= OWN_MIN;
     let terms: &[Terms] = if richer { &[Terms::Step, Terms::Kernel] } else { &[Terms::Step] };
     // More parameters are kept only where they do better on points that were held out.
     let mut best: Option<(f64, (Fitted, Vec<f64>))> = None;
     for (terms, with_local) in terms.iter().flat_map(|t| with_local.iter().map(move |l| (*t, *l))) {
-        let train = |rows: &[Row]| curve(rows, terms, with_local);
-        let Some(fitted) = train(rows) else { continue };
+        let train = |rows: &[Row], _: &[Row]| curve(rows, terms, with_local);
+        let Some(fitted) = train(rows, &[]) else { continue };
         let held = held_out(rows, &train);
         let error = Errors::of(&held).map_or(f64::INFINITY, |errors| errors.mape_pct);
         if best.as_ref().is_none_or(|best| error < best.0) {
@@ -171,39 +238,37 @@ fn curve(rows: &[Row], terms: Terms, with_local: bool) -> Option<Fitted> {
     Some(Fitted { curve, local })
 }
 
-fn calibrate(rows: &[Row], baseline: &Model) -> Result<Tried, String> {
-    let base = baseline.curve();
-    let train = |rows: &[Row]| {
-        let corrected = |row: &Row| {
-            let local = baseline.residuals.as_ref().map_or(1.0, |local| local.factor(&row.work));
-            Row { time_s: row.time_s / local, ..*row }
-        };
-        let factor = base.factor(&rows.iter().map(corrected).collect::<Vec<_>>())?;
-        Some(Fitted { curve: base.scaled(factor), local: baseline.residuals.clone() })
-    };
-    let fitted = train(rows).ok_or("expected a baseline that takes time, got none")?;
+fn calibrate(rows: &[Row], baseline: &Baseline<'_>) -> Result<Tried, String> {
+    let base = baseline.whole();
+    let fitted = base.scaled_to(rows).ok_or("expected a baseline that takes time, got none")?;
     let ratio = |cost: (&super::curve::Coefficient, &super::curve::Coefficient)| {
         (cost.1.value > 0.0).then(|| cost.0.value / cost.1.value)
     };
-    let factor = fitted.curve.coefficients.iter().zip(&base.coefficients).find_map(ratio);
-    let held = held_out(rows, &train);
+    let factor = fitted.curve.coefficients.iter().zip(&base.curve.coefficients).find_map(ratio);
+    let held = held_out(rows, &|rows, held| baseline.without(held)?.scaled_to(rows));
     Ok(((fitted, held), factor))
 }
 
-/// `ln(measured / predicted)` of each point by a model that did not see it. Points that the rest cannot be fitted without are left out.
+/// `ln(measured / predicted)` of each point by a model that saw neither it nor another of its [`cell`]. Points that the rest cannot be
+/// fitted without are left out.
 fn held_out(rows: &[Row], train: Train<'_>) -> Vec<f64> {
-    let n_parts = if rows.len() <= ALONE_MAX { rows.len() } else { PARTS };
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.shuffle(&mut stats::seeded(0));
+    let mut cells: BTreeMap<Cell, Vec<Row>> = BTreeMap::new();
+    for row in rows {
+        cells.entry(cell(&row.work)).or_default().push(*row);
+    }
+    let mut cells: Vec<Vec<Row>> = cells.into_values().collect();
+    cells.shuffle(&mut stats::seeded(0));
+    let n_parts = if cells.len() <= ALONE_MAX { cells.len() } else { PARTS };
     let mut out = Vec::with_capacity(rows.len());
     for part in 0..n_parts {
         let of = |held: bool| {
-            let in_part =
-                order.iter().enumerate().filter(move |(at, _)| (at % n_parts == part) == held);
-            in_part.map(|(_, row)| rows[*row]).collect::<Vec<_>>()
+            let cells = cells.iter().enumerate();
+            let in_part = cells.filter(move |(at, _)| (at % n_parts == part) == held);
+            in_part.flat_map(|(_, rows)| rows.iter().copied()).collect::<Vec<_>>()
         };
-        let Some(fitted) = train(&of(false)) else { continue };
-        out.extend(of(true).iter().map(|row| (row.time_s / fitted.time_s(&row.work)).ln()));
+        let held = of(true);
+        let Some(fitted) = train(&of(false), &held) else { continue };
+        out.extend(held.iter().map(|row| (row.time_s / fitted.time_s(&row.work)).ln()));
     }
     out.retain(|ratio| ratio.is_finite());
     out
@@ -212,15 +277,13 @@ fn held_out(rows: &[Row], train: Train<'_>) -> Vec<f64> {
 fn model(
     group: &Group,
     (fitted, held): (Fitted, Vec<f64>),
-    baseline: Option<&Model>,
+    baseline: Option<&Baseline<'_>>,
     factor: Option<f64>,
 ) -> Model {
     let works: Vec<Work> = group.points.iter().map(|point| point.work).collect();
-    let null = baseline.and_then(|baseline| {
-        let off = |p: &Point| (p.time_s / baseline.time_s(&p.work)).ln();
-        let off: Vec<f64> = group.points.iter().map(off).filter(|off| off.is_finite()).collect();
-        Errors::of(&off)
-    });
+    let rows: Vec<Row> = group.points.iter().map(Point::row).collect();
+    let null = baseline
+        .and_then(|baseline| Errors::of(&held_out(&rows, &|_, held| baseline.without(held))));
     Model {
         subject: group.subject.clone(),
         method: group.method.clone(),

@@ -199,6 +199,7 @@ fn observation(rows: &[MeasuredRow], options: &MeasuredOptions) -> Observation {
     Observation {
         subject: Subject {
             source: Source::File,
+            target: None,
             engine: UNTOLD.to_owned(),
             device: UNTOLD.to_owned(),
             model: first.model.clone(),

@@ -50,7 +50,8 @@ pub struct Model {
     pub errors: Option<Errors>,
     /// Of a new shape's median over repeats, from cross-validated residuals; `None` below four of them.
     pub interval: Option<LogInterval>,
-    /// Errors of the baseline's curve, at what this method keeps, on this method's points. `None` for the baseline, and without one.
+    /// Errors of the baseline's curve, at what this method keeps, on this method's points, each by a curve that was fitted without the
+    /// baseline's points of its shape. `None` for the baseline, and without one.
     pub null: Option<Errors>,
     /// What the points span.
     pub domain: Domain,

@@ -113,6 +113,9 @@ pub enum Source {
 pub struct Subject {
     /// Where its rows come from.
     pub source: Source,
+    /// Target of the scenario, with its variant: one binary may be set up in several ways, and each is a server of its own. `None` for
+    /// a file of somebody else's, which has no targets.
+    pub target: Option<String>,
     /// Engine with its version, or kernel back end, such as `llamacpp b9917`, `cpu-avx512`.
     pub engine: String,
     /// Device as the machine names it.

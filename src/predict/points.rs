@@ -86,13 +86,16 @@ pub fn noise<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<f64> {
 }
 
 impl Subject {
-    /// One line: `llama-2-7b on A6000 (llamacpp b9917)`.
+    /// One line: `llama-2-7b on A6000 (llamacpp b9917, target server-fast)`.
     pub fn words(&self) -> String {
+        // A server that told no name goes by that of its target already.
+        let target = self.target.as_ref().filter(|target| **target != self.engine);
+        let target = target.map_or(String::new(), |target| format!(", target {target}"));
         let ranks = match self.tensor_parallel {
             0 | 1 => String::new(),
             n => format!(", tp {n}"),
         };
-        format!("{} on {} ({}{ranks})", self.model, self.device, self.engine)
+        format!("{} on {} ({}{target}{ranks})", self.model, self.device, self.engine)
     }
 }
 

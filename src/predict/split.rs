@@ -94,7 +94,9 @@ impl Split {
             Split::NewMethod4 => vec![calibration(seen, CALIBRATION)],
             Split::NewMethod0 => vec![calibration(seen, 0)],
         };
-        rounds.into_iter().filter(|round| round.test.contains(&true)).collect()
+        // Without anything to learn from there is no question.
+        let asks = |round: &Round| round.test.contains(&true) && round.train.contains(&true);
+        rounds.into_iter().filter(asks).collect()
     }
 }
 
@@ -141,7 +143,11 @@ fn folds(seen: &[Observation]) -> Vec<Round> {
 /// One observation beside what its method and its subject were measured at.
 struct Ranges {
     batch: f64,
+    /// Largest of its method.
     batch_max: f64,
+    /// Largest up to which may be learnt, before the factor: of the baseline that of the method with the smallest, whose null it is. A
+    /// baseline measured further would bring the batch that the method is asked for.
+    learn_max: f64,
     tokens: f64,
     /// Longest that is short, shortest that is long; `None` where the data has no such gap.
     kv: Option<(f64, f64)>,
@@ -152,7 +158,7 @@ type Role = (bool, bool);
 
 impl Ranges {
     fn batch_by(&self, factor: f64) -> Role {
-        (self.batch * factor <= self.batch_max, self.batch >= self.batch_max)
+        (self.batch * factor <= self.learn_max, self.batch >= self.batch_max)
     }
 
     fn kv_long(&self) -> Role {
@@ -173,11 +179,18 @@ fn by_rule(seen: &[Observation], role: impl Fn(&Ranges) -> Role) -> Round {
         *most = most.max(one.pass.work.batch);
         lengths.entry(place(one)).or_default().push(tokens(&one.pass.work));
     }
+    let mut least: BTreeMap<_, f64> = BTreeMap::new();
+    for ((at, _), most) in &batch_max {
+        let least = least.entry(*at).or_insert(f64::INFINITY);
+        *least = least.min(*most);
+    }
     let gaps: BTreeMap<_, _> = lengths.into_iter().map(|(at, all)| (at, gap(all))).collect();
     let of = |one: &Observation| {
+        let most = batch_max[&(place(one), &one.method)];
         role(&Ranges {
             batch: one.pass.work.batch,
-            batch_max: batch_max[&(place(one), &one.method)],
+            batch_max: most,
+            learn_max: if one.is_baseline { least[&place(one)] } else { most },
             tokens: tokens(&one.pass.work),
             kv: gaps[&place(one)],
         })
@@ -234,6 +247,7 @@ mod tests {
     fn seen() -> Vec<Observation> {
         let subject = Subject {
             source: Source::Engine,
+            target: None,
             engine: "e".into(),
             device: "d".into(),
             model: "m".into(),
@@ -300,6 +314,26 @@ mod tests {
         all(Split::Both, &|work, _, test| {
             assert_eq!(test, work.batch >= 8.0 && tokens(work) >= 4096.0);
         });
+    }
+
+    /// A method measured up to batch 4 is not told of batch 4 by its baseline, which went up to 8.
+    #[test]
+    fn the_baseline_does_not_show_the_batch_that_is_asked() {
+        let mut seen = seen();
+        seen.retain(|one| one.is_baseline || one.pass.work.batch <= 4.0);
+        let round = &Split::Batch2x.rounds(&seen)[0];
+        for (one, (train, test)) in seen.iter().zip(round.train.iter().zip(&round.test)) {
+            let most = if one.is_baseline { 8.0 } else { 4.0 };
+            let batch = one.pass.work.batch;
+            assert_eq!((*train, *test), (batch <= 2.0, batch >= most), "{one:?}");
+        }
+    }
+
+    #[test]
+    fn one_batch_alone_asks_nothing_of_larger_ones() {
+        let mut seen = seen();
+        seen.retain(|one| one.pass.work.batch < 1.5);
+        assert!(Split::Batch2x.rounds(&seen).is_empty());
     }
 
     #[test]

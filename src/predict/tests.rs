@@ -18,6 +18,7 @@ use crate::stats;
 fn subject(source: Source) -> Subject {
     Subject {
         source,
+        target: None,
         engine: "engine 1".into(),
         device: "device".into(),
         model: "model".into(),
@@ -163,7 +164,7 @@ fn few_points_without_a_baseline_are_named_not_fitted() {
     let fit = fit(&points, &Options::default());
     assert!(fit.models.is_empty());
     assert_eq!(fit.unfit[0].n_points, 3);
-    assert!(fit.unfit[0].reason.starts_with("expected 4 points"), "{:?}", fit.unfit);
+    assert!(fit.unfit[0].reason.starts_with("expected 4 shapes"), "{:?}", fit.unfit);
 }
 
 /// A bump that no sum of costs has, on a kernel measured often enough: corrected where that helps.
@@ -189,6 +190,62 @@ fn repeated_points_of_a_bump_are_corrected_locally() {
     assert!(without.residuals.is_none());
     let mape = |model: &Model| model.errors.unwrap().mape_pct;
     assert!(mape(&with) < 0.7 * mape(&without), "{} {}", mape(&with), mape(&without));
+}
+
+/// 8 x 10 shapes, three repeats each, with a bump that no sum of costs has, and 5 % by which each shape differs from its neighbours.
+fn peculiar(method: &str, factor: f64, longer: f64) -> Vec<Observation> {
+    let noise = Normal::<f64>::new(0.0, 0.05).unwrap();
+    let mut rng = stats::seeded(11);
+    let mut out = Vec::new();
+    for batch in [1, 2, 4, 8, 16, 32, 64, 128] {
+        for step in 0..10 {
+            let kv_len = 64.0 * f64::from(1 << (step / 2)) * (1.0 + f64::from(step % 2) / 2.0);
+            let work = decode(batch, kv_len * longer);
+            let bump = 1.0 + 0.3 * (work.attended / work.batch).ln().sin();
+            let time_s = factor * truth(&work) * bump * noise.sample(&mut rng).exp();
+            out.push(seen(method, work, vec![time_s; 3]));
+        }
+    }
+    out
+}
+
+/// A second load at nearly the same lengths does not tell how well a new shape is predicted.
+#[test]
+fn a_copy_of_a_shape_is_held_out_with_it() {
+    let mut points = peculiar("fp16", 1.0, 1.0);
+    points.extend(peculiar("fp16", 1.0, 1.002));
+    let model = only(&points);
+    assert!(model.residuals.is_some());
+    assert!(model.errors.is_some_and(|errors| errors.mape_pct > 3.0), "{:?}", model.errors);
+}
+
+/// What is peculiar to a shape is in the baseline's point there and in the method's.
+#[test]
+fn the_baseline_does_not_tell_of_the_shape_that_is_held_out() {
+    let mut points = peculiar("fp16", 1.0, 1.0);
+    points.extend(peculiar("kivi-4", 0.8, 1.0));
+    let models = fit(&points, &Options { calibrate: vec!["kivi-4".into()] }).models;
+    assert!(models[0].residuals.is_some());
+    let kivi = &models[1];
+    assert_eq!(kivi.kind, Kind::Calibrated);
+    assert!(kivi.errors.is_some_and(|errors| errors.mape_pct > 3.0), "{:?}", kivi.errors);
+    assert!(kivi.null.is_some_and(|null| null.p95_pct > 30.0), "{:?}", kivi.null);
+}
+
+/// Of 24 points of a method that keeps 512 tokens four differ in what is read.
+#[test]
+fn lengths_beyond_the_budget_are_one_shape() {
+    let mut points = sweep("fp16", 1.0, 0.01, &mut stats::seeded(12));
+    for batch in [1, 2, 4, 8] {
+        for kv_len in [512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0] {
+            let work = Work::decode((0..batch).map(|_| kv_len), Some(512.0));
+            let mut one = seen("h2o", work, vec![0.01 + truth(&work)]);
+            one.budget = Some(512.0);
+            points.push(one);
+        }
+    }
+    let models = fit(&points, &Options::default()).models;
+    assert_eq!((models[1].n_points, models[1].kind), (24, Kind::Calibrated));
 }
 
 #[test]
@@ -249,10 +306,10 @@ fn a_broken_file_says_what_is_wrong() {
         .unwrap();
     let error = |text: &str| format!("{:#}", ModelFile::parse(text, "m.json").unwrap_err());
     assert!(error("{").starts_with("m.json: expected a file of `kvbench predict fit`"));
-    let newer = text.replace("kvbench-throughput/1", "kvbench-throughput/9");
+    let newer = text.replace("kvbench-throughput/2", "kvbench-throughput/9");
     assert!(
         error(&newer)
-            .starts_with("m.json: expected schema kvbench-throughput/1, got kvbench-throughput/9")
+            .starts_with("m.json: expected schema kvbench-throughput/2, got kvbench-throughput/9")
     );
     assert!(error(&text.replace("\"n_points\"", "\"points\"")).contains("n_points"));
     assert!(
@@ -303,4 +360,44 @@ fn a_model_is_judged_beside_the_null_on_points_without_the_baseline() {
     assert!(zero.roofline.is_some_and(|errors| errors.mape_pct > 80.0));
     let table = random.interpolate.unwrap();
     assert!(table.n < random.n && table.mape_pct < 40.0, "{table:?}");
+}
+
+/// Points of two methods are two cases of a new method, however many there are.
+#[test]
+fn few_methods_do_not_show_what_a_new_one_gains() {
+    let mut rng = stats::seeded(13);
+    let mut points = sweep("fp16", 1.0, 0.01, &mut rng);
+    points.extend(sweep("kivi-4", 0.5, 0.01, &mut rng));
+    points.extend(sweep("kivi-2", 0.4, 0.01, &mut rng));
+    let gains = |points: &[Observation], split: Split| {
+        let scores = eval::scores(&eval::held_out(points), Predictor::Roofline);
+        scores.iter().find(|score| score.split == split).unwrap().gain
+    };
+    assert_eq!(gains(&points, Split::NewMethod4), None);
+    assert!(gains(&points, Split::Random).is_some_and(|gain| gain.low > 50.0));
+    for factor in [0.6, 0.7, 0.8] {
+        points.extend(sweep(&format!("kivi-{factor}"), factor, 0.01, &mut rng));
+    }
+    assert!(gains(&points, Split::NewMethod4).is_some_and(|gain| gain.low > 0.0), "five methods");
+}
+
+/// A method that was measured at one batch has nothing to learn from; its baseline's model is not its own.
+#[test]
+fn a_method_of_one_batch_is_not_predicted_by_its_baseline() {
+    let mut rng = stats::seeded(14);
+    let mut points = sweep("fp16", 1.0, 0.01, &mut rng);
+    let other = sweep("kivi-4", 0.5, 0.01, &mut rng);
+    points.extend(other.into_iter().filter(|one| (one.pass.work.batch - 16.0).abs() < 0.5));
+    let held = eval::held_out(&points);
+    let of = |split: Split| {
+        let here = held.iter().filter(move |h| h.split == split && h.method == "kivi-4");
+        here.map(|h| h.model.is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(Split::Batch2x), [false; 6]);
+    assert_eq!(of(Split::NewMethod0), [true; 6]);
+    let scores = eval::scores(&held, Predictor::Roofline);
+    let batch = scores.iter().find(|score| score.split == Split::Batch2x).unwrap();
+    assert_eq!((batch.n, batch.n_not_predicted), (12, 6));
+    assert!(batch.roofline.is_some_and(|errors| errors.n == 6 && errors.mape_pct < 5.0));
+    assert_eq!(batch.against_null, None);
 }

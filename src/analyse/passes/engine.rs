@@ -24,7 +24,8 @@ use crate::{
 
 /// Ratio between the borders of a bin.
 const BIN_RATIO: f64 = 1.12;
-/// Fewest steps of a bin in one repeat: a median of fewer is little more than one of them.
+/// Fewest steps of the engine in a bin of one repeat, each counted once however many streams show it: a median of fewer is little
+/// more than one of them.
 pub(super) const STEPS_MIN: usize = 5;
 
 /// Rows of one server in one repeat.
@@ -148,9 +149,11 @@ fn decode(place: &Place<'_>, seen: &timeline::Seen, found: &mut Collected) -> BT
     }
     let mut used = BTreeSet::new();
     for ((batch, kv_bin), steps) in bins {
-        if steps.len() < STEPS_MIN {
+        // Chunks that came all at once are no steps, and say so below.
+        let n_steps = timeline::n_distinct(&steps);
+        if (1..STEPS_MIN).contains(&n_steps) {
             found.leave_steps_out(
-                "decode step of a bin with fewer than 5 in its repeat",
+                "decode step of a bin with fewer than 5 steps of the engine in its repeat",
                 steps.len(),
             );
             continue;

@@ -94,7 +94,7 @@ fn known<T>(value: Option<T>, column: &str) -> anyhow::Result<T> {
 }
 
 fn place(run: &Run<'_>, row: &Row, found: &mut Collected) {
-    let [backend, device, model, op, method, _, _] = &row.texts;
+    let [backend, device, model, op, method, _, target] = &row.texts;
     let [ranks, batch, q_len, kv_len, kv_tokens, _] = row.numbers;
     let method = run.method(method);
     let work = match work(op, [batch, kv_len, kv_tokens], &method) {
@@ -107,6 +107,7 @@ fn place(run: &Run<'_>, row: &Row, found: &mut Collected) {
     };
     let subject = Subject {
         source: Source::Kernel,
+        target: Some(target.clone()),
         engine: backend.clone(),
         device: device.clone(),
         model: model.clone(),

@@ -54,6 +54,7 @@ impl Run<'_> {
         let asked = self.engine_target(target).and_then(|it| it.model.clone());
         Subject {
             source: Source::Engine,
+            target: Some(target.to_owned()),
             engine,
             device: self.device(),
             model: asked.or_else(|| text("/facts/models/0")).unwrap_or_else(|| UNKNOWN.to_owned()),

@@ -1,5 +1,7 @@
 //! Made-up rows whose passes are known.
 
+use serde_json::json;
+
 use super::{engine::STEPS_MIN, *};
 use crate::{
     analyse::tests::data,
@@ -180,6 +182,31 @@ fn a_known_step_is_recovered() {
     assert_eq!(prefill[0].subject.model, "toy");
 }
 
+/// One binary under two targets, or under two variants of one, is two servers.
+#[test]
+fn two_servers_of_one_binary_are_two_subjects() {
+    let other = RequestRow {
+        cell_id: "example/server-fast/fp16/chat/closed-2/0".to_owned(),
+        target: "server-fast".to_owned(),
+        ..answer(1, 0, 20, 10, 10)
+    };
+    let mut data = run(&[], &[answer(0, 0, 20, 30, 10), other]);
+    for target in ["server", "server-fast"] {
+        let proof = json!({"target": target, "method": "fp16", "engine": "e", "version": "1"});
+        data.manifest.engines.insert(target.to_owned(), json!({ "proof": proof }));
+    }
+    let passes = of(&[data]).unwrap();
+    let decode = of_phase(&passes, Phase::Decode);
+    let [slow, fast] = decode[..] else { panic!("{decode:?}") };
+    assert_eq!((&*slow.subject.engine, &*fast.subject.engine), ("e 1", "e 1"));
+    assert_eq!(fast.subject.target.as_deref(), Some("server-fast"));
+    assert!(fast.subject.words().contains("target server-fast"), "{}", fast.subject.words());
+    let groups = crate::predict::points::groups(&passes.observations);
+    let decode = groups.iter().filter(|group| group.phase == Phase::Decode);
+    let times: Vec<f64> = decode.map(|group| group.points[0].time_s).collect();
+    assert_eq!(times, [0.03, 0.01], "none is fitted with the other");
+}
+
 #[test]
 fn a_step_with_a_prefill_in_flight_is_not_counted() {
     // A second prompt is on its way from 45 ms to 205 ms: steps of the first take 100 instead of 10 ms.
@@ -259,6 +286,54 @@ fn warm_up_and_invalid_cells_give_nothing() {
     }];
     let passes = of(&[data]).unwrap();
     assert_eq!((passes.observations.len(), rows(&passes.left_out)), (0, 2));
+}
+
+/// Two chunks of the first stream come in the very moment in which the second prompt is sent.
+#[test]
+fn two_chunks_at_once_on_a_border_are_one_gap() {
+    let mut first = answer(0, 0, 20, 10, 8);
+    first.chunk_ns[2] = first.chunk_ns[1];
+    let n_gaps = first.chunk_ns.len() - 1;
+    let second = answer(1, 30, 20, 10, 1);
+    let streams = [&first, &second].map(|row| timeline::Stream {
+        row,
+        is_measured: true,
+        tokens: timeline::Tokens::of(row),
+    });
+    let seen = timeline::read(&streams, None);
+    let left_out: usize = seen.left_out.iter().map(|(_, steps)| steps).sum();
+    assert_eq!(seen.steps.len() + left_out, n_gaps, "{:?}", seen.left_out);
+}
+
+#[test]
+fn an_answer_of_one_token_does_not_decode_for_ever() {
+    let passes = of(&[run(&[], &[answer(0, 0, 20, 10, 1), answer(1, 100, 20, 10, 10)])]).unwrap();
+    let decode = of_phase(&passes, Phase::Decode);
+    assert_eq!(decode.len(), 1, "{decode:?}");
+    assert!((decode[0].pass.work.batch - 1.0).abs() < 1e-9, "{decode:?}");
+}
+
+/// Eight streams show each step of the engine eight times.
+#[test]
+fn a_step_that_many_streams_show_is_one_step() {
+    let of_steps = |n: i64| {
+        // All prompts are read by 20 ms; arrivals of a step lie some microseconds apart.
+        let rows: Vec<RequestRow> = (0..8)
+            .map(|id| {
+                let mut row = answer(id, 0, 20, 10, n + 1);
+                row.chunk_ns.iter_mut().for_each(|at| *at += id * 1000);
+                (row.first_token_ns, row.last_token_ns) =
+                    (row.chunk_ns.first().copied(), row.chunk_ns.last().copied());
+                (row.prompt_tokens, row.done_ns) = (Some(1000), row.last_token_ns);
+                row
+            })
+            .collect();
+        let passes = of(&[run(&[], &rows)]).unwrap();
+        of_phase(&passes, Phase::Decode).len()
+    };
+    let n = i64::try_from(STEPS_MIN).unwrap();
+    // The first and the last step reach into the moments in which streams come and go.
+    assert_eq!((of_steps(n), of_steps(n + 2)), (0, 1));
 }
 
 #[test]

@@ -64,11 +64,13 @@ impl Tokens {
         self.at_ns.len() - 1
     }
 
-    /// First chunks of the gaps that lie within a span.
+    /// First chunks of the gaps that lie within a span. A gap without length on a border, where two chunks came at once, is of the
+    /// span that starts there and of no other.
     fn gaps(&self, span: (i64, i64)) -> std::ops::Range<usize> {
         let first = self.at_ns.partition_point(|at| *at < span.0);
-        let end = self.at_ns.partition_point(|at| *at <= span.1);
-        first..end.saturating_sub(1).max(first)
+        let before_end = self.at_ns.partition_point(|at| *at < span.1);
+        let until_end = self.at_ns.partition_point(|at| *at <= span.1);
+        first..before_end.min(until_end.saturating_sub(1)).max(first)
     }
 }
 
@@ -82,6 +84,22 @@ pub(super) struct Step {
     pub(super) kv_len: f64,
     pub(super) work: Work,
     pub(super) duration_s: f64,
+    /// Arrivals of the chunks around it.
+    pub(super) between_ns: (i64, i64),
+}
+
+/// Steps of the engine in what its streams show: all that decode together show each step. The most gaps of which none overlaps
+/// another; arrivals of one step lie apart by much less than a step takes.
+pub(super) fn n_distinct(steps: &[&Step]) -> usize {
+    let mut gaps: Vec<(i64, i64)> = steps.iter().map(|step| step.between_ns).collect();
+    gaps.sort_unstable_by_key(|gap| gap.1);
+    let mut last = i64::MIN;
+    gaps.retain(|gap| {
+        let is_new = gap.0 >= last && gap.0 < gap.1;
+        last = if is_new { gap.1 } else { last };
+        is_new
+    });
+    gaps.len()
 }
 
 /// What was read off.
@@ -130,12 +148,15 @@ fn events(index: usize, stream: &Stream<'_>) -> Vec<(i64, Event, usize)> {
     let row = stream.row;
     let Some(sent) = row.sent_ns else { return Vec::new() };
     match (&row.err, row.first_token_ns, row.last_token_ns) {
-        (None, Some(first), Some(last)) => vec![
-            (sent, Event::PrefillStarts, index),
-            (first, Event::PrefillEnds, index),
-            (first, Event::RunStarts, index),
-            (last, Event::RunEnds, index),
-        ],
+        (None, Some(first), Some(last)) => {
+            let mut out =
+                vec![(sent, Event::PrefillStarts, index), (first, Event::PrefillEnds, index)];
+            // What has one token never decodes; its end would sort before its start and be lost.
+            if first < last {
+                out.extend([(first, Event::RunStarts, index), (last, Event::RunEnds, index)]);
+            }
+            out
+        }
         _ => {
             // Of a request whose end nobody saw the server may hold the slot for ever.
             let end = row.done_ns.or(row.last_token_ns).unwrap_or(i64::MAX);
@@ -163,7 +184,7 @@ pub(super) fn read(streams: &[Stream<'_>], budget: Option<f64>) -> Seen {
     let usable = streams.iter().filter(|it| it.is_measured && it.row.err.is_none());
     let gaps: usize = usable.filter_map(|it| it.tokens.as_ref()).map(Tokens::n_gaps).sum();
     let told: usize = seen.left_out.iter().map(|(_, steps)| steps).sum();
-    let across = gaps - told - seen.steps.len();
+    let across = gaps.saturating_sub(told + seen.steps.len());
     seen.left_out.push(("decode step during which a request came or ended", across));
     seen
 }
@@ -222,5 +243,6 @@ fn step(index: usize, own: &Tokens, gap: usize, all: &[&Tokens], budget: Option<
         kv_len: lens.iter().sum::<f64>() / lens.len() as f64,
         work: Work::decode(lens, budget),
         duration_s: ns_to_s(end - start) / steps,
+        between_ns: (start, end),
     }
 }

@@ -99,6 +99,7 @@ mod tests {
                 observations.extend(passes.map(|(work, time_s)| Observation {
                     subject: Subject {
                         source: Source::Engine,
+                        target: None,
                         engine: (*engine).to_owned(),
                         device: "cpu".to_owned(),
                         model: "m".to_owned(),

@@ -65,6 +65,7 @@ fn split(score: &Score, predictor: Predictor) -> Value {
         "rule": score.split.words(),
         "phase": score.phase.name(),
         "n": score.n,
+        "n_not_predicted": score.n_not_predicted,
         "mape_pct": said.map(|it| it.mape_pct),
         "p95_pct": said.map(|it| it.p95_pct),
         "null_mape_pct": score.null.map(|it| it.mape_pct),

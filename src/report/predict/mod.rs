@@ -18,6 +18,7 @@ use crate::{
         regret::Decisions,
         split::Split,
     },
+    stats,
     units::significant,
 };
 
@@ -36,8 +37,6 @@ pub struct Judged {
 
 /// Share that the interval promises, percent.
 pub const COVERAGE_PCT: f64 = 80.0;
-/// Share of the interval's points below which it is called too narrow, above too wide, percent.
-const COVERAGE_OF: (f64, f64) = (75.0, 85.0);
 
 /// Runs and files that models were made from.
 pub fn origins(file: &ModelFile) -> String {
@@ -66,10 +65,11 @@ fn against_null(predictor: Predictor, score: &Score) -> Option<String> {
     }
     let (own, null) = score.against_null?;
     let (name, phase, split) = (predictor.name(), score.phase.name(), score.split.name());
-    let verdict = match Gain::of(score.gain) {
-        Gain::Better => "beats the null",
-        Gain::Worse => "does not beat the null, it is worse",
-        Gain::Open => "does not beat the null by more than chance",
+    let verdict = match (score.gain, Gain::of(score.gain)) {
+        (None, _) => "cannot be told from the null: too few points that are independent",
+        (_, Gain::Better) => "beats the null",
+        (_, Gain::Worse) => "does not beat the null, it is worse",
+        (_, Gain::Open) => "does not beat the null by more than chance",
     };
     Some(format!(
         "{phase}, {split}: {name} {verdict} ({} against {} on {} points of methods).",
@@ -81,12 +81,14 @@ fn against_null(predictor: Predictor, score: &Score) -> Option<String> {
 
 fn interval(score: &Score) -> Option<String> {
     let share = 100.0 * score.coverage()?;
-    let word = match share {
-        share if share < COVERAGE_OF.0 => "which is too few: the interval is too narrow",
-        share if share > COVERAGE_OF.1 => {
-            "which is more than it promises: the interval is too wide"
-        }
-        _ => "as it should",
+    // Few points stray far from the promised share by chance alone.
+    let ends = stats::wilson(score.covered.0, score.covered.1)?;
+    let word = if 100.0 * ends.high < COVERAGE_PCT {
+        "which is too few: the interval is too narrow"
+    } else if 100.0 * ends.low > COVERAGE_PCT {
+        "which is more than it promises: the interval is too wide"
+    } else {
+        "as it should, as far as these points can tell"
     };
     Some(format!(
         "{}: the 80 % interval holds {} of {} points ({}), {word}.",
@@ -121,4 +123,49 @@ fn choices(predictor: Predictor, decided: &Decisions) -> String {
         decided.n,
         percent(best)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::predict::interval::Errors;
+
+    fn score(covered: (usize, usize)) -> Score {
+        Score {
+            split: Split::Random,
+            phase: Phase::Decode,
+            n: covered.1,
+            n_not_predicted: 0,
+            noise: None,
+            roofline: None,
+            null: None,
+            interpolate: None,
+            covered,
+            n_outside: 0,
+            against_null: None,
+            gain: None,
+        }
+    }
+
+    /// 7 of 10 are 70 %, which 80 % give every third time; 140 of 200 are 70 % as well.
+    #[test]
+    fn an_interval_is_called_wrong_only_by_points_enough() {
+        let said = |covered| interval(&score(covered)).unwrap();
+        assert!(said((7, 10)).ends_with("as it should, as far as these points can tell."));
+        assert!(said((10, 10)).ends_with("as far as these points can tell."));
+        assert!(said((140, 200)).contains("too narrow"));
+        assert!(said((180, 200)).contains("too wide"));
+        assert!(said((836, 1000)).contains("too wide"), "84 % of many points is not 80 %");
+        assert_eq!(interval(&score((0, 0))), None);
+    }
+
+    #[test]
+    fn without_independent_points_nothing_is_claimed() {
+        let errors = Errors { n: 40, mape_pct: 1.0, p95_pct: 2.0 };
+        let mut score = Score { against_null: Some((errors, errors)), ..score((1, 1)) };
+        let said = |score: &Score| against_null(Predictor::Roofline, score).unwrap();
+        assert!(said(&score).contains("cannot be told from the null"), "{}", said(&score));
+        score.gain = Some(stats::Interval { low: 1.0, high: 2.0 });
+        assert!(said(&score).contains("beats the null"));
+    }
 }
