@@ -13,6 +13,9 @@ use crate::{
     units::ns_to_s,
 };
 
+/// The end of a row of which none is known: no later moment is free of it.
+pub const NO_END: i64 = i64::MAX;
+
 /// One cell's requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CellTrace {
@@ -22,6 +25,10 @@ pub struct CellTrace {
     pub requests: Vec<Observed>,
     /// Rows that are not among them, by reason. What they asked of the engine is missing from a replay.
     pub left_out: BTreeMap<String, usize>,
+    /// When those rows were in flight, from sending to the last that was heard of them, ns; [`NO_END`] where nothing was. The engine
+    /// may have computed them, however they ended, so nothing beside them is known to have had it for itself. (Whether it stopped
+    /// when a client hung up cannot be seen from here.)
+    pub left_out_ns: Vec<(i64, i64)>,
     /// Of `requests`: nobody told how many tokens of the prompt a cache served, and none is assumed.
     pub n_cached_unknown: usize,
     /// Why its times are not to be used, where client or server were found INVALID.
@@ -110,6 +117,7 @@ fn trace(cell: &CellFacts, rows: &[&RequestRow]) -> CellTrace {
         cell: cell.clone(),
         requests: Vec::new(),
         left_out: BTreeMap::new(),
+        left_out_ns: Vec::new(),
         n_cached_unknown: 0,
         invalid: None,
     };
@@ -119,11 +127,19 @@ fn trace(cell: &CellFacts, rows: &[&RequestRow]) -> CellTrace {
                 trace.n_cached_unknown += usize::from(row.cached_tokens.is_none());
                 trace.requests.push(request);
             }
-            Err(why) => *trace.left_out.entry(why.to_owned()).or_default() += 1,
+            Err(why) => {
+                *trace.left_out.entry(why.to_owned()).or_default() += 1;
+                trace.left_out_ns.extend(in_flight_ns(row));
+            }
         }
     }
     trace.requests.sort_by_key(|request| (request.sent_ns, request.request_id));
     trace
+}
+
+/// `None` of a row that was never sent.
+fn in_flight_ns(row: &RequestRow) -> Option<(i64, i64)> {
+    Some((row.sent_ns?, row.done_ns.max(row.last_token_ns).unwrap_or(NO_END)))
 }
 
 fn observed(cell: &CellFacts, row: &RequestRow) -> Result<Observed, &'static str> {
@@ -211,10 +227,10 @@ mod tests {
             row(id, 0),
             RequestRow { output_tokens: Some(4), finish_reason: Some("stop".into()), ..row(id, 1) },
             RequestRow { cached_tokens: Some(5), chunk_ns: vec![], ..row(id, 2) },
-            RequestRow { err: Some("reset".into()), ..row(id, 3) },
+            RequestRow { err: Some("reset".into()), done_ns: Some(5_000_000_000), ..row(id, 3) },
             RequestRow { output_tokens: None, ..row(id, 4) },
-            RequestRow { first_token_ns: None, ..row(id, 5) },
-            RequestRow { load: "sat-poisson4".into(), ..row(id, 6) },
+            RequestRow { first_token_ns: None, last_token_ns: None, ..row(id, 5) },
+            RequestRow { load: "sat-poisson4".into(), sent_ns: None, ..row(id, 6) },
         ];
         let mut data = super::super::tests::data(&[id, other], &[], &rows);
         data.warm_up = RequestRow::frame(&[RequestRow { warmup: true, ..row(id, 7) }]).unwrap();
@@ -231,6 +247,9 @@ mod tests {
         assert_eq!(trace.left_out.values().sum::<usize>() + ids.len(), 8);
         assert_eq!((trace.left_out.len(), trace.n_cached_unknown), (5, 2));
         assert_eq!(trace.invalid.as_deref(), Some("starved"));
+        let in_flight = [(997, 5_000_000_000), (996, 4_000_000_000), (995, NO_END)];
+        assert_eq!(trace.left_out_ns[..3], in_flight, "also what failed was in flight");
+        assert_eq!(trace.left_out_ns[3..], [(993, 4_000_000_000)], "but not what was never sent");
         let [cached, stopped, plain] = trace.requests.as_slice() else { panic!() };
         assert_eq!((cached.cached_tokens, cached.token_ns.len()), (5, 0), "no chunk, no arrival");
         assert_eq!((stopped.output_tokens, stopped.token_ns.len()), (3, 3), "a stop token is none");

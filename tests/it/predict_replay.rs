@@ -141,6 +141,7 @@ fn a_run_is_replayed_compared_and_drawn() {
         (&1.into(), &119.into())
     );
     assert_eq!(json["engines"][0]["config"]["max_num_seqs"], 3);
+    assert!(json["loads"][0]["kv_tokens_most"].as_u64() > Some(20), "{}", json["loads"]);
     for name in ["replay-cdf-a-fp16.svg", "replay-times-a-fp16.png"] {
         assert!(plots.join(name).is_file(), "{name}");
     }

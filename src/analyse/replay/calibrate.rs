@@ -8,9 +8,12 @@
 //! The time to the first token of a request that met an idle engine is one step that holds its prompt, and what the way there and
 //! back takes. The two cannot be told apart by such requests; the overhead of a step is known from the answers, and what remains is
 //! called the way ([`Client::request_ns`](crate::predict::simulate::Client)).
+//!
+//! Rows that are in no trace (failed, not counted) were computed all the same, and nobody knows how much of them: whatever met one is
+//! fitted to nothing.
 
 use crate::{
-    analyse::observed_trace::{CellTrace, Observed},
+    analyse::observed_trace::{CellTrace, NO_END, Observed},
     predict::{
         nnls::nnls,
         simulate::{LinearTimes, Mixing},
@@ -60,7 +63,7 @@ impl Row {
 /// Fits step times of one method to its calibration cells.
 ///
 /// # Errors
-/// Too few requests, or none that met an idle engine; in words.
+/// Too few requests beside rows that are in no trace, or none that met an idle engine; in words.
 pub fn calibrate(
     cells: &[&CellTrace],
     mixing: Mixing,
@@ -77,8 +80,16 @@ pub fn calibrate(
     }));
     let n_alone = rows.len() - n_answers;
     if n_answers < REQUESTS_MIN || n_alone == 0 {
+        let n_met = |cell: &&CellTrace| {
+            let whole = |own: &&Observed| met_left_out(cell, own.sent_ns, own.last_token_ns);
+            cell.requests.iter().filter(whole).count()
+        };
+        let why = match cells.iter().map(n_met).sum::<usize>() {
+            0 => String::new(),
+            n => format!("; {n} requests met rows that failed or were not counted"),
+        };
         return Err(format!(
-            "expected {REQUESTS_MIN} answers whose tokens have their times and a request that met an idle engine, got {n_answers} and {n_alone}"
+            "expected {REQUESTS_MIN} answers whose tokens have their times and a request that met an idle engine, got {n_answers} and {n_alone}{why}"
         ));
     }
     let (costs, fit_error_pct) = fit(&rows).ok_or("expected times above 0, got none")?;
@@ -130,7 +141,7 @@ fn fit(rows: &[Row]) -> Option<([f64; COSTS], f64)> {
 /// The steps between the first token of an answer and its last.
 fn answer(own: &Observed, cell: &CellTrace, mixing: Mixing, kv_budget: Option<u64>) -> Option<Row> {
     let (first, last) = (own.first_token_ns, own.last_token_ns);
-    if own.token_ns.len() < 2 || last <= first {
+    if own.token_ns.len() < 2 || last <= first || met_left_out(cell, first, last) {
         return None;
     }
     let mut costs = [0.0; COSTS];
@@ -167,6 +178,12 @@ fn add_prompt(costs: &mut [f64; COSTS], request: &Observed) {
 fn is_alone(own: &Observed, cell: &CellTrace) -> bool {
     let mut others = cell.requests.iter().filter(|other| !std::ptr::eq(own, *other));
     others.all(|other| other.last_token_ns < own.sent_ns || other.sent_ns > own.first_token_ns)
+        && !met_left_out(cell, own.sent_ns, own.first_token_ns)
+}
+
+/// Whether a row that is in no trace was in flight at some moment between the two.
+fn met_left_out(cell: &CellTrace, from_ns: i64, until_ns: i64) -> bool {
+    cell.left_out_ns.iter().any(|(sent_ns, end_ns)| *sent_ns <= until_ns && *end_ns >= from_ns)
 }
 
 /// One step and the way.
@@ -178,22 +195,28 @@ fn first_token(own: &Observed) -> Option<Row> {
     (time_s > 0.0).then_some(Row { costs, time_s })
 }
 
-/// What is left of a closed loop's time beside its requests: with `n` in flight, `n` times the time from first to last.
+/// What is left of a closed loop's time beside its requests: with `n` in flight, `n` times the time from first to last. Rows that
+/// failed held their place as long as any other.
 fn turnaround_s(cells: &[&CellTrace]) -> f64 {
     let (mut idle_s, mut gaps) = (0.0, 0.0);
     for cell in cells {
         let Some(n) = cell.cell.concurrency.map(|n| n as usize) else { continue };
-        let requests = &cell.requests;
-        let span = requests.first().zip(requests.iter().map(|r| r.last_token_ns).max());
+        let Some(start) = cell.requests.first().map(|r| r.sent_ns) else { continue };
+        let others = cell.left_out_ns.iter().copied().filter(|(_, end)| *end > start);
+        let spans: Vec<(i64, i64)> =
+            cell.requests.iter().map(|r| (r.sent_ns, r.last_token_ns)).chain(others).collect();
+        // Who does not know how long a place was taken cannot tell how long it was free.
+        if spans.len() <= 2 * n || spans.iter().any(|(_, end)| *end == NO_END) {
+            continue;
+        }
         // At the end the loop runs dry, so only what was sent while all places were taken tells.
-        let Some((first, _)) = span.filter(|_| requests.len() > 2 * n) else { continue };
-        let until = requests[requests.len() - 1].sent_ns;
-        let inside: f64 = requests
+        let until = spans.iter().map(|(sent, _)| *sent).max().unwrap_or(start);
+        let inside: f64 = spans
             .iter()
-            .map(|r| ns_to_s(r.last_token_ns.min(until) - r.sent_ns.min(until)))
+            .map(|(sent, end)| ns_to_s((*end).min(until) - (*sent).clamp(start, until)))
             .sum();
-        idle_s += n as f64 * ns_to_s(until - first.sent_ns) - inside;
-        gaps += (requests.len() - n) as f64;
+        idle_s += n as f64 * ns_to_s(until - start) - inside;
+        gaps += (spans.len() - n) as f64;
     }
     if gaps > 0.0 { (idle_s / gaps).max(0.0) } else { 0.0 }
 }

@@ -37,8 +37,8 @@ use crate::{
     units::{ns_to_s, s_to_ns},
 };
 
-/// Step times of a target and method from elsewhere.
-pub type FittedBefore<'a> = dyn Fn(&str, &str) -> anyhow::Result<Fitted> + 'a;
+/// Step times of a target and method from elsewhere, by the most tokens of a sequence that the method keeps there.
+pub type FittedBefore<'a> = dyn Fn(&str, &str, Option<u64>) -> anyhow::Result<Fitted> + 'a;
 
 /// How to replay.
 #[derive(Clone, Default)]
@@ -51,7 +51,7 @@ pub struct Options<'a> {
     pub stated: Stated,
     /// Use times of cells whose client or server were found INVALID.
     pub keep_invalid: bool,
-    /// Step times that were fitted before, by target and method; without them they are fitted to the run.
+    /// Step times that were fitted before; without them they are fitted to the run.
     pub fitted: Option<&'a FittedBefore<'a>>,
 }
 
@@ -96,6 +96,8 @@ pub struct ReplayPoint {
     pub n_rejected: usize,
     /// Times that a simulated request was thrown out.
     pub n_preempted: u64,
+    /// Most tokens that lay in the simulated cache at a time.
+    pub kv_tokens_most: u64,
     /// Requests sent a second, mean over repeats.
     pub rate_per_s: f64,
     /// Mean number in flight, measured.
@@ -163,9 +165,12 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
         }
         out.calibrated_on.extend(fitted_to);
         let engine = Simulated { target, method, config: rules.config, fitted };
-        for traces in by_point(&judged) {
-            out.points.push(point(data, &engine, &traces, &cells)?);
-        }
+        let points: Vec<ReplayPoint> = by_point(&judged)
+            .iter()
+            .map(|traces| point(data, &engine, traces, &cells))
+            .collect::<anyhow::Result<_>>()?;
+        note(&mut out.notes, &engine.target, too_full(&engine, &points, rules.shared_tokens));
+        out.points.extend(points);
         out.simulated.push(engine);
     }
     out.points.sort_by_key(|p| data.rank(&p.point));
@@ -176,6 +181,19 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
         reasons(&out.left_out)
     );
     Ok(out)
+}
+
+/// What has to be said where more lay in the simulated cache than the slots of llama-server share.
+fn too_full(engine: &Simulated, points: &[ReplayPoint], shared: Option<u64>) -> Vec<String> {
+    let most = points.iter().map(|point| point.kv_tokens_most).max().unwrap_or(0);
+    let over = shared.filter(|shared| most > *shared);
+    let say = |shared: u64| {
+        format!(
+            "{}: up to {most} tokens of prompts and answers lay in the simulated cache at a time, and the slots of llama-server share {shared}: full, it ends all answers with an error, which is not simulated",
+            engine.method
+        )
+    };
+    over.map(say).into_iter().collect()
 }
 
 fn note(notes: &mut Vec<String>, target: &str, more: Vec<String>) {
@@ -249,7 +267,7 @@ fn fitted(
     options: &Options<'_>,
 ) -> anyhow::Result<(Fitted, Vec<String>)> {
     if let Some(given) = options.fitted {
-        return Ok((given(target, method)?, Vec::new()));
+        return Ok((given(target, method, config.kv_budget)?, Vec::new()));
     }
     let chosen: Vec<&CellTrace> = match options.calibrate {
         Some(filter) => own.iter().copied().filter(|t| filter.is_match(&t.cell.id)).collect(),
@@ -337,6 +355,7 @@ struct Repeat<'a> {
     /// By request; `None` for those that the engine refused.
     outcomes: Vec<Option<Outcome>>,
     n_preempted: u64,
+    kv_tokens_most: u64,
 }
 
 fn simulate<'a>(engine: &Simulated, trace: &'a CellTrace) -> anyhow::Result<Repeat<'a>> {
@@ -354,7 +373,8 @@ fn simulate<'a>(engine: &Simulated, trace: &'a CellTrace) -> anyhow::Result<Repe
     let idle = Engine::new(engine.config, engine.fitted.times.clone()).with_context(place)?;
     let done = replay(idle, &requests, &load, client).with_context(place)?;
     let n_preempted = done.engine.state().n_preempted;
-    Ok(Repeat { trace, outcomes: done.outcomes, n_preempted })
+    let kv_tokens_most = done.engine.kv_tokens_most();
+    Ok(Repeat { trace, outcomes: done.outcomes, n_preempted, kv_tokens_most })
 }
 
 fn point(
@@ -377,6 +397,7 @@ fn point(
         n_repeats: repeats.len(),
         n_rejected,
         n_preempted: repeats.iter().map(|r| r.n_preempted).sum(),
+        kv_tokens_most: repeats.iter().map(|r| r.kv_tokens_most).max().unwrap_or(0),
         rate_per_s: mean(&|r| rate_per_s(r.trace)),
         in_flight: mean(&|r| {
             in_flight(r.trace.requests.iter().map(|o| (o.sent_ns, o.last_token_ns)))

@@ -29,6 +29,9 @@ pub struct Stated {
 pub(super) struct Rules {
     /// The rules.
     pub(super) config: EngineConfig,
+    /// Tokens of the cache that the slots of llama-server share. No rule of the simulation: where they are full the server ends all
+    /// answers with an error, and nothing waits or is thrown out as it would in a pool of blocks.
+    pub(super) shared_tokens: Option<u64>,
     /// What they leave out.
     pub(super) notes: Vec<String>,
 }
@@ -40,18 +43,22 @@ struct Known {
     step: (&'static [&'static str], Option<u64>),
     pass: (&'static [&'static str], Option<u64>),
     block: (&'static [&'static str], u64),
-    /// Whether the size of the pool matters: llama.cpp gives each slot its context, and a prompt that does not fit is refused.
+    /// Whether requests wait for blocks of a pool. llama.cpp gives each slot its context, and a prompt that does not fit is refused;
+    /// for slots that share one, see [`Rules::shared_tokens`].
     has_pool: bool,
     mixing: fn(u64) -> Mixing,
     chunked_prefill: bool,
 }
+
+/// How many slots llama-server has.
+const SLOTS: [&str; 2] = ["-np", "--parallel"];
 
 /// llama-server: its help at the commit that `scenarios/engines.toml` names. vLLM's limits depend on the device, LMDeploy's on its
 /// version, so they have no default here.
 const KNOWN: [Known; 3] = [
     Known {
         engine: "llamacpp",
-        seqs: (&["-np", "--parallel"], None),
+        seqs: (&SLOTS, None),
         step: (&["-b", "--batch-size"], Some(2048)),
         pass: (&["-ub", "--ubatch-size"], Some(512)),
         block: (&[], 1),
@@ -127,14 +134,22 @@ pub(super) fn rules(
         kv_budget: budget(manifest, method),
     };
     config.check().map_err(|error| anyhow::anyhow!("{target}, {method}: {error}"))?;
-    Ok(Rules { config, notes: notes(&config, engine, &words) })
+    let slots_share = engine == Some("llamacpp") && is_unified(&words);
+    let size = || number(&words, &["-c", "--ctx-size"]).filter(|tokens| *tokens > 0);
+    let shared_tokens = size().or_else(|| said.and_then(kv_tokens)).filter(|_| slots_share);
+    let notes = notes(&config, engine, slots_share.then_some(shared_tokens));
+    Ok(Rules { config, shared_tokens, notes })
 }
 
-fn notes(config: &EngineConfig, engine: Option<&str>, words: &[String]) -> Vec<String> {
+/// `shared` is the size of the cache that slots of llama-server share, `None` where they share none.
+fn notes(config: &EngineConfig, engine: Option<&str>, shared: Option<Option<u64>>) -> Vec<String> {
     let mut notes = Vec::new();
-    let unified = ["-kvu", "--kv-unified"].iter().any(|flag| words.iter().any(|word| word == flag));
-    if engine == Some("llamacpp") && !unified && config.max_num_seqs > 1 {
-        notes.push("llama-server ran without -kvu: it cuts a step into passes of neighbouring slots, which is simulated as one pass".to_owned());
+    if engine == Some("llamacpp") && config.max_num_seqs > 1 {
+        match shared {
+            None => notes.push("llama-server is not known to have run with -kvu: without, it cuts a step into passes of neighbouring slots, which is simulated as one pass".to_owned()),
+            Some(None) => notes.push("the slots of llama-server share one cache, and the run does not tell its size (-c): whether prompts and answers fit is not looked at".to_owned()),
+            Some(Some(_)) => {}
+        }
     }
     if config.max_batched_tokens.is_none() {
         notes.push("no limit of tokens a step is known, so prompts are never cut: say --max-batched-tokens where there is one".to_owned());
@@ -143,6 +158,17 @@ fn notes(config: &EngineConfig, engine: Option<&str>, words: &[String]) -> Vec<S
         notes.push("the size of the KV cache is not known, so nothing waits for blocks: say --kv-tokens where they run short".to_owned());
     }
     notes
+}
+
+/// Whether all slots share one cache: by the last word on it, else where the server itself chooses how many slots it has.
+fn is_unified(words: &[String]) -> bool {
+    let told = |word: &String| match word.as_str() {
+        "-kvu" | "--kv-unified" => Some(true),
+        "-no-kvu" | "--no-kv-unified" => Some(false),
+        _ => None,
+    };
+    let own = || !words.is_empty() && number(words, &SLOTS).is_none();
+    words.iter().rev().find_map(told).unwrap_or_else(own)
 }
 
 /// What the server of a target said when it served a method.
@@ -210,7 +236,8 @@ mod tests {
     #[test]
     fn flags_are_rules() {
         let words = ["llama-server", "-np", "2", "-c", "2048", "-np", "4", "-ub=256", "-kvu"];
-        let Rules { config, notes } = of(&told("llamacpp", &words), &Stated::default()).unwrap();
+        let Rules { config, notes, .. } =
+            of(&told("llamacpp", &words), &Stated::default()).unwrap();
         let expected = EngineConfig {
             max_num_seqs: 4,
             max_batched_tokens: Some(2048),
@@ -243,9 +270,29 @@ mod tests {
             block_tokens: Some(32),
             ..seqs
         };
-        let Rules { config, notes } = of(&unknown, &stated).unwrap();
+        let Rules { config, notes, .. } = of(&unknown, &stated).unwrap();
         assert_eq!((config.kv_blocks, config.max_batched_tokens, notes.len()), (Some(5), None, 1));
         let tight = Stated { max_batched_tokens: Some(2), ..stated };
         assert!(of(&unknown, &tight).unwrap_err().to_string().contains("max_batched_tokens"));
+    }
+
+    #[test]
+    fn slots_may_share_one_cache() {
+        let of = |words: &[&str]| {
+            let words = [&["llama-server", "-c", "2048"][..], words].concat();
+            let stated = Stated { max_num_seqs: Some(4), ..Stated::default() };
+            of(&told("llamacpp", &words), &stated).unwrap()
+        };
+        let shared = of(&["-np", "4", "-kvu"]);
+        assert_eq!((shared.shared_tokens, shared.config.kv_blocks), (Some(2048), None));
+        assert_eq!(of(&["-np", "4"]).shared_tokens, None);
+        assert_eq!(of(&["-kvu", "-np", "4", "--no-kv-unified"]).shared_tokens, None);
+        assert_eq!(of(&[]).shared_tokens, Some(2048), "its own default where it chooses -np");
+        let logged = of(&["-np", "4", "-kvu", "-c", "0"]);
+        assert_eq!((logged.shared_tokens, logged.notes.len()), (Some(4096), 0));
+        let mut silent = told("llamacpp", &["llama-server", "-np", "4", "-kvu"]);
+        silent.engines.get_mut("t/f16").unwrap()["proof"]["tells"] = json!({});
+        let silent = rules(&silent, ("t", "f16"), &Stated::default()).unwrap();
+        assert!(silent.notes[0].contains("does not tell its size"), "{:?}", silent.notes);
     }
 }

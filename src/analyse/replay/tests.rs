@@ -3,7 +3,7 @@ use rand::RngExt as _;
 use super::*;
 use crate::{
     predict::simulate::{LinearTimes, Mixing, Request},
-    record::RequestRow,
+    record::{RequestRow, parquet::TableRow as _},
     stats,
 };
 
@@ -102,7 +102,7 @@ fn run_of(times: LinearTimes) -> RunData {
     let mut data = super::super::tests::data(&ids, &[], &all);
     let proof = serde_json::json!({
         "target": "llama", "method": "fp16", "engine": "llamacpp",
-        "process_arguments": ["llama-server", "-np", "4", "-kvu"]
+        "process_arguments": ["llama-server", "-np", "4", "-kvu", "-c", "4096"]
     });
     data.manifest.engines.insert("llama".to_owned(), serde_json::json!({ "proof": proof }));
     data
@@ -129,6 +129,50 @@ fn step_times_are_read_off_whole_requests() {
     assert!(found.fit_error_pct < 1.0, "{found:?}");
     let few = calibrate(&chosen[..0], config().mixing, None).unwrap_err();
     assert!(few.contains("expected 20 answers") && few.contains("got 0 and 0"), "{few}");
+}
+
+/// What failed was computed all the same: it held others up, and it held its place in the loop.
+#[test]
+fn who_met_a_row_that_failed_did_not_meet_an_idle_engine() {
+    let data = run_of(truth());
+    let mut all = RequestRow::rows(&data.requests).unwrap();
+    for row in all.iter_mut().filter(|row| row.load == "closed-4" && row.request_id % 4 > 0) {
+        row.err = Some("reset".to_owned());
+    }
+    let ids: Vec<&str> = data.manifest.cells.iter().map(|cell| cell.id.as_str()).collect();
+    let cells = observed_trace::cells(&super::super::tests::data(&ids, &[], &all)).unwrap();
+    let of = |closed: &str| -> Calibration {
+        let own = cells.iter().filter(|t| t.cell.load.starts_with(closed));
+        let own: Vec<_> = own.filter(|t| t.cell.method == "fp16").collect();
+        calibrate(&own, config().mixing, None).unwrap()
+    };
+    let (alone, both) = (of("closed-1"), of("closed"));
+    assert_eq!((alone.n_answers, alone.n_alone), (120, 120));
+    assert_eq!((both.n_answers, both.n_alone), (120, 120), "{both:?}");
+    assert!((both.request_s / alone.request_s - 1.0).abs() < 0.01, "{both:?} {alone:?}");
+    assert!((both.turnaround_s / 0.0002 - 1.0).abs() < 0.1, "{both:?}");
+
+    let failed: Vec<&CellTrace> = cells.iter().filter(|t| t.cell.load == "closed-4").collect();
+    let error = calibrate(&failed, config().mixing, None).unwrap_err();
+    assert!(error.contains("60 requests met rows that failed"), "{error}");
+}
+
+/// Without a limit of blocks, what lies in the simulated cache is compared with what llama-server's slots share.
+#[test]
+fn slots_that_share_too_little_are_told_of() {
+    let mut data = run_of(truth());
+    let whole = run(&data, &Options::default()).unwrap();
+    let most = whole.points.iter().map(|point| point.kv_tokens_most).max().unwrap();
+    assert!((300..1500).contains(&most), "{most}");
+    for (size, n_notes) in [(most, 0), (most - 1, 1)] {
+        let words = ["llama-server", "-np", "4", "-kvu", "-c", &size.to_string()];
+        data.manifest.engines.get_mut("llama").unwrap()["proof"]["process_arguments"] =
+            serde_json::json!(words);
+        let notes = run(&data, &Options::default()).unwrap().notes;
+        assert_eq!(notes.len(), n_notes, "{notes:?}");
+        let said = format!("up to {most} tokens of prompts and answers");
+        assert!(notes.iter().all(|note| note.contains(&said)), "{notes:?}");
+    }
 }
 
 /// A machine that was busy for a moment holds up a few requests; what a step costs is not in them.

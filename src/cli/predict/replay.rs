@@ -131,7 +131,9 @@ fn with_model(args: &ReplayArgs, data: &RunData, path: &Path) -> anyhow::Result<
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("{}: cannot be read", path.display()))?;
     let file = ModelFile::parse(&text, &path.display().to_string())?;
-    let fitted = |_: &str, method: &str| replay::from_file(&file, &args.subject, method);
+    let fitted = |_: &str, method: &str, budget: Option<u64>| {
+        replay::from_file(&file, &args.subject, method, budget)
+    };
     let mut replays = replay::run(data, &Options { fitted: Some(&fitted), ..options(args) })?;
     let own = Some(data.manifest.run_id.as_str());
     if file.created_from.iter().any(|origin| origin.run_id.as_deref() == own) {

@@ -181,6 +181,7 @@ pub struct Engine {
     pushed_ns: i64,
     n_steps: u64,
     pub(super) n_preempted: u64,
+    kv_tokens_most: u64,
 }
 
 impl std::fmt::Debug for Engine {
@@ -209,6 +210,7 @@ impl Engine {
             pushed_ns: i64::MIN,
             n_steps: 0,
             n_preempted: 0,
+            kv_tokens_most: 0,
         })
     }
 
@@ -299,8 +301,15 @@ impl Engine {
         if !(duration_s.is_finite() && duration_s > 0.0) {
             return Err(StepError::Duration(duration_s));
         }
+        self.kv_tokens_most = self.kv_tokens_most.max(self.kv_tokens_of_step());
         self.ends_ns = Some(at_ns + s_to_ns(duration_s).max(1));
         Ok(())
+    }
+
+    /// Tokens in the cache when the step that was planned has run, before any answer makes room.
+    fn kv_tokens_of_step(&self) -> u64 {
+        let held = |s: &Sequence| if s.decodes() { s.cached() } else { s.computed };
+        self.running.iter().map(|s| self.config.kept(held(s) + s.share)).sum()
     }
 
     /// What lies behind the step: tokens are there, and answers end.
@@ -337,6 +346,11 @@ impl Engine {
     /// The last moment that was looked at; `None` before the first.
     pub fn now_ns(&self) -> Option<i64> {
         (self.now_ns != i64::MIN).then_some(self.now_ns)
+    }
+
+    /// Most tokens that lay in the cache at a time so far, as far as the method keeps them.
+    pub fn kv_tokens_most(&self) -> u64 {
+        self.kv_tokens_most
     }
 
     /// What a router may see.

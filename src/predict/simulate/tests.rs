@@ -253,6 +253,12 @@ fn a_router_sees_what_is_there() {
     let seen: Vec<(u64, bool, u64)> =
         engine.requests().map(|r| (r.id, r.is_running, r.generated_tokens)).collect();
     assert_eq!(seen, [(1, true, 2), (2, false, 0)]);
+    assert_eq!(engine.kv_tokens_most(), 21);
+    while engine.next_event_ns().is_some() {
+        engine.advance(&mut events).unwrap();
+    }
+    let most = engine.kv_tokens_most();
+    assert_eq!((most, engine.state().kv_tokens), (38, 0), "an answer's last token enters no cache");
 }
 
 #[test]
@@ -375,7 +381,8 @@ proptest! {
             engine.advance(&mut events).unwrap();
             let state = engine.state();
             prop_assert!(state.kv_blocks_used <= blocks && state.running <= seqs);
-            prop_assert!(state.kv_tokens <= blocks * 8);
+            prop_assert!(state.kv_tokens <= engine.kv_tokens_most());
+            prop_assert!(engine.kv_tokens_most() <= blocks * 8);
             n += 1;
             prop_assert!(n < 200_000, "it does not end");
         }

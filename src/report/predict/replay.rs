@@ -107,6 +107,7 @@ fn loads(points: &[ReplayPoint]) -> Table {
         ("in_flight_simulated", ""),
         ("rejected", ""),
         ("preempted", ""),
+        ("kv_tokens_most", ""),
     ];
     let mut table = table("What was replayed", &[&PLACE[..], &names].concat());
     for p in points {
@@ -119,6 +120,7 @@ fn loads(points: &[ReplayPoint]) -> Table {
             Value::Float(p.in_flight_simulated),
             Value::count(p.n_rejected),
             i64::try_from(p.n_preempted).map_or(Value::Missing, Value::Int),
+            i64::try_from(p.kv_tokens_most).map_or(Value::Missing, Value::Int),
         ]);
         table.rows.push(row);
     }
