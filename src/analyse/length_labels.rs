@@ -224,7 +224,8 @@ impl Row<'_> {
     /// The seed that it was sampled with: the run's, the repeat's, the method's own and the request's in one.
     fn seed(&self, run: u64, method: u64) -> Result<u64, &'static str> {
         let repeat = u32::try_from(self.repeat).map_err(|_| "a number of a repeat that is none")?;
-        let id = u64::try_from(self.request_id).map_err(|_| "a number of a request that is none")?;
+        let id =
+            u64::try_from(self.request_id).map_err(|_| "a number of a request that is none")?;
         Ok(draws::sent(draws::of_request(draws::of_repeat(run, repeat, method), id)))
     }
 }

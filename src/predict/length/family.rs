@@ -117,7 +117,8 @@ mod tests {
     /// Two of one family in all bands but the first differ in one place a band, and the first band a stranger has before them.
     #[test]
     fn a_stranger_in_the_first_place_hides_no_family() {
-        let numbered = |from: u64| -> Signature { std::array::from_fn(|place| from + place as u64) };
+        let numbered =
+            |from: u64| -> Signature { std::array::from_fn(|place| from + place as u64) };
         let (mut stranger, one, mut other) = (numbered(1000), numbered(0), numbered(0));
         stranger[..ROWS].copy_from_slice(&one[..ROWS]);
         (1..BANDS).for_each(|band| other[band * ROWS] = 5000);

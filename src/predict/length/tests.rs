@@ -246,10 +246,8 @@ fn lengthening_that_is_cut_is_not_dropped() {
     // 2 (20 + n) > 100 from the 31st on, 20 + n > 100 from the 81st on.
     assert_eq!((found.n_prompts, found.n_own_cut, found.n_left_out), (81, 50, 39));
     assert_eq!((found.n_other_cut, found.n_both_cut), (0, 0));
-    let expected: f64 = (0..81)
-        .map(|at| to_log((2 * (20 + at)).min(100)) - to_log(20 + at))
-        .sum::<f64>()
-        / 81.0;
+    let expected: f64 =
+        (0..81).map(|at| to_log((2 * (20 + at)).min(100)) - to_log(20 + at)).sum::<f64>() / 81.0;
     assert!((f64::from(found.mean) - expected).abs() < 1e-5, "{found:?} {expected}");
 }
 

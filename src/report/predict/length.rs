@@ -102,8 +102,8 @@ fn ceiling(evaluation: &Evaluation) -> String {
         return "Answers to one prompt are all of one length: the runs decode greedily or share their seeds, and the ceiling says nothing.".to_owned();
     }
     // A prompt with one answer has no others, and the ceiling says nothing of it.
-    let others = (evaluation.n_answers - evaluation.n_prompts) as f64
-        / evaluation.n_repeated.max(1) as f64;
+    let others =
+        (evaluation.n_answers - evaluation.n_prompts) as f64 / evaluation.n_repeated.max(1) as f64;
     let hard = if tau < LOW_CEILING {
         "These lengths can hardly be predicted from the prompt: even"
     } else {

@@ -68,12 +68,10 @@ fn answers_without_rank_and_cut_ones_are_counted() {
         lengths: tokens.iter().copied().map(length).collect(),
     };
     let guess = Guess { middle: 5.0, ends: None, of_twins: false };
-    let marked = [&[1, 2][..], &[3]].map(|tokens| {
-        Some(Marked::new(&sample(tokens), vec![guess; tokens.len()], 0, &[]))
-    });
+    let marked = [&[1, 2][..], &[3]]
+        .map(|tokens| Some(Marked::new(&sample(tokens), vec![guess; tokens.len()], 0, &[])));
     let mut evaluation = evaluation(Some(0.4), None, None);
-    evaluation.columns =
-        vec![Column { predictor: Predictor::Constant, marked: marked.to_vec() }];
+    evaluation.columns = vec![Column { predictor: Predictor::Constant, marked: marked.to_vec() }];
     let said = finding(&evaluation).join(" ");
     assert!(said.contains("1 of 14 answers are in no measure of rank"), "{said}");
     let difference = Difference {
