@@ -4,8 +4,7 @@
     scripts/e2e/check_forced.py RUN LENGTHS.json --prompts 25 --positions 5 --methods q4-0 --controls bf16       needs pyarrow
 
 Checks: every place of every prompt was asked of every method, with the same text; every stop token is listed, and its probability is one;
-the factors at the end and before it are those of the rows; along answers that were sampled at temperature 1 the baseline expects about one
-stop; the finding names its limit.
+the factors at the end and before it and the ratio of stops along answers are those of the rows; the finding names its limit.
 Exit code 1 with one sentence for each thing that is not so.
 """
 
@@ -40,6 +39,20 @@ def factor(own, base, at_end):
     return math.exp(mean(mean(gaps) for gaps in prompts.values()))
 
 
+def stops(rows):
+    """Probabilities of stopping along all answers, as if every token ended a word; answers with fewer than two places before their end say nothing."""
+    answers = {}
+    for row in rows.values():
+        answers.setdefault(row["sample_id"], []).append(row)
+    total = 0
+    for places in answers.values():
+        *before, end = sorted(places, key=lambda row: row["forced_at"])
+        if len(before) >= 2:
+            tokens = (end["prompt_tokens"] - before[0]["prompt_tokens"]) / (1 - before[0]["forced_at"])
+            total += tokens * mean(math.exp(row["stop_logprob"]) for row in before) + math.exp(end["stop_logprob"])
+    return total
+
+
 def check_rows(name, rows, base, args):
     most = args.prompts * args.positions
     if not args.prompts <= len(rows) <= most:
@@ -61,8 +74,9 @@ def check_found(name, rows, base, found):
             yield f"{name}: expected {key} {expected}, got {found[key]}"
         if not found[f"{key}_ci_low"] <= found[key] <= found[f"{key}_ci_high"]:
             yield f"{name}: the interval of {key} does not hold it"
-    if not 0.2 < found["baseline_stops"] < 5:
-        yield f"{name}: expected about one stop an answer of the baseline, got {found['baseline_stops']}"
+    ratio = stops(rows) / stops(base)
+    if abs(found["stops_ratio"] / ratio - 1) > 1e-9:
+        yield f"{name}: expected stops_ratio {ratio}, got {found['stops_ratio']}"
 
 
 def main():

@@ -3,8 +3,9 @@
 //! Rows hold a hash of the prompt and not its text, so the prompts are built again from the scenario in the manifest, and a row
 //! counts only where the hash of what was built is the row's ([`prompts`]).
 //!
-//! Answers to one prompt under one method are runs of one sample where they were sampled with different seeds: repeats, and methods that
-//! differ in their seed alone ([`merge`]). Two answers of one seed are one observation, and the second is left out. The A/A control
+//! Answers to one prompt under one method are runs of one sample where they were sampled with different seeds: repeats, methods that
+//! differ in their seed alone ([`merge`]), and requests that send the same prompt again, for a request's seed has its number in it
+//! ([`draws`]). Two answers of one seed are one observation, and the second is left out. The A/A control
 //! samples with the baseline's own seeds; it stays a method of its own, whose shift is the null of all shifts.
 
 use std::{
@@ -17,6 +18,7 @@ use polars::prelude::DataFrame;
 
 use crate::{
     analyse::lengths::Unusable,
+    plan::draws,
     predict::length::{Length, Sample, family},
     record::{Manifest, RunDir, Table},
     scenario::Scenario,
@@ -218,6 +220,14 @@ impl Row<'_> {
         let tokens = u32::try_from(tokens).map_err(|_| "a count of tokens that is none")?;
         Ok(Length { tokens, censored })
     }
+
+    /// The seed that it was sampled with: the run's, the repeat's, the method's own and the request's in one.
+    fn seed(&self, run: u64, method: u64) -> Result<u64, &'static str> {
+        let repeat = u32::try_from(self.repeat).map_err(|_| "a number of a repeat that is none")?;
+        let id =
+            u64::try_from(self.request_id).map_err(|_| "a number of a request that is none")?;
+        Ok(draws::sent(draws::of_request(draws::of_repeat(run, repeat, method), id)))
+    }
 }
 
 /// A prompt, its `max_tokens`, and a method.
@@ -227,7 +237,7 @@ type Key = (String, u32, String);
 struct Samples {
     by_key: HashMap<Key, usize>,
     samples: Vec<Sample>,
-    /// Seeds of the answers that a sample has.
+    /// Seeds of the answers that a sample has, as the server was sent them.
     seeds: Vec<BTreeSet<u64>>,
 }
 
@@ -254,7 +264,7 @@ impl Samples {
         )?;
         let max_tokens = u32::try_from(row.max_tokens).map_err(|_| "a max_tokens that is none")?;
         let (method, seed) = merged.of_method(row.target, row.method);
-        let seed = scenario.seed.wrapping_add(seed).wrapping_add(row.repeat.unsigned_abs());
+        let seed = row.seed(scenario.seed, seed)?;
         let key = (prompt.text.clone(), max_tokens, method.to_owned());
         let next = self.samples.len();
         let at = *self.by_key.entry(key).or_insert(next);

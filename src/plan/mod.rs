@@ -10,6 +10,7 @@ use crate::{
     scenario::{EngineTarget, KernelTarget, NamedMethod, PAGES, Scenario, Workload},
 };
 
+pub mod draws;
 mod estimate;
 mod expand;
 mod order;

@@ -1,4 +1,4 @@
-//! Models on disk: `{"schema": "kvbench-throughput/2", "created_from": [...], "models": [...]}`.
+//! Models on disk: `{"schema": "kvbench-throughput/1", "created_from": [...], "models": [...]}`.
 
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use super::{
 };
 
 /// What this version writes and reads.
-pub const SCHEMA: &str = "kvbench-throughput/2";
+pub const SCHEMA: &str = "kvbench-throughput/1";
 
 /// Fitted models and where they come from. JSON; times in seconds; numbers come back to the last bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

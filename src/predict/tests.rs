@@ -306,10 +306,10 @@ fn a_broken_file_says_what_is_wrong() {
         .unwrap();
     let error = |text: &str| format!("{:#}", ModelFile::parse(text, "m.json").unwrap_err());
     assert!(error("{").starts_with("m.json: expected a file of `kvbench predict fit`"));
-    let newer = text.replace("kvbench-throughput/2", "kvbench-throughput/9");
+    let newer = text.replace("kvbench-throughput/1", "kvbench-throughput/9");
     assert!(
         error(&newer)
-            .starts_with("m.json: expected schema kvbench-throughput/2, got kvbench-throughput/9")
+            .starts_with("m.json: expected schema kvbench-throughput/1, got kvbench-throughput/9")
     );
     assert!(error(&text.replace("\"n_points\"", "\"points\"")).contains("n_points"));
     assert!(

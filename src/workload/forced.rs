@@ -309,7 +309,8 @@ fn places(forced: &Forced, index: usize, begun: &Begun) -> Vec<Request> {
         let prompt = format!("{}{}", begun.prompt, &begun.answer[..cuts[k]]);
         Request {
             id: (index * n + k) as u64,
-            sample_id: begun.sample_id.clone(),
+            // Repeats of a made workload call different prompts by one name, and prompts are told apart by it.
+            sample_id: format!("{}#{index}", begun.sample_id),
             turn: 0,
             due: Due::WhenFree,
             prompt_tokens_est: tokens_est(&prompt),
@@ -383,7 +384,15 @@ mod tests {
             made.iter().filter_map(|request| Some(request.forced.as_ref()?.at)).collect();
         assert_eq!(at, [0.25, 0.5, 0.75, 1.0]);
         assert_eq!(made.iter().map(|request| request.id).collect::<Vec<_>>(), [12, 13, 14, 15]);
-        assert!(made.iter().all(|request| request.max_tokens == 1 && request.sample_id == "s"));
+        assert!(made.iter().all(|request| request.max_tokens == 1 && request.sample_id == "s#3"));
+    }
+
+    #[test]
+    fn prompts_of_one_name_stay_two() {
+        let of = |index: usize| places(&forced(2), index, &begun(" upon a time."));
+        let names: BTreeSet<String> =
+            of(0).into_iter().chain(of(1)).map(|request| request.sample_id).collect();
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["s#0", "s#1"]);
     }
 
     #[test]

@@ -70,6 +70,20 @@ fn row<'a>(finish_reason: Option<&'a str>, tokens: Option<i64>, failed: bool) ->
     }
 }
 
+/// Repeats and methods count from 0, so that sums of their numbers with the run's seed meet: 1 + 0 + 0 and 0 + 1 + 0.
+#[test]
+fn answers_are_one_observation_only_where_the_server_was_sent_one_seed() {
+    let seed = |run, method, repeat, request_id| {
+        Row { repeat, request_id, ..row(None, None, false) }.seed(run, method).unwrap()
+    };
+    let all = [seed(0, 0, 0, 0), seed(0, 0, 1, 0), seed(1, 0, 0, 0), seed(0, 1, 0, 0)];
+    let again = seed(0, 0, 0, 1);
+    let distinct: BTreeSet<u64> = all.into_iter().chain([again]).collect();
+    assert_eq!(distinct.len(), 5);
+    assert_eq!(seed(3, 4, 5, 6), draws::sent(draws::of_request(draws::of_repeat(3, 5, 4), 6)));
+    assert!(Row { request_id: -1, ..row(None, None, false) }.seed(0, 0).is_err());
+}
+
 #[test]
 fn what_has_no_length_is_named() {
     let of = |finish, tokens, failed| row(finish, tokens, failed).length();

@@ -20,7 +20,7 @@ use self::{
 };
 use super::{Backend, Context, Observer, StopFlag};
 use crate::{
-    plan::{self, Arrival, Cell, Task},
+    plan::{self, Arrival, Cell, Task, draws},
     record::{EngineMetricRow, RequestRow, Row, Sink},
     scenario::{AnswerMode, EngineTarget, Sampling, Workload},
     workload::{self, Due, Request},
@@ -28,7 +28,6 @@ use crate::{
 
 pub mod answer;
 mod conn;
-mod draws;
 pub mod drive;
 mod facts;
 pub mod files;

@@ -8,6 +8,7 @@ use super::{
     logprobs::{self, Listed},
 };
 use crate::{
+    plan::draws,
     scenario::{Endpoint, EngineTarget, Sampling},
     workload::{Place, Request},
 };
@@ -46,8 +47,7 @@ pub(super) fn body(
         "max_tokens": request.max_tokens,
         "temperature": sampling.temperature,
         "top_p": 1.0,
-        // Servers take a signed 32- or 64-bit seed; 31 bits fit them all.
-        "seed": sampling.seed & 0x7fff_ffff,
+        "seed": draws::sent(sampling.seed),
         "n": 1,
         "stream": true,
         "stream_options": { "include_usage": true },

@@ -19,19 +19,34 @@ type Signature = [u64; PLACES];
 /// A number for each prompt's family, from 0 in order of first sight.
 pub fn families(prompts: &[&str]) -> Vec<usize> {
     let signatures: Vec<Signature> = prompts.iter().map(|prompt| signature(prompt)).collect();
-    let mut joined: Vec<usize> = (0..prompts.len()).collect();
+    of_signatures(&signatures)
+}
+
+/// Every prompt is compared with all before it that share a band: a stranger to both may be the first that has their band.
+fn of_signatures(signatures: &[Signature]) -> Vec<usize> {
+    let mut joined: Vec<usize> = (0..signatures.len()).collect();
     for band in 0..BANDS {
-        let mut seen: HashMap<&[u64], usize> = HashMap::new();
+        let mut seen: HashMap<&[u64], Vec<usize>> = HashMap::new();
         for (at, signature) in signatures.iter().enumerate() {
             let key = &signature[band * ROWS..(band + 1) * ROWS];
-            let first = *seen.entry(key).or_insert(at);
-            if first != at && alike(&signatures[first], signature) {
-                join(&mut joined, first, at);
+            let earlier = seen.entry(key).or_default();
+            let mut is_known = false;
+            for other in earlier.iter().copied() {
+                is_known |= signatures[other] == *signature;
+                if root(&mut joined, other) != root(&mut joined, at)
+                    && alike(&signatures[other], signature)
+                {
+                    join(&mut joined, other, at);
+                }
+            }
+            // Of equal signatures one is enough to compare with.
+            if !is_known {
+                earlier.push(at);
             }
         }
     }
     let mut numbers: HashMap<usize, usize> = HashMap::new();
-    (0..prompts.len())
+    (0..signatures.len())
         .map(|at| {
             let root = root(&mut joined, at);
             let next = numbers.len();
@@ -98,6 +113,18 @@ fn join(joined: &mut [usize], a: usize, b: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Two of one family in all bands but the first differ in one place a band, and the first band a stranger has before them.
+    #[test]
+    fn a_stranger_in_the_first_place_hides_no_family() {
+        let numbered =
+            |from: u64| -> Signature { std::array::from_fn(|place| from + place as u64) };
+        let (mut stranger, one, mut other) = (numbered(1000), numbered(0), numbered(0));
+        stranger[..ROWS].copy_from_slice(&one[..ROWS]);
+        (1..BANDS).for_each(|band| other[band * ROWS] = 5000);
+        assert!(alike(&one, &other) && !alike(&stranger, &one));
+        assert_eq!(of_signatures(&[stranger, one, other]), [0, 1, 1]);
+    }
 
     #[test]
     fn a_changed_word_is_the_same_family() {

@@ -19,6 +19,8 @@ pub const NAMES: [&str; 11] = [
 ];
 /// Position of `tau_b`.
 pub const TAU: usize = 0;
+/// Position of `tau_b_of_median`.
+const TAU_OF_MEDIAN: usize = 1;
 /// Position of `pair_accuracy`.
 pub const PAIRS: usize = 2;
 /// Position of `pinball_q50`.
@@ -36,7 +38,10 @@ pub const BUCKETS: usize = 5;
 /// One value a measure; `None` where it is not defined.
 ///
 /// All are of single answers, each of a prompt's answers being one slot: rank measures are taken within a slot, so that no two answers to
-/// one prompt are ranked, and averaged over slots. `tau_b_of_median` is of the prompts' median answers. Losses and errors are in tokens.
+/// one prompt are ranked, and averaged over slots and folds by their answers. Where the answers of a slot in a fold are all of one length
+/// there is no order to find, and it is left out ([`n_unranked`]); where only the predictions are, nothing was ranked, which is a tau of
+/// 0. A predictor that ties everything everywhere has no tau. `tau_b_of_median` is of the prompts' median answers. Losses and errors are
+/// in tokens.
 pub type Measures = [Option<f64>; NAMES.len()];
 
 /// What was said of one answer before it was seen, in tokens.
@@ -160,16 +165,26 @@ impl Sums {
 
 /// All measures of some prompts; one that occurs twice counts twice.
 pub fn measures(marked: &[&Marked]) -> Measures {
+    let mut all = measures_of_draw(marked);
+    if ranks_nothing(&slots(marked)) {
+        all[TAU] = None;
+    }
+    if ranks_nothing(&medians(marked)) {
+        all[TAU_OF_MEDIAN] = None;
+    }
+    all
+}
+
+/// The same for a resample of prompts whose whole has a tau: a draw in which everything is tied is one of tau 0, and no draw less, for
+/// without it the interval would be of those draws alone in which the predictor had luck.
+pub fn measures_of_draw(marked: &[&Marked]) -> Measures {
     let mut sums = Sums::default();
     marked.iter().for_each(|marked| sums.plus(&marked.sums));
     let of = |sum: f64, n: f64| (n > 0.0).then(|| sum / n);
     let slots = slots(marked);
-    let medians = by_fold(marked, |marked| {
-        Some((marked.guess().filter(|guess| !guess.of_twins)?.middle, marked.median))
-    });
     [
-        over_slots(&slots, PairCounts::tau_b),
-        over_slots(&medians, PairCounts::tau_b),
+        over_slots(&slots, tau),
+        over_slots(&medians(marked), tau),
         over_slots(&slots, PairCounts::accuracy),
         of(sums.pinball[0], sums.n_ends),
         of(sums.pinball[1], sums.n),
@@ -193,6 +208,13 @@ fn slots(marked: &[&Marked]) -> Vec<(f64, PairCounts)> {
     (0..n_slots).flat_map(of_slot).collect()
 }
 
+/// Medians and their pairs, by fold.
+fn medians(marked: &[&Marked]) -> Vec<(f64, PairCounts)> {
+    by_fold(marked, |marked| {
+        Some((marked.guess().filter(|guess| !guess.of_twins)?.middle, marked.median))
+    })
+}
+
 /// Pairs of a fold, with how many values they are of; folds without values are left out.
 fn by_fold(
     marked: &[&Marked],
@@ -207,11 +229,33 @@ fn by_fold(
     filled.map(|mut values| (values.len() as f64, pair_counts(&mut values))).collect()
 }
 
-/// Mean over slots by their answers; `None` where one is not defined.
+/// Whether answers have an order that a predictor could find: not where all are of one length, a single one among them.
+fn has_order(pairs: &PairCounts) -> bool {
+    pairs.pairs > pairs.tied_y
+}
+
+/// Whether there is an order and nothing of it is told.
+fn ranks_nothing(slots: &[(f64, PairCounts)]) -> bool {
+    let mut ordered = slots.iter().filter(|(_, pairs)| has_order(pairs)).peekable();
+    ordered.peek().is_some() && ordered.all(|(_, pairs)| pairs.pairs == pairs.tied_x)
+}
+
+/// Tau of a slot; 0 where answers have an order and predictions are tied.
+fn tau(pairs: &PairCounts) -> Option<f64> {
+    has_order(pairs).then(|| pairs.tau_b().unwrap_or(0.0))
+}
+
+/// Mean over the slots that have an order, by their answers; `None` where none has.
 fn over_slots(slots: &[(f64, PairCounts)], measure: fn(&PairCounts) -> Option<f64>) -> Option<f64> {
-    let n: f64 = slots.iter().map(|(n, _)| n).sum();
-    let sum: Option<f64> = slots.iter().map(|(n, pairs)| Some(n * measure(pairs)?)).sum();
-    sum.filter(|_| n > 0.0).map(|sum| sum / n)
+    let known = slots.iter().filter_map(|(n, pairs)| Some((*n, measure(pairs)?)));
+    let (n, sum) = known.fold((0.0, 0.0), |(all, sum), (n, value)| (all + n, sum + n * value));
+    (n > 0.0).then(|| sum / n)
+}
+
+/// Answers that no measure of rank holds, because the others of their slot in their fold are as long, or there are none.
+pub fn n_unranked(marked: &[&Marked]) -> usize {
+    let without = |(_, pairs): &&(f64, PairCounts)| !has_order(pairs);
+    slots(marked).iter().filter(without).map(|(n, _)| *n as usize).sum()
 }
 
 #[cfg(test)]
@@ -220,6 +264,10 @@ mod tests {
     use crate::predict::length::Length;
 
     fn marked(tokens: &[u32], middle: f64, ends: (f64, f64)) -> Marked {
+        in_fold(0, tokens, middle, ends)
+    }
+
+    fn in_fold(fold: usize, tokens: &[u32], middle: f64, ends: (f64, f64)) -> Marked {
         let lengths = tokens.iter().map(|tokens| Length { tokens: *tokens, censored: false });
         let sample = Sample {
             prompt: String::new(),
@@ -230,7 +278,7 @@ mod tests {
             lengths: lengths.collect(),
         };
         let guess = Guess { middle, ends: Some(ends), of_twins: false };
-        Marked::new(&sample, vec![guess; tokens.len()], 0, &[5.0, 15.0])
+        Marked::new(&sample, vec![guess; tokens.len()], fold, &[5.0, 15.0])
     }
 
     #[test]
@@ -260,5 +308,35 @@ mod tests {
         assert_eq!(measures[PAIRS], Some(0.5));
         assert!(super::measures(&[]).iter().all(Option::is_none));
         assert_eq!(edges((1..=100).map(f64::from).collect()).len(), BUCKETS - 1);
+    }
+
+    #[test]
+    fn answers_without_an_order_are_left_out_and_counted() {
+        let ends = (1.0, 99.0);
+        // The third slot of the first fold has one answer; in the second fold all are of one length.
+        let all = [
+            in_fold(0, &[10, 10, 7], 1.0, ends),
+            in_fold(0, &[20, 30], 2.0, ends),
+            in_fold(1, &[5, 5], 4.0, ends),
+            in_fold(1, &[5, 5], 3.0, ends),
+        ];
+        let all: Vec<&Marked> = all.iter().collect();
+        let found = measures(&all);
+        assert_eq!((found[TAU], found[PAIRS]), (Some(1.0), Some(1.0)));
+        assert_eq!(found[TAU_OF_MEDIAN], Some(1.0));
+        assert_eq!(n_unranked(&all), 5);
+    }
+
+    #[test]
+    fn a_fold_of_equal_predictions_is_a_tau_of_zero() {
+        let ends = (1.0, 99.0);
+        let tied = [in_fold(0, &[10], 5.0, ends), in_fold(0, &[20], 5.0, ends)];
+        let ranked = [in_fold(1, &[10], 1.0, ends), in_fold(1, &[20], 2.0, ends)];
+        let all: Vec<&Marked> = tied.iter().chain(&ranked).collect();
+        let found = measures(&all);
+        assert_eq!((found[TAU], found[PAIRS]), (Some(0.5), Some(0.75)));
+        assert_eq!(n_unranked(&all), 0);
+        let tied: Vec<&Marked> = tied.iter().collect();
+        assert_eq!((measures(&tied)[TAU], measures_of_draw(&tied)[TAU]), (None, Some(0.0)));
     }
 }

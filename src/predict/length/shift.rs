@@ -28,8 +28,14 @@ pub struct Difference {
     pub high: Option<f32>,
     /// Prompts.
     pub n_prompts: usize,
-    /// Prompts with an answer that ended at `max_tokens`, whose difference is unknown.
+    /// Prompts all of whose answers ended at `max_tokens`, on both sides: nothing is known of their difference.
     pub n_left_out: usize,
+    /// Prompts of which only own answers were cut at `max_tokens`: they differ by at least what they count with.
+    pub n_own_cut: usize,
+    /// Prompts of which only answers of the other side were cut: they differ by at most what they count with.
+    pub n_other_cut: usize,
+    /// Prompts with cut answers on both sides, and an answer that was not.
+    pub n_both_cut: usize,
 }
 
 /// How a difference goes with the prompt's length: `slope (ln_bytes - centre)` is added to the mean.
@@ -89,6 +95,8 @@ struct Paired {
     family: usize,
     ln_bytes: f64,
     value: f64,
+    /// Whether there are cut answers, own and of the other side.
+    cut: [bool; 2],
 }
 
 /// The shifts of all methods but the baseline that share a prompt with it, by name.
@@ -111,7 +119,8 @@ pub fn learn<'a>(all: &[Known<'a>], baseline: &str, seed: u64) -> Vec<Shift> {
         };
         let (pairs, n_left_out) = paired(samples.into_iter().filter_map(both));
         let difference = difference(&pairs, n_left_out, seed)?;
-        let slope = slope(&pairs, seed);
+        let whole: Vec<&Paired> = pairs.iter().filter(|pair| pair.cut == [false; 2]).collect();
+        let slope = slope(&whole, seed);
         Some(Shift { method: method.to_owned(), difference, null: null.clone(), slope })
     };
     methods.into_iter().filter_map(one).collect()
@@ -130,14 +139,20 @@ fn null(all: &[Known<'_>], baseline: &str, seed: u64) -> Option<Difference> {
 type Two<'a> = (Known<'a>, &'a [super::Length], &'a [super::Length]);
 
 /// Differences of means, and how many prompts have none.
+///
+/// A cut answer counts with the tokens that were seen. Without such prompts a method that makes answers longer would be judged by
+/// those that it did not make longer; with them its shift is the one of cut answers, which is no larger than the true one. Where all
+/// answers of both sides are cut the difference of what was seen is 0 whatever the method does, and the prompt is left out. Whether it
+/// is does not depend on whose answers they are, so that a method without an effect still has a mean of 0.
 fn paired<'a>(both: impl Iterator<Item = Two<'a>>) -> (Vec<Paired>, usize) {
     let mut left_out = 0;
     let mut pairs = Vec::new();
     for (known, own, theirs) in both {
-        if own.iter().chain(theirs).any(|length| length.censored) {
+        if own.iter().chain(theirs).all(|length| length.censored) {
             left_out += 1;
             continue;
         }
+        let has_cut = |lengths: &[super::Length]| lengths.iter().any(|length| length.censored);
         let mean = |lengths: &[super::Length]| {
             lengths.iter().map(|length| to_log(length.tokens)).sum::<f64>() / lengths.len() as f64
         };
@@ -145,55 +160,61 @@ fn paired<'a>(both: impl Iterator<Item = Two<'a>>) -> (Vec<Paired>, usize) {
             family: known.sample.family,
             ln_bytes: f64::from(known.read.features[0]),
             value: mean(own) - mean(theirs),
+            cut: [has_cut(own), has_cut(theirs)],
         });
     }
     (pairs, left_out)
 }
 
 /// Means of families, which are what is independent.
-fn by_family(pairs: &[Paired], value: impl Fn(usize) -> f64) -> Vec<f64> {
+fn by_family(values: impl Iterator<Item = (usize, f64)>) -> Vec<f64> {
     let mut families: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
-    for (at, pair) in pairs.iter().enumerate() {
-        let sum = families.entry(pair.family).or_default();
-        *sum = (sum.0 + value(at), sum.1 + 1.0);
+    for (family, value) in values {
+        let sum = families.entry(family).or_default();
+        *sum = (sum.0 + value, sum.1 + 1.0);
     }
     families.into_values().map(|(sum, n)| sum / n).collect()
 }
 
 fn difference(pairs: &[Paired], n_left_out: usize, seed: u64) -> Option<Difference> {
-    let means = by_family(pairs, |at| pairs[at].value);
+    let means = by_family(pairs.iter().map(|pair| (pair.family, pair.value)));
     let mean = stats::mean(&means)?;
     let interval = stats::mean_interval(&means, &mut stats::seeded(seed));
+    let count = |cut: [bool; 2]| pairs.iter().filter(|pair| pair.cut == cut).count();
     Some(Difference {
         mean: mean as f32,
         low: interval.map(|interval| interval.low as f32),
         high: interval.map(|interval| interval.high as f32),
         n_prompts: pairs.len(),
         n_left_out,
+        n_own_cut: count([true, false]),
+        n_other_cut: count([false, true]),
+        n_both_cut: count([true, true]),
     })
 }
 
-/// A least-squares line, kept only where the interval of what it saves on held-out families (squared error) excludes nothing.
-fn slope(pairs: &[Paired], seed: u64) -> Option<Slope> {
+/// A least-squares line, kept only where the interval of what it saves on held-out families (squared error) excludes nothing. It is of
+/// prompts without cut answers: a limit that long prompts alone reach would look like a slope.
+fn slope(pairs: &[&Paired], seed: u64) -> Option<Slope> {
     let families: Vec<usize> = pairs.iter().map(|pair| pair.family).collect();
     let folds = fold::deal(&families, FOLDS, seed);
     let mut saved = vec![0.0; pairs.len()];
     for fold in 0..FOLDS {
         let (held, rest): (Vec<usize>, Vec<usize>) =
             (0..pairs.len()).partition(|at| folds[*at] == fold);
-        let (mean, line) = line(&rest.iter().map(|at| &pairs[*at]).collect::<Vec<_>>())?;
+        let (mean, line) = line(&rest.iter().map(|at| pairs[*at]).collect::<Vec<_>>())?;
         for at in held {
-            let Paired { ln_bytes, value, .. } = pairs[at];
+            let Paired { ln_bytes, value, .. } = *pairs[at];
             let by_line = mean + f64::from(line.slope) * (ln_bytes - f64::from(line.centre));
             saved[at] = (value - mean).powi(2) - (value - by_line).powi(2);
         }
     }
-    let saved = by_family(pairs, |at| saved[at]);
+    let saved = by_family(families.iter().copied().zip(saved));
     let interval = stats::mean_interval(&saved, &mut stats::seeded(seed))?;
     if saved.len() < SLOPE_MIN || interval.low <= 0.0 {
         return None;
     }
-    line(&pairs.iter().collect::<Vec<_>>()).map(|(_, line)| line)
+    line(pairs).map(|(_, line)| line)
 }
 
 /// Mean and line; `None` where all prompts are of one length.

@@ -232,6 +232,44 @@ fn shifts_are_found_beside_the_null() {
     assert!((slope.slope - 0.3).abs() < 0.05, "{slope:?}");
 }
 
+/// 120 prompts, one answer a method: the second method is twice as long, so that its answers are cut at 100 where the baseline's are not.
+#[test]
+fn lengthening_that_is_cut_is_not_dropped() {
+    let both = |at: usize| {
+        let prompt: String = (0..30).map(|word| format!("w{at}v{word} ")).collect();
+        let tokens = 20.0 + at as f64;
+        [sample(prompt.clone(), BASE, 100, &[tokens]), sample(prompt, "q4", 100, &[2.0 * tokens])]
+    };
+    let corpus = Corpus::of((0..120).flat_map(both).collect());
+    let shifts = shift::learn(&corpus.known(), BASE, 1);
+    let found = &shifts[0].difference;
+    // 2 (20 + n) > 100 from the 31st on, 20 + n > 100 from the 81st on.
+    assert_eq!((found.n_prompts, found.n_own_cut, found.n_left_out), (81, 50, 39));
+    assert_eq!((found.n_other_cut, found.n_both_cut), (0, 0));
+    let expected: f64 =
+        (0..81).map(|at| to_log((2 * (20 + at)).min(100)) - to_log(20 + at)).sum::<f64>() / 81.0;
+    assert!((f64::from(found.mean) - expected).abs() < 1e-5, "{found:?} {expected}");
+}
+
+/// Three answers each, many of them cut: the first against the others must not look shorter or longer.
+#[test]
+fn the_null_of_cut_answers_is_none() {
+    let mut rng = stats::seeded(9);
+    let samples = (0..600).map(|at| {
+        let prompt: String = (0..30).map(|word| format!("w{at}v{word} ")).collect();
+        let tokens: [f64; 3] = std::array::from_fn(|_| rng.random_range(1.0..160.0_f64).round());
+        let twin = tokens.map(|_| rng.random_range(1.0..160.0_f64).round());
+        [sample(prompt.clone(), BASE, 100, &tokens), sample(prompt, "again", 100, &twin[..1])]
+    });
+    let corpus = Corpus::of(samples.flatten().collect());
+    let shifts = shift::learn(&corpus.known(), BASE, 1);
+    let null = shifts[0].null.as_ref().unwrap();
+    assert!(null.n_both_cut > 50 && null.n_left_out > 10, "{null:?}");
+    for found in [null, &shifts[0].difference] {
+        assert!(found.low.unwrap() < 0.0 && found.high.unwrap() > 0.0, "{found:?}");
+    }
+}
+
 #[test]
 fn a_prediction_is_explained() {
     let corpus = Corpus::of(asking(300, 8, |_| 300));

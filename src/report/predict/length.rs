@@ -10,6 +10,7 @@ use crate::{
         Shift,
         evaluate::{Evaluation, MethodMarks, Predictor, Verdict, perfect_tau},
         score::{self, BUCKETS, COVERAGE, MAE, Marked, Measures, PINBALL, TAU},
+        shift::Difference,
     },
     stats,
 };
@@ -28,6 +29,7 @@ pub fn finding(evaluation: &Evaluation) -> Vec<String> {
         said.push(against(evaluation, Predictor::T0, "T0 (task and max_tokens)"));
         said.push(against(evaluation, Predictor::PromptLength, "the prompt's length alone"));
     }
+    said.extend(unranked(evaluation));
     said.push(ceiling(evaluation));
     said.extend(coverage(evaluation));
     said.extend(evaluation.shifts.iter().map(shift_words));
@@ -53,21 +55,32 @@ fn verdict(evaluation: &Evaluation, predictor: Predictor, measure: usize) -> Ver
     all.iter().find(|(known, ..)| *known == predictor)?.1[measure]
 }
 
+/// Answers that cannot be ranked are in no tau; all predictors are judged by the same answers.
+fn unranked(evaluation: &Evaluation) -> Option<String> {
+    let marked: Vec<&Marked> = evaluation.columns.first()?.marked.iter().flatten().collect();
+    let n = score::n_unranked(&marked);
+    (n > 0).then(|| {
+        format!(
+            "{n} of {} answers are in no measure of rank: within their fold and their repeat no other answer is of another length.",
+            evaluation.n_answers
+        )
+    })
+}
+
 /// Whether T1 ranks better than another, by the interval of the paired difference.
 fn against(evaluation: &Evaluation, other: Predictor, name: &str) -> String {
     let found =
         evaluation.judged.differences.iter().find(|(a, b, _)| (*a, *b) == (Predictor::T1, other));
     let Some((.., verdicts)) = found else { return format!("T1 was not compared with {name}.") };
-    let (words, verdict) = match verdicts[TAU] {
-        Some(verdict) => ("tau differs by", Some(verdict)),
-        // One prediction for all has no tau, and T1's own is what it adds.
-        None => (
-            "it says one length for all prompts of a fold and ranks nothing, so that T1's own tau is what reading adds:",
-            self::verdict(evaluation, Predictor::T1, TAU),
+    let own = self::verdict(evaluation, Predictor::T1, TAU);
+    let (words, verdict) = match (verdicts[TAU], own, self::verdict(evaluation, other, TAU)) {
+        (Some(verdict), ..) => ("tau differs by", verdict),
+        // Answers have an order, else T1 had no tau: so the other one ties all of them, and T1's own tau is what it adds.
+        (None, Some(own), None) => (
+            "it says one length for all prompts of every fold and ranks nothing, so that T1's own tau is what reading adds:",
+            own,
         ),
-    };
-    let Some(verdict) = verdict else {
-        return format!("T1 and {name} cannot be compared: neither has a rank correlation.");
+        _ => return format!("T1 and {name} cannot be compared: T1 has no rank correlation."),
     };
     let claim = match verdict.1 {
         Some(interval) if interval.low > 0.0 => format!("T1 beats {name}"),
@@ -88,7 +101,9 @@ fn ceiling(evaluation: &Evaluation) -> String {
     if tau > 1.0 - 1e-9 {
         return "Answers to one prompt are all of one length: the runs decode greedily or share their seeds, and the ceiling says nothing.".to_owned();
     }
-    let others = evaluation.n_answers as f64 / evaluation.n_prompts.max(1) as f64 - 1.0;
+    // A prompt with one answer has no others, and the ceiling says nothing of it.
+    let others =
+        (evaluation.n_answers - evaluation.n_prompts) as f64 / evaluation.n_repeated.max(1) as f64;
     let hard = if tau < LOW_CEILING {
         "These lengths can hardly be predicted from the prompt: even"
     } else {
@@ -138,9 +153,23 @@ fn shift_words(shift: &Shift) -> String {
         None => "with no null beside it",
     };
     format!(
-        "{}: length {:+.1} % {interval} on the same prompt, {claim}.",
+        "{}: length {:+.1} % {interval} on the same prompt, {claim}.{}",
         shift.method,
-        percent(difference.mean)
+        percent(difference.mean),
+        cut_words(difference)
+    )
+}
+
+/// What `max_tokens` hides of a difference.
+fn cut_words(difference: &Difference) -> String {
+    let Difference { n_prompts, n_left_out, n_own_cut, n_other_cut, n_both_cut, .. } = difference;
+    if n_left_out + n_own_cut + n_other_cut + n_both_cut == 0 {
+        return String::new();
+    }
+    format!(
+        " Of {n_prompts} prompts {n_own_cut} have answers that ended at max_tokens under it alone, {n_other_cut} under the baseline alone, \
+         {n_both_cut} under both: they count with what was seen, so that a change is rather larger than this; {n_left_out} more, all of \
+         whose answers were cut, say nothing."
     )
 }
 
@@ -227,6 +256,9 @@ pub fn shifts(shifts: &[Shift]) -> Table {
         "shift",
         "null",
         "null_prompts",
+        "cut_own",
+        "cut_baseline",
+        "cut_both",
         "left_out_at_max_tokens",
         "slope_ln_bytes",
         "more_than_null",
@@ -234,7 +266,7 @@ pub fn shifts(shifts: &[Shift]) -> Table {
     let mut table = Table::new(title, names.iter().map(|name| Column::new(name, "")).collect());
     for shift in shifts {
         let Shift { method, difference, null, slope } = shift;
-        let estimate = |difference: &crate::predict::length::shift::Difference| {
+        let estimate = |difference: &Difference| {
             Value::estimate(
                 Some(f64::from(difference.mean)),
                 float(difference.low),
@@ -252,6 +284,9 @@ pub fn shifts(shifts: &[Shift]) -> Table {
             estimate(difference),
             null.as_ref().map_or(Value::Missing, estimate),
             null.as_ref().map_or(Value::Missing, |null| Value::count(null.n_prompts)),
+            Value::count(difference.n_own_cut),
+            Value::count(difference.n_other_cut),
+            Value::count(difference.n_both_cut),
             Value::count(difference.n_left_out),
             Value::maybe(slope.as_ref().map(|slope| f64::from(slope.slope))),
             more,
@@ -446,3 +481,7 @@ fn taus(evaluation: &Evaluation) -> Option<Figure> {
         panel,
     ))
 }
+
+#[cfg(test)]
+#[path = "length_tests.rs"]
+mod tests;

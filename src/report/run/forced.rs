@@ -56,8 +56,6 @@ fn effects(points: &[ForcedPoint]) -> Table {
         ("stop_before", "x"),
         ("q_before", ""),
         ("found_before", "x"),
-        ("stops", "per answer"),
-        ("baseline_stops", "per answer"),
         ("stops_ratio", ""),
         ("implied_length", "x"),
         ("willing_at_end", ""),
@@ -89,10 +87,8 @@ fn effect(p: &ForcedPoint) -> Vec<Value> {
         factor(&p.before),
         q(&p.before),
         found(&p.before),
-        Value::maybe(p.stops.map(|stops| stops.own)),
-        Value::maybe(p.stops.map(|stops| stops.baseline)),
-        estimate(p.stops.map(|stops| stops.ratio)),
-        Value::maybe(p.stops.map(|stops| 1.0 / stops.ratio.value)),
+        estimate(p.stops_ratio),
+        Value::maybe(p.stops_ratio.map(|ratio| 1.0 / ratio.value)),
         willing(&p.at_end),
         willing(&p.before),
     ]);
@@ -174,13 +170,11 @@ fn said(p: &ForcedPoint, all: &[ForcedPoint]) -> String {
             judged(&p.before, baseline)
         );
     }
-    if let Some(stops) = p.stops {
+    if let Some(ratio) = p.stops_ratio {
         out += &format!(
-            " Along those answers it expects {} the stops of {baseline} ({} and {} an answer): were that one factor at every token, answers with the same texts would be {}x as long.",
-            times(stops.ratio),
-            significant(stops.own, 3),
-            significant(stops.baseline, 3),
-            significant(1.0 / stops.ratio.value, 3)
+            " Along those answers, at ends of words, it stops with {} the probabilities of {baseline}: were that one factor at every token, answers with the same texts would be {}x as long.",
+            times(ratio),
+            significant(1.0 / ratio.value, 3)
         );
     }
     out + &left_out(p)

@@ -58,6 +58,7 @@ fn an_effect_is_said_with_its_null_its_limit_and_what_is_left_out() {
         "{less}"
     );
     assert!(less.contains("answers with the same texts would be 1."), "{less}");
+    assert!(less.contains("at ends of words") && !less.contains("an answer)"), "{less}");
     assert!(less.contains("Of 90 places 6 count with a bound"), "{less}");
     assert!(same.contains("no difference to base") && same.contains("would be found"), "{same}");
     assert!(limit.contains("vLLM within a chunk") && limit.contains("llama.cpp"), "{limit}");
@@ -69,6 +70,9 @@ fn tables_and_figure_hold_every_method_and_the_control() {
     let [effects, places] = named_tables(&points).map(|(_, table)| table);
     assert_eq!(effects.rows.len(), 3, "the baseline is what others are compared with");
     assert_eq!(places.rows.len(), 12);
+    // Places are ends of words and tokens are not: a number of stops an answer would be too large, and only its ratio is told.
+    let named = |name: &str| effects.columns.iter().any(|column| column.name == name);
+    assert!(named("stops_ratio") && !named("stops") && !named("baseline_stops"));
     let plots = figures_of(&points);
     let [plot] = &plots[..] else { panic!("{plots:?}") };
     let panel = &plot.figure.panels[0];

@@ -11,9 +11,10 @@
 //! - A server lists the likeliest tokens only. A stop token that is not listed has at most the lowest probability listed. A pair with one
 //!   such side counts with the bound where that tells the sign, which makes the difference smaller than it is, and not at all where it does
 //!   not; both are counted. Swapping the sides swaps the sign, so a method without an effect stays as likely to be above as below.
-//! - What it means for length: along an answer the probabilities of stopping add up to the number of stops that the method expects on the
-//!   baseline's text. Where they add up to 0.9 times the baseline's, answers with the same texts are 1 / 0.9 times as long, as far as one
-//!   factor holds at every token. Of answers that were sampled at temperature 1 the baseline's own sum is 1 on average, which is a check.
+//! - What it means for length: where along an answer a method's probabilities of stopping add up to 0.9 times the baseline's, answers with
+//!   the same texts are 1 / 0.9 times as long, as far as one factor holds at every token. Only this ratio is told, and no sum. A place is
+//!   the end of a word, where a model may well stop, and within words it hardly does; rows do not tell how many tokens end one, so each
+//!   is counted as if it did. Both sums are too large by that, and the ratio leans from the end of answers to what is before it.
 //!
 //! An engine whose prefill attends to keys that it has not yet compressed (vLLM within a chunk, LMDeploy) shows only part of the effect,
 //! because a forced text is prefilled; llama.cpp reads its compressed cache in prefill as well, and shows all of it.
@@ -39,7 +40,7 @@ use places::{Places, Seen};
 /// Columns that are read beside those of lengths.
 pub const COLUMNS: [&str; 4] = ["forced_at", "stop_logprob", "logprob_floor", "prompt_tokens"];
 
-/// The most of an expected number of stops that may rest on bounds; beyond it the number is not told.
+/// The most of either sum of probabilities that may rest on bounds; beyond it their ratio is not told.
 const BOUNDED_MAX: f64 = 0.05;
 
 /// How willing one method is to stop, at one target under one load.
@@ -59,8 +60,9 @@ pub struct ForcedPoint {
     pub at_end: Gap,
     /// At all other places.
     pub before: Gap,
-    /// Stops that are expected along an answer; `None` where the server did not count prompts or too much is only bounded.
-    pub stops: Option<Stops>,
+    /// Stops along an answer at ends of words over the baseline's, drawn as pairs; `None` where the server did not count prompts or too
+    /// much is only bounded.
+    pub stops_ratio: Option<Estimate>,
     /// Probability of stopping by place.
     pub curve: Vec<AtPlace>,
 }
@@ -85,17 +87,6 @@ pub struct Gap {
     pub to_baseline: Option<Estimate>,
     /// Against the baseline and everything that compresses nothing; `None` with too few prompts.
     pub shift: Option<Against>,
-}
-
-/// Stops that are expected along an answer, mean over prompts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stops {
-    /// Under the method.
-    pub own: f64,
-    /// Under the baseline.
-    pub baseline: f64,
-    /// The one over the other, drawn as pairs.
-    pub ratio: Estimate,
 }
 
 /// Mean probability of stopping at one place; where the token is not listed its bound counts.
@@ -230,7 +221,7 @@ fn of_point(seed: u64, places: &Places, one: &Compared, all: &[Compared]) -> For
         pairs: if is_baseline { Pairs::default() } else { pairs(places, one) },
         at_end: gap(true),
         before: gap(false),
-        stops: stops(seed, places, one),
+        stops_ratio: stops_ratio(seed, places, one),
         curve: curve(seed, places, one.own),
     }
 }
@@ -281,8 +272,8 @@ fn mean_of(seed: u64, label: &str, values: &[f64]) -> Option<Estimate> {
     Some(Estimate::new(stats::mean(values)?, interval, values.len()))
 }
 
-/// Stops of the method and of the baseline along each answer.
-fn stops(seed: u64, places: &Places, one: &Compared) -> Option<Stops> {
+/// Stops of the method along each answer over those of the baseline.
+fn stops_ratio(seed: u64, places: &Places, one: &Compared) -> Option<Estimate> {
     let both = |prompt: &places::Prompt| prompt.stops(one.own).zip(prompt.stops(one.theirs));
     let both: Vec<_> = places.prompts.iter().filter_map(both).collect();
     let sum = |of: &dyn Fn(&(places::Sum, places::Sum)) -> f64| both.iter().map(of).sum::<f64>();
@@ -295,9 +286,7 @@ fn stops(seed: u64, places: &Places, one: &Compared) -> Option<Stops> {
         both.iter().map(|(own, theirs)| vec![(own.all, theirs.all)]).collect();
     let mut rng = rng_for(seed, &format!("{} stops", places.points[one.own]));
     let (ratio, interval) = stats::paired_ratio(&groups, &mut rng, |values| stats::mean(values))?;
-    let n = both.len();
-    let ratio = Estimate::new(ratio, interval, n);
-    Some(Stops { own: own / n as f64, baseline: theirs / n as f64, ratio })
+    Some(Estimate::new(ratio, interval, both.len()))
 }
 
 fn curve(seed: u64, places: &Places, own: usize) -> Vec<AtPlace> {

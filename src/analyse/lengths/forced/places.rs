@@ -66,7 +66,7 @@ pub(super) struct Prompt {
     pub(super) places: Vec<Place>,
 }
 
-/// Stops that are expected along an answer, and how much of them is only a bound.
+/// Probabilities of stopping along an answer, added up as if every token ended a word, and how much of the sum is only a bound.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sum {
     pub(super) all: f64,
@@ -78,7 +78,7 @@ impl Prompt {
         self.places.iter().any(|place| place.seen.contains_key(&point))
     }
 
-    /// Stops along the answer, mean over repeats; `None` unless one of them has all that is needed.
+    /// The sum along the answer, mean over repeats; `None` unless one of them has all that is needed.
     pub(super) fn stops(&self, point: usize) -> Option<Sum> {
         let repeats: BTreeSet<i64> = self.places.iter().map(|place| place.repeat).collect();
         let one = |repeat: &i64| {
@@ -92,7 +92,8 @@ impl Prompt {
     }
 }
 
-/// The mean probability at the places before the end times the tokens of the answer, and the probability at the end. `None` unless
+/// The mean probability at the places before the end times the tokens of the answer, and the probability at the end. As places are ends
+/// of words and tokens need not be, this is more than the stops that are expected; only ratios of it mean something. `None` unless
 /// every place was answered, and there are two before the end, which tell how many tokens lie between places.
 fn stops_along(places: &[&Place], point: usize) -> Option<Sum> {
     let (end, before) = places.split_last().filter(|(end, _)| end.is_end())?;

@@ -51,13 +51,13 @@ pub(super) fn judge(columns: &[Column], families: &[usize], options: &Options<'_
         .for_each(|(row, family)| members.entry(*family).or_default().push(row));
     let members: Vec<Vec<usize>> = members.into_values().collect();
     let all: Vec<usize> = (0..families.len()).collect();
-    let whole = drawn(columns, &compared, &all);
+    let whole = drawn(columns, &compared, &all, score::measures);
     let one = |number: usize| {
         let mut rng = stats::seeded(options.seed.wrapping_add(number as u64));
         let rows: Vec<usize> = (0..members.len())
             .flat_map(|_| members[rng.random_range(0..members.len())].iter().copied())
             .collect();
-        drawn(columns, &compared, &rows)
+        drawn(columns, &compared, &rows, score::measures_of_draw)
     };
     let draws: Vec<Drawn> = (0..options.resamples).into_par_iter().map(one).collect();
     let predictors = columns.iter().enumerate().map(|(at, column)| {
@@ -72,11 +72,16 @@ pub(super) fn judge(columns: &[Column], families: &[usize], options: &Options<'_
     Judged { predictors: predictors.collect(), differences: differences.collect() }
 }
 
-fn drawn(columns: &[Column], compared: &[(usize, usize)], rows: &[usize]) -> Drawn {
+fn drawn(
+    columns: &[Column],
+    compared: &[(usize, usize)],
+    rows: &[usize],
+    measures: fn(&[&Marked]) -> Measures,
+) -> Drawn {
     let measure = |column: &Column| {
         let marked: Vec<&Marked> =
             rows.iter().filter_map(|row| column.marked[*row].as_ref()).collect();
-        score::measures(&marked)
+        measures(&marked)
     };
     let predictors: Vec<Measures> = columns.iter().map(measure).collect();
     let difference = |(a, b): &(usize, usize)| {
@@ -88,7 +93,7 @@ fn drawn(columns: &[Column], compared: &[(usize, usize)], rows: &[usize]) -> Dra
             let (a, b) = (&columns[*a].marked, &columns[*b].marked);
             let both = rows.iter().filter_map(|row| a[*row].as_ref().zip(b[*row].as_ref()));
             let (a, b): (Vec<&Marked>, Vec<&Marked>) = both.unzip();
-            (score::measures(&a), score::measures(&b))
+            (measures(&a), measures(&b))
         };
         std::array::from_fn(|at| Some(of_a[at]? - of_b[at]?))
     };

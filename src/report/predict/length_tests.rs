@@ -1,0 +1,92 @@
+use super::*;
+use crate::{
+    predict::length::{
+        Length, Sample,
+        evaluate::{Column, Judged},
+        score::{Guess, NAMES},
+    },
+    stats::Interval,
+};
+
+type Verdicts = [Verdict; NAMES.len()];
+
+fn tau_of(tau: Option<f64>) -> Verdicts {
+    let mut verdicts = [None; NAMES.len()];
+    verdicts[TAU] = tau.map(|tau| (tau, Some(Interval { low: tau - 0.1, high: tau + 0.1 })));
+    verdicts
+}
+
+/// What T1 and T0 reach, and their difference.
+fn evaluation(t1: Option<f64>, t0: Option<f64>, difference: Option<f64>) -> Evaluation {
+    let predictors = [(Predictor::T0, t0), (Predictor::T1, t1), (Predictor::Ceiling, Some(0.5))];
+    Evaluation {
+        n_prompts: 10,
+        n_families: 10,
+        n_answers: 14,
+        n_censored: 0,
+        n_repeated: 2,
+        n_tasks: 1,
+        judged: Judged {
+            predictors: predictors.map(|(who, tau)| (who, tau_of(tau), 10)).to_vec(),
+            differences: vec![(Predictor::T1, Predictor::T0, tau_of(difference))],
+        },
+        columns: Vec::new(),
+        shifts: Vec::new(),
+        methods: Vec::new(),
+    }
+}
+
+#[test]
+fn t0_ranks_nothing_only_where_it_has_no_tau() {
+    let said = |t1, t0, difference| against(&evaluation(t1, t0, difference), Predictor::T0, "T0");
+    let nothing = said(Some(0.4), None, None);
+    assert!(nothing.starts_with("T1 beats T0: it says one length") && nothing.contains("0.400"));
+    let both = said(Some(0.4), Some(0.3), None);
+    assert!(both.starts_with("T1 and T0 cannot be compared"), "{both}");
+    let neither = said(None, None, None);
+    assert!(neither.starts_with("T1 and T0 cannot be compared"), "{neither}");
+    let worse = said(Some(0.4), Some(0.7), Some(-0.3));
+    assert!(worse.starts_with("T1 is worse than T0: tau differs by -0.300"), "{worse}");
+}
+
+/// Eight prompts with one answer and two with three: two others each.
+#[test]
+fn others_of_the_ceiling_are_those_of_prompts_that_have_some() {
+    let said = ceiling(&evaluation(None, None, None));
+    assert!(said.contains("the other answers to the same prompt, 2.0 on average"), "{said}");
+}
+
+#[test]
+fn answers_without_rank_and_cut_ones_are_counted() {
+    let length = |tokens| Length { tokens, censored: false };
+    let sample = |tokens: &[u32]| Sample {
+        prompt: String::new(),
+        family: 0,
+        task: None,
+        max_tokens: 100,
+        method: "m".into(),
+        lengths: tokens.iter().copied().map(length).collect(),
+    };
+    let guess = Guess { middle: 5.0, ends: None, of_twins: false };
+    let marked = [&[1, 2][..], &[3]]
+        .map(|tokens| Some(Marked::new(&sample(tokens), vec![guess; tokens.len()], 0, &[])));
+    let mut evaluation = evaluation(Some(0.4), None, None);
+    evaluation.columns = vec![Column { predictor: Predictor::Constant, marked: marked.to_vec() }];
+    let said = finding(&evaluation).join(" ");
+    assert!(said.contains("1 of 14 answers are in no measure of rank"), "{said}");
+    let difference = Difference {
+        mean: 0.1,
+        low: None,
+        high: None,
+        n_prompts: 9,
+        n_left_out: 3,
+        n_own_cut: 2,
+        n_other_cut: 1,
+        n_both_cut: 0,
+    };
+    let shift = Shift { method: "q4".into(), difference, null: None, slope: None };
+    let said = shift_words(&shift);
+    assert!(said.contains("Of 9 prompts 2 have") && said.contains("3 more"), "{said}");
+    let table = shifts(&[shift]);
+    assert!(table.rows.iter().all(|row| row.len() == table.columns.len()));
+}
