@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use anyhow::bail;
 
 use super::Fitted;
-use crate::predict::{Model, ModelFile, Phase, StepTimes, Work};
+use crate::predict::{Model, ModelFile, Phase, StepTimes, Subject, Work};
 
 /// Models of a method. Prefill was fitted to times to the first token at the client, so its overhead holds the way to the engine and
 /// back, which delays a request and keeps no engine busy: what it has more than decode's is taken for that.
@@ -13,6 +13,10 @@ struct Times {
     prefill: Model,
     decode: Model,
     way_s: f64,
+}
+
+fn listed(words: impl Iterator<Item = String>) -> String {
+    words.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; ")
 }
 
 fn overhead_s(model: &Model) -> f64 {
@@ -33,37 +37,32 @@ impl StepTimes for Times {
     }
 }
 
-/// Step times of a method on the one subject of the file whose words contain `subject`.
+/// Step times of a method on the one subject of the file that `subject` calls, see [`Subject::is_called`].
 ///
 /// # Errors
 /// No such subject or several, or one without prefill or decode of the method.
 pub fn from_file(file: &ModelFile, subject: &str, method: &str) -> anyhow::Result<Fitted> {
-    let of_method = || file.models.iter().filter(|model| model.method == method);
-    let words: BTreeSet<String> = of_method()
-        .map(|model| model.subject.words())
-        .filter(|words| words.contains(subject))
-        .collect();
-    let names = |words: &BTreeSet<String>| words.iter().cloned().collect::<Vec<_>>().join("; ");
-    if words.len() > 1 {
+    let called = file.subjects(subject)?;
+    let here = || file.models.iter().filter(|model| called.contains(&model.subject));
+    let of_method = || here().filter(|model| model.method == method);
+    let subjects: BTreeSet<&Subject> = of_method().map(|model| &model.subject).collect();
+    if subjects.len() > 1 {
         bail!(
             "--model: expected one subject of {method}, got {}: {}\n  hint: say which with --subject",
-            words.len(),
-            names(&words)
+            subjects.len(),
+            listed(subjects.into_iter().map(Subject::full))
         );
     }
-    let of = |phase: Phase| {
-        of_method().find(|m| m.phase == phase && words.contains(&m.subject.words())).cloned()
-    };
-    let (Some(prefill), Some(decode), Some(words)) =
-        (of(Phase::Prefill), of(Phase::Decode), words.first())
-    else {
-        let all =
-            file.models.iter().map(|m| format!("{} of {}", m.method, m.subject.words())).collect();
+    let of = |phase: Phase| of_method().find(|model| model.phase == phase).cloned();
+    let (Some(prefill), Some(decode)) = (of(Phase::Prefill), of(Phase::Decode)) else {
+        let words =
+            |m: &Model| format!("{} of {} of {}", m.phase.name(), m.method, m.subject.full());
         bail!(
             "--model: expected prefill and decode of {method}, got {}\n  hint: fit a run in which {method} met an idle engine, or leave --model out",
-            names(&all)
+            listed(here().map(words))
         );
     };
+    let words = prefill.subject.words();
     let way_s = (overhead_s(&prefill) - overhead_s(&decode)).max(0.0);
     Ok(Fitted {
         source: format!("{words}, from the file"),
@@ -135,7 +134,13 @@ mod tests {
         };
         assert_eq!(of("b 2", "fp16"), Ok(()));
         assert!(of("", "fp16").unwrap_err().contains("--subject"));
-        assert!(of("c 3", "fp16").unwrap_err().contains("fp16 of"));
+        for called in ["B 2", "A 1"] {
+            assert_eq!(of(called, "fp16"), Ok(()), "in any case");
+        }
+        assert!(of("ENGINE", "fp16").unwrap_err().contains("--subject"), "the source of both");
+        let none = of("c 3", "fp16").unwrap_err();
+        assert!(none.starts_with("--subject: expected a part of one of the subjects"), "{none}");
+        assert!(none.contains("got `c 3`\n  hint: they are m on cpu (a 1) [engine]; "), "{none}");
         assert!(of("", "int8").unwrap_err().contains("prefill and decode of int8"));
     }
 }
