@@ -71,10 +71,11 @@ pub struct Score {
     pub null: Option<Errors>,
     /// Of the table; where it has an answer.
     pub interpolate: Option<Errors>,
-    /// Points inside the 80 % interval, and points with one.
-    pub covered: (usize, usize),
-    /// Points outside the domain of the model that was asked.
-    pub n_outside: usize,
+    /// Points inside the 80 % interval, and points with one; `None` where the predictor under test gives no intervals, as only
+    /// the fitted model does.
+    pub covered: Option<(usize, usize)>,
+    /// Points outside the domain of the model that was asked; `None` where the predictor under test is another.
+    pub n_outside: Option<usize>,
     /// The predictor under test and the null on the same points, without the baseline, for which they are the same.
     pub against_null: Option<(Errors, Errors)>,
     /// By how many points of percent the predictor's error is smaller on these, mean with 95 % bootstrap interval over what is
@@ -82,8 +83,9 @@ pub struct Score {
     pub gain: Option<Interval>,
 }
 
-/// Shapes, or methods, that differ independently of one another, below which a bootstrap of them claims more than it knows.
-pub const CLUSTERS_MIN: usize = 5;
+/// Shapes, or methods, that differ independently of one another, below which a bootstrap of them claims more than it knows: drawn from
+/// values of one sign it never leaves that sign, and five agree by chance once in 16, six once in 32.
+pub const CLUSTERS_MIN: usize = 6;
 
 /// What a difference comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -257,7 +259,9 @@ pub fn errors(held: &[&Held], predictor: Predictor) -> Option<Errors> {
 fn score(split: Split, phase: Phase, held: &[&Held], predictor: Predictor) -> Score {
     let noise: Vec<f64> = held.iter().filter_map(|h| h.noise).collect();
     let covered: Vec<bool> = held.iter().filter_map(|h| h.is_covered()).collect();
+    let n_covered = covered.iter().filter(|inside| **inside).count();
     let outside = |h: &&&Held| h.model.as_ref().is_some_and(|said| !said.place.in_domain);
+    let fitted = predictor == Predictor::Roofline;
     let methods: Vec<&Held> = held
         .iter()
         .copied()
@@ -274,8 +278,8 @@ fn score(split: Split, phase: Phase, held: &[&Held], predictor: Predictor) -> Sc
         roofline: errors(held, Predictor::Roofline),
         null: errors(held, Predictor::Null),
         interpolate: errors(held, Predictor::Interpolate),
-        covered: (covered.iter().filter(|inside| **inside).count(), covered.len()),
-        n_outside: held.iter().filter(outside).count(),
+        covered: fitted.then_some((n_covered, covered.len())),
+        n_outside: fitted.then(|| held.iter().filter(outside).count()),
         against_null: errors(&methods, predictor).zip(errors(&methods, Predictor::Null)),
         gain: gain(split, &methods, predictor),
     }
@@ -313,8 +317,9 @@ impl Score {
         }
     }
 
-    /// Share inside the 80 % interval.
+    /// Share inside the 80 % interval; `None` without one.
     pub fn coverage(&self) -> Option<f64> {
-        (self.covered.1 > 0).then(|| self.covered.0 as f64 / self.covered.1 as f64)
+        let (inside, n) = self.covered?;
+        (n > 0).then(|| inside as f64 / n as f64)
     }
 }

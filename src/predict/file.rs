@@ -1,10 +1,12 @@
 //! Models on disk: `{"schema": "kvbench-throughput/1", "created_from": [...], "models": [...]}`.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context as _, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Phase,
+    Phase, Subject, fault,
     model::{Model, Steps},
 };
 
@@ -17,7 +19,7 @@ pub const SCHEMA: &str = "kvbench-throughput/1";
 pub struct ModelFile {
     /// [`SCHEMA`].
     pub schema: String,
-    /// Runs that were fitted.
+    /// Runs and files that were fitted; which of its models each one is in is not told.
     pub created_from: Vec<Origin>,
     /// One a subject, method (with its budget) and phase.
     pub models: Vec<Model>,
@@ -69,22 +71,34 @@ impl ModelFile {
             format!("{name}: expected a whole file of schema {SCHEMA}, got another")
         })?;
         ensure!(!file.models.is_empty(), "{name}: expected a model, got none{hint}");
-        for (at, model) in file.models.iter().enumerate() {
-            if let Some(fault) = model.fault() {
-                bail!("{name}: models[{at}] ({}): {fault}{hint}", model.method);
-            }
+        if let Some(fault) = fault::of_file(&file) {
+            bail!("{name}: {fault}{hint}");
         }
         Ok(file)
     }
 
-    /// Step times of a method on the one subject whose words contain `subject`; of a method with several budgets, of the first.
+    /// Subjects that `text` calls, see [`Subject::is_called`].
+    ///
+    /// # Errors
+    /// None of them.
+    pub fn subjects(&self, text: &str) -> anyhow::Result<BTreeSet<&Subject>> {
+        let all: BTreeSet<&Subject> = self.models.iter().map(|model| &model.subject).collect();
+        let called: BTreeSet<&Subject> =
+            all.iter().copied().filter(|subject| subject.is_called(text)).collect();
+        ensure!(
+            !called.is_empty(),
+            "--subject: expected a part of one of the subjects in the file, got `{text}`\n  hint: they are {}",
+            all.into_iter().map(Subject::full).collect::<Vec<_>>().join("; ")
+        );
+        Ok(called)
+    }
+
+    /// Step times of a method on the one subject that `subject` calls; of a method with several budgets, of the first.
     /// `None` where prefill or decode of it was not fitted.
     pub fn steps(&self, subject: &str, method: &str) -> Option<Steps<'_>> {
         let of = |phase: Phase| {
             self.models.iter().find(|model| {
-                model.phase == phase
-                    && model.method == method
-                    && model.subject.words().contains(subject)
+                model.phase == phase && model.method == method && model.subject.is_called(subject)
             })
         };
         Some(Steps { prefill: of(Phase::Prefill)?, decode: of(Phase::Decode)? })

@@ -60,6 +60,11 @@ impl Local {
         self.knots.is_sorted_by(|a, b| a.y <= b.y)
     }
 
+    /// What it was made of.
+    pub(super) fn log_ratios(&self) -> impl Iterator<Item = f64> + '_ {
+        self.knots.iter().map(|knot| knot.log_ratio)
+    }
+
     /// What the fitted time is to be multiplied with.
     pub fn factor(&self, work: &Work) -> f64 {
         let (x, y) = position(work);

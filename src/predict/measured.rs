@@ -21,7 +21,7 @@ const EVICTING: [&str; 3] = ["h2o", "stream", "snap"];
 pub struct MeasuredRow {
     /// Model as the file names it.
     pub model: String,
-    /// Method as the file names it; what starts with `None` compresses nothing.
+    /// Method as the file names it; what starts with `None`, in any case, compresses nothing.
     pub method: String,
     /// Sequences.
     pub bsz: u32,
@@ -45,7 +45,7 @@ impl MeasuredRow {
 
     /// Whether nothing is compressed.
     pub fn is_baseline(&self) -> bool {
-        self.method.starts_with("None")
+        self.method.to_lowercase().starts_with("none")
     }
 }
 
@@ -189,12 +189,10 @@ pub fn read_with(
 fn observation(rows: &[MeasuredRow], options: &MeasuredOptions) -> Observation {
     let first = &rows[0];
     let budget = options.budget.filter(|_| evicts(&first.method));
-    let (sequences, len) = (first.bsz as usize, f64::from(first.prompt_len));
+    let (sequences, len) = (f64::from(first.bsz), f64::from(first.prompt_len));
     let work = match first.phase {
-        Phase::Decode => {
-            Work::decode(std::iter::repeat_n(len + options.generated, sequences), budget)
-        }
-        Phase::Prefill => Work::prefill(std::iter::repeat_n((len, 0.0), sequences)),
+        Phase::Decode => Work::decode_alike(sequences, len + options.generated, budget),
+        Phase::Prefill => Work::prefill_alike(sequences, (len, 0.0)),
     };
     Observation {
         subject: Subject {

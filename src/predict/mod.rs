@@ -17,6 +17,7 @@ pub mod columns;
 pub mod curve;
 pub mod domain;
 pub mod eval;
+mod fault;
 pub mod file;
 pub mod fit;
 pub mod interval;

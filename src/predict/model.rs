@@ -69,7 +69,8 @@ pub struct Model {
 pub struct Prediction {
     /// Seconds.
     pub time_s: f64,
-    /// 10th and 90th percentile of the median over repeats of such a pass, seconds.
+    /// 10th and 90th percentile of the median over repeats of such a pass, seconds; `None` where too few points were held out for
+    /// one, and far from what was fitted.
     pub interval_s: Option<(f64, f64)>,
     /// The same of one repeat of it: wider by what repeats differ. Where no shape was repeated, each point was a single one and
     /// the interval is that of one repeat already.
@@ -92,11 +93,13 @@ impl Model {
     }
 
     /// Seconds with their interval and their place. Outside the domain the interval is wider by as many times as the pass lies
-    /// beyond the range: errors of a slope grow in proportion to the distance.
+    /// beyond the range: errors of a slope grow in proportion to the distance. Far from it nothing that was held out tells how they
+    /// grow, so there is none.
     pub fn predict(&self, work: &Work) -> Prediction {
         let (time_s, place) = (self.time_s(work), self.domain.place(work));
         let around = |logs: LogInterval| (time_s * logs.p10.exp(), time_s * logs.p90.exp());
-        let median = self.interval.map(|logs| logs.widened(place.distance));
+        let median = self.interval.filter(|_| !place.far);
+        let median = median.map(|logs| logs.widened(place.distance));
         let single = median.map(|logs| self.noise.map_or(logs, |noise| logs.of_one_repeat(noise)));
         Prediction {
             time_s,
@@ -104,29 +107,6 @@ impl Model {
             one_repeat_s: single.map(around),
             place,
         }
-    }
-
-    /// Why it cannot be used, if it cannot: a file may hold anything.
-    pub(super) fn fault(&self) -> Option<String> {
-        let names = self.terms.names(self.phase);
-        let found: Vec<&str> = self.coefficients.iter().map(|cost| cost.term.as_str()).collect();
-        let expected: Vec<&str> = names.iter().map(|(term, _)| *term).collect();
-        if found != expected {
-            return Some(format!(
-                "expected the coefficients {}, got {}",
-                expected.join(", "),
-                found.join(", ")
-            ));
-        }
-        if let Some(cost) = self.coefficients.iter().find(|cost| cost.value < 0.0) {
-            return Some(format!(
-                "expected no negative coefficient, got {} for {}",
-                cost.value, cost.term
-            ));
-        }
-        let sorted = self.residuals.as_ref().is_none_or(Local::is_sorted);
-        (!sorted)
-            .then(|| "expected residuals in ascending order of y, got another order".to_owned())
     }
 }
 

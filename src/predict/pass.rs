@@ -48,6 +48,28 @@ impl Work {
         work
     }
 
+    /// The same over `batch` sequences of one length, however many: nothing is counted one by one.
+    pub fn decode_alike(batch: f64, kv_len: f64, budget: Option<f64>) -> Self {
+        Self {
+            phase: Phase::Decode,
+            batch,
+            new_tokens: batch,
+            attended: batch * budget.map_or(kv_len, |most| kv_len.min(most)),
+            cached: batch * kv_len,
+        }
+    }
+
+    /// A prefill pass over `batch` sequences of one `(chunk, kv)`, see [`Work::prefill`].
+    pub fn prefill_alike(batch: f64, (chunk, kv): (f64, f64)) -> Self {
+        Self {
+            phase: Phase::Prefill,
+            batch,
+            new_tokens: batch * chunk,
+            attended: batch * chunk * (kv + chunk / 2.0),
+            cached: batch * kv,
+        }
+    }
+
     /// A prefill pass over `(chunk, kv)`: new tokens of a sequence, and those of it that lie in the cache already. What a method
     /// evicts is evicted after the pass, so there is no budget here.
     pub fn prefill(chunks: impl IntoIterator<Item = (f64, f64)>) -> Self {
@@ -110,6 +132,7 @@ pub enum Source {
 
 /// What a model is of: nothing fitted on one subject is used for another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Subject {
     /// Where its rows come from.
     pub source: Source,
@@ -159,6 +182,15 @@ mod tests {
         assert!((capped.attended - 612.0).abs() < 1e-9);
         assert!((capped.batch - 2.0).abs() < 1e-9);
         assert!((capped.cached - free.cached).abs() < 1e-9);
+    }
+
+    #[test]
+    fn sequences_alike_are_counted_at_once() {
+        for budget in [None, Some(512.0)] {
+            let all = Work::decode([900.0; 7], budget);
+            assert_eq!(Work::decode_alike(7.0, 900.0, budget), all);
+        }
+        assert_eq!(Work::prefill_alike(3.0, (640.0, 96.0)), Work::prefill([(640.0, 96.0); 3]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Observation, Pass, Phase, Subject, Work, curve::Row};
+use super::{Observation, Pass, Phase, Source, Subject, Work, curve::Row};
 use crate::stats;
 
 /// Everything that was measured of one method on one subject in one phase.
@@ -79,13 +79,53 @@ fn group(key: Key, passes: impl Iterator<Item = Pass>) -> Group {
     }
 }
 
+/// Subjects and phases of which only methods were measured, in words: nothing stands for doing without one there.
+pub fn without_baseline(observations: &[Observation]) -> Vec<String> {
+    let mut seen: BTreeMap<(&Subject, Phase), bool> = BTreeMap::new();
+    for one in observations {
+        *seen.entry((&one.subject, one.pass.work.phase)).or_default() |= one.is_baseline;
+    }
+    let bare = seen.into_iter().filter(|(_, has_one)| !has_one);
+    bare.map(|((subject, phase), _)| {
+        format!(
+            "{} of {}: no baseline (of a --measured file a method whose name starts with None), so no null to compare with",
+            phase.name(),
+            subject.words()
+        )
+    })
+    .collect()
+}
+
 /// Mean noise of the points that have any; `None` where none has.
 pub fn noise<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<f64> {
     let known: Vec<f64> = points.into_iter().filter_map(|point| point.noise).collect();
     stats::mean(&known)
 }
 
+impl Source {
+    /// As written in files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Kernel => "kernel",
+            Source::Engine => "engine",
+            Source::File => "file",
+        }
+    }
+}
+
 impl Subject {
+    /// Whether its words, its target or its source contain `text`, in any case: what `--subject` asks for.
+    pub fn is_called(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        let own = [Some(self.words()), self.target.clone(), Some(self.source.name().to_owned())];
+        own.into_iter().flatten().any(|words| words.to_lowercase().contains(&text))
+    }
+
+    /// Its words with its source, by which two of the same words differ.
+    pub fn full(&self) -> String {
+        format!("{} [{}]", self.words(), self.source.name())
+    }
+
     /// One line: `llama-2-7b on A6000 (llamacpp b9917, target server-fast)`.
     pub fn words(&self) -> String {
         // A server that told no name goes by that of its target already.

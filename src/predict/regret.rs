@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     Phase, Subject,
-    eval::{Held, Predictor},
+    eval::{CLUSTERS_MIN, Held, Predictor},
     split::{Split, shape},
 };
 use crate::stats::{self, Interval};
@@ -23,7 +23,8 @@ pub struct Decisions {
     /// The same of the method that is best on average over a subject's shapes, chosen with hindsight: mean, percent, and its name
     /// a subject.
     pub best_static: (f64, Vec<Named>),
-    /// By how many points of percent choosing costs less than that method, mean over shapes with 95 % bootstrap interval.
+    /// By how many points of percent choosing costs less than that method, mean over shapes with 95 % bootstrap interval;
+    /// `None` with fewer than [`CLUSTERS_MIN`] of them.
     pub gain: Option<Interval>,
     /// Mean regret of always taking the baseline; `None` where a subject has none.
     pub baseline_pct: Option<f64>,
@@ -83,7 +84,11 @@ fn of_phase(held: &[Held], phase: Phase, predictor: Predictor) -> Option<Decisio
         n_left_out: n_all - all.len(),
         regret_pct: (stats::mean(&regrets)?, stats::quantile_sorted(&regrets, 0.95)?),
         best_static: (stats::mean(&static_regrets)?, names),
-        gain: stats::mean_interval(&gains, &mut stats::seeded(0)),
+        gain: if gains.len() < CLUSTERS_MIN {
+            None
+        } else {
+            stats::mean_interval(&gains, &mut stats::seeded(0))
+        },
         baseline_pct: always_baseline(&all),
         signs_5: signs(&all, 1.05),
         signs_10: signs(&all, 1.10),
@@ -219,6 +224,25 @@ mod tests {
         }
         let one = decided(&all).unwrap();
         assert_eq!((one.n, one.best_static.1[0].1.as_str()), (1, "h2o, budget 256"));
+    }
+
+    /// Five shapes at which choosing gains something agree by chance once in 16.
+    #[test]
+    fn a_few_shapes_do_not_show_that_choosing_pays() {
+        let of = |n: u32| {
+            let mut all = Vec::new();
+            for nth in 0..n {
+                let kv_len = 1000.0 * f64::from(1 << nth);
+                // Either is far faster at every other shape.
+                let (one, other) = if nth % 2 == 0 { (1.0, 5.0) } else { (5.0, 1.0) };
+                all.push(held("fp16", kv_len, one, one));
+                all.push(held("kivi", kv_len, other, other));
+            }
+            let one = decided(&all).unwrap();
+            (one.n, one.gain.is_some())
+        };
+        assert_eq!(of(5), (5, false));
+        assert_eq!(of(6), (6, true));
     }
 
     #[test]

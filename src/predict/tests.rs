@@ -2,6 +2,7 @@
 
 use rand::RngExt as _;
 use rand_distr::{Distribution as _, Normal};
+use serde_json::{Value, json};
 
 use super::{
     Model, ModelFile, Observation, Pass, Phase, Prediction, Source, StepTimes as _, Subject, Work,
@@ -122,6 +123,9 @@ fn far_from_the_data_the_interval_is_wider() {
     };
     let (inside, outside) = (width(&decode(32, 4096.0)), width(&decode(64, 4096.0)));
     assert!((outside / inside - 2.0).abs() < 1e-6, "{inside} {outside}");
+    let far = model.predict(&decode(200, 4096.0));
+    assert!(far.place.far && far.time_s > 0.0);
+    assert_eq!((far.interval_s, far.one_repeat_s), (None, None), "nothing tells how far off it is");
 }
 
 #[test]
@@ -319,6 +323,62 @@ fn a_broken_file_says_what_is_wrong() {
     assert!(error(&text.replacen("\"value\": 0", "\"value\": -1", 1)).contains("negative"));
 }
 
+/// Each of these alone would be printed as a prediction.
+#[test]
+fn an_edited_file_is_refused() {
+    let models = fit(&with_prefill(), &Options::default()).models;
+    let text = ModelFile::new(Vec::new(), models).text().unwrap();
+    let whole: Value = serde_json::from_str(&text).unwrap();
+    let error = |edit: &dyn Fn(&mut Value)| {
+        let mut edited = whole.clone();
+        edit(&mut edited);
+        ModelFile::parse(&edited.to_string(), "m").err().map(|error| format!("{error:#}"))
+    };
+    assert_eq!(error(&|_| ()), None);
+    let knots = |log_ratio: f64| json!({"knots": [{"x": 0.0, "y": 0.0, "log_ratio": log_ratio}]});
+    // Prefill comes first, then decode.
+    for (pointer, value, part) in [
+        ("/models/1/budget", json!(-512.0), "expected a budget above 0, got -512"),
+        ("/models/0/budget", json!(512.0), "expected no budget of a prefill, got 512"),
+        ("/models/1/factor", json!(0.5), "expected a factor above 0 of a calibrated model"),
+        ("/models/1/residuals", json!({"knots": []}), "expected residuals at some point"),
+        ("/models/1/residuals", knots(1000.0), "log ratio up to 20, got 1000"),
+        ("/models/1/coefficients/1/value", json!(1e308), "s at the end of the domain, got"),
+        ("/models/1/coefficients/0/unit", json!("hours"), "got 1 in hours"),
+        ("/models/1/interval", json!({"p10": 0.1, "p90": -0.1}), "an interval in ascending order"),
+        ("/models/1/errors/mape_pct", json!(-1.0), "expected errors from 0 %"),
+        ("/models/1/noise", json!(-3.0), "expected a noise from 0, got -3"),
+        ("/models/1/n_repeats", json!(1), "n_points from 1 and as many n_repeats or more"),
+        ("/models/1/domain/size/high", json!(0.5), "a domain of size in ascending order"),
+        ("/models/1/domain/kv_len/low", json!(-1.0), "a domain of kv_len"),
+    ] {
+        let said = error(&|file| *file.pointer_mut(pointer).unwrap() = value.clone()).unwrap();
+        assert!(said.contains(part) && said.starts_with("m: models["), "{pointer}: {said}");
+    }
+    let free = |file: &mut Value| {
+        for cost in file["models"][1]["coefficients"].as_array_mut().unwrap() {
+            cost["value"] = json!(0.0);
+        }
+    };
+    assert!(error(&free).unwrap().contains("expected a coefficient above 0, got none"));
+    let told = |file: &mut Value| file["models"][1]["subject"]["when"] = json!("now");
+    assert!(error(&told).unwrap().contains("unknown field `when`"));
+    let twice = |file: &mut Value| {
+        let models = file["models"].as_array_mut().unwrap();
+        models.push(models[1].clone());
+    };
+    assert!(error(&twice).unwrap().starts_with("m: models[2] (fp16): expected one model of"));
+}
+
+#[test]
+fn a_subject_is_called_by_any_part_in_any_case() {
+    let subject = Subject { target: Some("Fast".into()), ..subject(Source::Kernel) };
+    for called in ["", "MODEL", "device", "Engine 1", "fast", "Kernel"] {
+        assert!(subject.is_called(called), "{called}");
+    }
+    assert!(!subject.is_called("file"));
+}
+
 /// A method that is faster at short lengths and slower at long ones: the choice changes, and a static one pays for it.
 #[test]
 fn choices_by_a_good_model_beat_the_best_static_one() {
@@ -354,6 +414,13 @@ fn a_model_is_judged_beside_the_null_on_points_without_the_baseline() {
     assert_eq!(own.n, 36);
     assert!(own.mape_pct < 2.0 && null.mape_pct > 80.0);
     assert!(random.coverage().is_some_and(|share| (0.65..0.95).contains(&share)));
+    assert!(random.n_outside.is_some());
+    // Neither has intervals; those of the model are not theirs.
+    for predictor in [Predictor::Null, Predictor::Interpolate] {
+        for score in eval::scores(&held, predictor) {
+            assert_eq!((score.covered, score.n_outside), (None, None), "{predictor:?}");
+        }
+    }
     let four = scores.iter().find(|score| score.split == Split::NewMethod4).unwrap();
     assert!(four.n == 32 && four.roofline.is_some_and(|errors| errors.mape_pct < 3.0));
     let zero = scores.iter().find(|score| score.split == Split::NewMethod0).unwrap();
@@ -378,7 +445,9 @@ fn few_methods_do_not_show_what_a_new_one_gains() {
     for factor in [0.6, 0.7, 0.8] {
         points.extend(sweep(&format!("kivi-{factor}"), factor, 0.01, &mut rng));
     }
-    assert!(gains(&points, Split::NewMethod4).is_some_and(|gain| gain.low > 0.0), "five methods");
+    assert_eq!(gains(&points, Split::NewMethod4), None, "five methods");
+    points.extend(sweep("kivi-0.45", 0.45, 0.01, &mut rng));
+    assert!(gains(&points, Split::NewMethod4).is_some_and(|gain| gain.low > 0.0), "six methods");
 }
 
 /// A method that was measured at one batch has nothing to learn from; its baseline's model is not its own.

@@ -78,7 +78,10 @@ fn a_fitted_file_predicts_with_its_domain_and_provenance() {
         (&outside["in_domain"], &outside["far"]),
         (&Value::Bool(false), &Value::Bool(false))
     );
-    assert_eq!(ask("KIVI-4", "20000", &[])["far"], true);
+    assert_eq!((&outside["no_interval"], outside["p10_s"].is_null()), (&Value::Null, false));
+    let far = ask("KIVI-4", "20000", &[]);
+    assert_eq!((&far["far"], &far["p10_s"]), (&Value::Bool(true), &Value::Null));
+    assert!(far["no_interval"].as_str().unwrap().contains("nothing that was held out"), "{far}");
     // What is not kept is not read, however long the prompt.
     let sparse = ask("H2O-16", "20000", &[]);
     assert_eq!(
@@ -124,7 +127,21 @@ fn what_is_unclear_or_broken_is_an_error_with_a_remedy() {
     );
     fs::write(&broken, &text[..text.len() / 2]).unwrap();
     ask(broken.to_str().unwrap(), "KIVI-4", "broken.json: expected");
+    // The source of both subjects, in any case.
+    let many = ["throughput", "--model", &model, "--method", "KIVI-4", "--subject", "FILE"];
+    fails(&[&many[..], &["--batch", "1", "--kv-len", "9"]].concat(), "got 2");
+    let none = ["--subject", "kernel", "--batch", "1", "--kv-len", "9"];
+    fails(
+        &[&many[..5], &none].concat(),
+        "--subject: expected a part of one of the subjects in the file, got `kernel`\n  hint: they are org/Llama-2-7b on",
+    );
     let table = dir.path().join("measured.csv").display().to_string();
+    let copy = dir.path().join("copy.csv").display().to_string();
+    fs::copy(&table, &copy).unwrap();
+    for command in [&["eval"][..], &["fit", "--out", &model]] {
+        let twice = [command, &["--measured", &table, "--measured", &copy]].concat();
+        fails(&twice, "copy.csv: expected measurements of its own, got the same content as");
+    }
     let calibrate = ["fit", "--measured", &table, "--out", &model, "--calibrate", "gear"];
     fails(&calibrate, "the methods are H2O-16, KIVI-4");
     fails(&["eval", dir.path().to_str().unwrap()], "hint");
@@ -170,7 +187,34 @@ fn an_evaluation_has_the_documented_keys_and_pictures() {
     ] {
         assert!(fs::read_to_string(plots.join(format!("{name}.svg"))).unwrap().starts_with("<svg"));
     }
-    let (code, out, _) = kvbench(&[&args[..5], &["--predictor", "null"]].concat());
+    let null = [&args[..5], &["--predictor", "null"]].concat();
+    let (code, out, err) = kvbench(&null);
     assert_eq!(code, Some(0));
     assert!(out.contains("Errors of null"), "{out}");
+    assert!(!err.contains("the 80 % interval") && !err.contains("no baseline"), "{err}");
+    let (_, out, _) = kvbench(&[&null[..], &["--format", "json"]].concat());
+    let json: Value = serde_json::from_str(&out).unwrap();
+    for key in ["coverage_pct", "n_coverage", "n_outside_domain"] {
+        assert_eq!(json["splits"][0][key], Value::Null, "{key} is the fitted model's");
+    }
+}
+
+/// A baseline by another name is none; that is said, and `none` in any case is one.
+#[test]
+fn what_has_no_baseline_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let table = measured(dir.path());
+    let text = fs::read_to_string(&table).unwrap();
+    let out = dir.path().join("m.json").display().to_string();
+    let args = ["eval", "--measured", &table, "--model", "llama"];
+    let fit = ["fit", "--measured", &table, "--model", "llama", "--out", &out];
+    for (name, is_said) in [("fp16", true), ("NONE-16", false)] {
+        fs::write(&table, text.replace("None-16", name)).unwrap();
+        for args in [&args[..], &fit] {
+            let (code, _, err) = kvbench(args);
+            assert_eq!(code, Some(0), "{err}");
+            let said = "decode of org/Llama-2-7b on not told (not told): no baseline";
+            assert_eq!(err.contains(said), is_said, "{name}: {err}");
+        }
+    }
 }

@@ -114,6 +114,13 @@ fn a_run_is_replayed_compared_and_drawn() {
     assert!(output.status.code() <= Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     served_by_a_batching_engine(&folder);
 
+    // The same run twice would pass for two that agree.
+    let path = folder.to_str().unwrap();
+    let twice = ["predict", "eval", path, path];
+    let twice = Command::new(env!("CARGO_BIN_EXE_kvbench")).args(twice).output().unwrap();
+    let err = String::from_utf8_lossy(&twice.stderr);
+    assert!(twice.status.code() == Some(2) && err.contains("of its own, got run "), "{err}");
+
     let (code, _, err) = command(&folder, &["--keep-invalid"]);
     assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("a, fp16") && err.contains("--max-num-seqs"), "{err}");

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     cli::{plots::draw, ui::Ui},
-    predict::{eval, regret},
+    predict::{eval, points::without_baseline, regret},
     report::{Format, predict as report},
 };
 
@@ -72,6 +72,7 @@ pub(super) fn run(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         predictor,
         scores: eval::scores(&held, predictor),
         decisions: regret::decisions(&held, predictor),
+        without_baseline: without_baseline(&found.observations),
         held,
     };
     if ui.format == Format::Json {

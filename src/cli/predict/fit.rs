@@ -11,6 +11,7 @@ use crate::{
     predict::{
         ModelFile,
         fit::{self, OWN_MIN, Options},
+        points::without_baseline,
     },
     report::{Format, predict as report},
 };
@@ -41,6 +42,7 @@ pub(super) fn run(args: &FitArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
             methods(&found.observations)
         );
     }
+    without_baseline(&found.observations).iter().for_each(|said| ui.note(said));
     let fit = fit::fit(&found.observations, &Options { calibrate: args.calibrate.clone() });
     for unfit in &fit.unfit {
         ui.note(&format!("not fitted: {}: {}", unfit.what, unfit.reason));

@@ -29,7 +29,8 @@ pub(super) struct ReplayArgs {
     /// Take step times from a file of `kvbench predict fit` instead of fitting them to cells of this run.
     #[arg(long, value_name = "FILE", conflicts_with = "calibrate")]
     pub model: Option<PathBuf>,
-    /// Of several subjects in --model, the one whose words contain this.
+    /// Of several subjects in --model, the one whose model, device, engine, target or source (kernel, engine, file) holds this, in any
+    /// case.
     #[arg(long, value_name = "TEXT", requires = "model", default_value = "")]
     pub subject: String,
     /// Cells to judge, a regular expression on their ids: all that were not calibrated on unless given.

@@ -1,6 +1,9 @@
 //! Observations of `predict`, from runs or from files of others.
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::ensure;
 
@@ -10,11 +13,12 @@ use crate::{
     analyse::passes,
     cli::ui::Ui,
     predict::{
-        Observation,
+        Observation, columns,
         file::Origin,
         measured::{self, MeasuredOptions},
     },
     record::Manifest,
+    workload::dataset::sha256_hex,
 };
 
 /// Where measurements come from.
@@ -23,7 +27,8 @@ pub(super) struct SourceArgs {
     /// Folders that `kvbench run` made: kernel rows, and steps of engines.
     #[arg(required_unless_present = "measured")]
     pub runs: Vec<PathBuf>,
-    /// Somebody else's measurements: CSV `model,method,bsz,prompt_len,stage,thr`, tokens/s. Several times for several files.
+    /// Somebody else's measurements: CSV `model,method,bsz,prompt_len,stage,thr`, tokens/s; the method whose name starts with None is
+    /// the baseline. Several times for several files.
     #[arg(long, value_name = "FILE")]
     pub measured: Vec<PathBuf>,
     /// Tokens that methods of a --measured file keep which drop tokens (names that start with h2o, stream or snap).
@@ -40,6 +45,25 @@ pub(super) struct Found {
     pub(super) origins: Vec<Origin>,
     /// What no observation rests on: reason, and rows.
     pub(super) left_out: Vec<(String, usize)>,
+}
+
+/// What was given already, by what tells it apart, with where it lay. The same numbers twice would pass for repeats that agree to the
+/// last digit.
+#[derive(Default)]
+struct Once<'a>(BTreeMap<String, &'a Path>);
+
+impl<'a> Once<'a> {
+    /// `what` is what the second one would be, in words.
+    fn add(&mut self, key: &str, path: &'a Path, what: &str) -> anyhow::Result<()> {
+        let before = self.0.insert(key.to_owned(), path);
+        ensure!(
+            before.is_none(),
+            "{}: expected measurements of its own, got {what} as {}\n  hint: give each once; measuring anew is what makes a repeat",
+            path.display(),
+            before.unwrap_or(path).display()
+        );
+        Ok(())
+    }
 }
 
 impl SourceArgs {
@@ -63,6 +87,13 @@ impl SourceArgs {
         if self.runs.is_empty() {
             return Ok(());
         }
+        let mut ids = Once::default();
+        for path in &self.runs {
+            let run_id = Manifest::read(path)?.run_id;
+            ids.add(&run_id, path, &format!("run {run_id}"))?;
+            let path = path.display().to_string();
+            found.origins.push(Origin { run_id: Some(run_id), path });
+        }
         let passes = passes::load(&self.runs)?;
         let mut observations = passes.observations;
         if let Some(model) = model {
@@ -77,10 +108,6 @@ impl SourceArgs {
         found.observations.extend(observations);
         let left_out = passes.left_out.into_iter().chain(passes.steps_left_out);
         found.left_out.extend(left_out.map(|one| (one.reason, one.rows)));
-        for path in &self.runs {
-            let run_id = Some(Manifest::read(path)?.run_id);
-            found.origins.push(Origin { run_id, path: path.display().to_string() });
-        }
         Ok(())
     }
 
@@ -90,9 +117,12 @@ impl SourceArgs {
             budget: self.budget.or(usual.budget),
             generated: self.generated.unwrap_or(usual.generated),
         };
+        let mut contents = Once::default();
         for path in &self.measured {
             let name = path.display().to_string();
-            let read = measured::read_with(open(path)?, &name, model, &options)?;
+            let content = columns::unpacked(open(path)?, &name)?;
+            contents.add(&sha256_hex(&content), path, "the same content")?;
+            let read = measured::read_with(&content[..], &name, model, &options)?;
             let budget = read.iter().find_map(|one| one.budget).filter(|_| self.budget.is_none());
             if let Some(budget) = budget {
                 ui.note(&format!(

@@ -1,6 +1,6 @@
 //! `kvbench predict throughput`.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{collections::BTreeSet, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
@@ -32,7 +32,7 @@ pub(super) struct ThroughputArgs {
     /// Tokens of each prompt that lie in the cache already.
     #[arg(long, value_name = "TOKENS", requires = "prefill", default_value_t = 0)]
     cached: u32,
-    /// Only subjects whose model, device, engine or source hold this, in any case.
+    /// Only subjects whose model, device, engine, target or source (kernel, engine, file) holds this, in any case.
     #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
     /// Tokens that the method keeps, where the file knows it with several budgets.
@@ -55,6 +55,12 @@ pub(super) fn run(args: &ThroughputArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let model = chosen(args, &file, &name)?;
     let work = work(args, model.budget);
     let said = model.predict(&work);
+    ensure!(
+        said.time_s > 0.0 && said.time_s.is_finite(),
+        "{name}: expected a time above 0, got {} s of {}\n  hint: ask for a shape nearer to what was fitted",
+        said.time_s,
+        words(model)
+    );
     let tokens_per_s = work.new_tokens / said.time_s;
     if ui.format == Format::Json {
         let shown = serde_json::to_string_pretty(&as_json(args, &file, model, &work, &said)?)?;
@@ -66,38 +72,50 @@ pub(super) fn run(args: &ThroughputArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         let far = if said.place.far { "far outside of" } else { "outside of" };
         ui.note(&format!("{far} what was fitted: {reason}"));
     }
-    ui.note(&format!("of {}, from {}", model.subject.words(), report::origins(&file)));
+    if let Some(why) = no_interval(model, &said) {
+        ui.note(why);
+    }
+    ui.note(&format!(
+        "of {}; the file was fitted to {}",
+        model.subject.words(),
+        report::origins(&file)
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
+/// Why there is no interval, where there is none.
+fn no_interval(model: &Model, said: &Prediction) -> Option<&'static str> {
+    match (said.interval_s, model.interval) {
+        (Some(_), _) => None,
+        (None, Some(_)) => Some("no interval: nothing that was held out lies so far out"),
+        (None, None) => Some("no interval: too few points could be held out"),
+    }
+}
+
 fn work(args: &ThroughputArgs, budget: Option<f64>) -> Work {
-    let sequences = args.batch as usize;
+    let sequences = f64::from(args.batch);
     let (kv_len, cached) = (f64::from(args.kv_len), f64::from(args.cached));
     if args.prefill {
-        Work::prefill(std::iter::repeat_n((kv_len - cached, cached), sequences))
+        Work::prefill_alike(sequences, (kv_len - cached, cached))
     } else {
-        Work::decode(std::iter::repeat_n(kv_len, sequences), budget)
+        Work::decode_alike(sequences, kv_len, budget)
     }
 }
 
 /// The one model that is meant.
 fn chosen<'a>(args: &ThroughputArgs, file: &'a ModelFile, name: &str) -> anyhow::Result<&'a Model> {
     let phase = if args.prefill { Phase::Prefill } else { Phase::Decode };
-    let wanted = args.subject.as_deref().unwrap_or_default().to_lowercase();
-    let in_subject = |model: &&Model| model.subject.words().to_lowercase().contains(&wanted);
+    let called = file
+        .subjects(args.subject.as_deref().unwrap_or_default())
+        .map_err(|error| anyhow::anyhow!("{name}: {error}"))?;
+    let here: Vec<&Model> =
+        file.models.iter().filter(|model| called.contains(&model.subject)).collect();
     let is_meant = |model: &&Model| {
         let budget = args.budget.filter(|_| phase == Phase::Decode);
         let fits =
             budget.is_none_or(|most| model.budget.is_some_and(|own| (own - most).abs() < 0.5));
         model.phase == phase && model.method == args.method && fits
     };
-    let here: Vec<&Model> = file.models.iter().filter(in_subject).collect();
-    if here.is_empty() {
-        bail!(
-            "--subject: expected a part of one of those in {name}, got `{wanted}`\n  hint: {}",
-            listed(file.models.iter().map(|model| model.subject.words()))
-        );
-    }
     let meant: Vec<&Model> = here.iter().copied().filter(is_meant).collect();
     match meant[..] {
         [one] => Ok(one),
@@ -108,16 +126,24 @@ fn chosen<'a>(args: &ThroughputArgs, file: &'a ModelFile, name: &str) -> anyhow:
             listed(here.iter().map(|model| format!("{} ({})", model.method, words(model))))
         ),
         _ => bail!(
-            "{name}: expected one model of method `{}`, got {}\n  hint: name one of these with --subject, or a budget with --budget: {}",
+            "{name}: expected one model of method `{}`, got {}\n  hint: {}",
             args.method,
             meant.len(),
-            listed(meant.iter().map(|model| format!(
-                "{} ({})",
-                model.subject.words(),
-                words(model)
-            )))
+            remedy(&meant)
         ),
     }
+}
+
+/// How to tell several models apart. What a method is the baseline of is no option: runs that differ in it are fitted apart.
+fn remedy(meant: &[&Model]) -> String {
+    let full = |model: &&Model| format!("{} ({})", model.subject.full(), words(model));
+    let names: BTreeSet<String> = meant.iter().map(full).collect();
+    if names.len() < meant.len() {
+        return "it is the baseline of one run and a method of another; fit the runs apart"
+            .to_owned();
+    }
+    let names = listed(names.into_iter());
+    format!("name one of these with --subject, or a budget with --budget: {names}")
 }
 
 fn words(model: &Model) -> String {
@@ -183,6 +209,7 @@ fn as_json(
         "p90_s": p90,
         "one_repeat_p10_s": one_p10,
         "one_repeat_p90_s": one_p90,
+        "no_interval": no_interval(model, said),
         "tokens_per_s": work.new_tokens / said.time_s,
         "in_domain": said.place.in_domain,
         "far": said.place.far,

@@ -132,7 +132,8 @@ fn coverage(judged: &Judged) -> Figure {
         let point = |score: &crate::predict::eval::Score| {
             let share = score.coverage()?;
             let at = Split::ALL.iter().position(|split| *split == score.split)?;
-            let ends = stats::wilson(score.covered.0, score.covered.1);
+            let (inside, n) = score.covered?;
+            let ends = stats::wilson(inside, n);
             let (low, high) = ends.map(|ends| (100.0 * ends.low, 100.0 * ends.high)).unzip();
             Some(Point { x: at as f64 + 0.3 * slot as f64 - 0.15, y: 100.0 * share, low, high })
         };

@@ -71,7 +71,7 @@ fn split(score: &Score, predictor: Predictor) -> Value {
         "null_mape_pct": score.null.map(|it| it.mape_pct),
         "noise_floor_pct": percent(score.noise),
         "coverage_pct": percent(score.coverage()),
-        "n_coverage": score.covered.1,
+        "n_coverage": score.covered.map(|(_, n)| n),
         "n_outside_domain": score.n_outside,
         "predictors": all,
         "without_baseline": {"predictor": errors(own), "null": errors(null)},

@@ -33,6 +33,8 @@ pub struct Judged {
     pub scores: Vec<Score>,
     /// Choices by phase.
     pub decisions: Vec<Decisions>,
+    /// What has no baseline, a sentence each.
+    pub without_baseline: Vec<String>,
 }
 
 /// Share that the interval promises, percent.
@@ -46,10 +48,10 @@ pub fn origins(file: &ModelFile) -> String {
     file.created_from.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// What the numbers come to, a sentence each: against the null, the interval, the choices.
+/// What the numbers come to, a sentence each: what has no null, against the null, the interval, the choices.
 pub fn said(judged: &Judged) -> Vec<String> {
-    let mut out: Vec<String> =
-        judged.scores.iter().filter_map(|score| against_null(judged.predictor, score)).collect();
+    let mut out = judged.without_baseline.clone();
+    out.extend(judged.scores.iter().filter_map(|score| against_null(judged.predictor, score)));
     out.extend(judged.scores.iter().filter(|s| s.split == Split::Random).filter_map(interval));
     out.extend(judged.decisions.iter().map(|decided| choices(judged.predictor, decided)));
     out
@@ -80,9 +82,9 @@ fn against_null(predictor: Predictor, score: &Score) -> Option<String> {
 }
 
 fn interval(score: &Score) -> Option<String> {
-    let share = 100.0 * score.coverage()?;
+    let (share, (inside, n)) = (100.0 * score.coverage()?, score.covered?);
     // Few points stray far from the promised share by chance alone.
-    let ends = stats::wilson(score.covered.0, score.covered.1)?;
+    let ends = stats::wilson(inside, n)?;
     let word = if 100.0 * ends.high < COVERAGE_PCT {
         "which is too few: the interval is too narrow"
     } else if 100.0 * ends.low > COVERAGE_PCT {
@@ -91,10 +93,8 @@ fn interval(score: &Score) -> Option<String> {
         "as it should, as far as these points can tell"
     };
     Some(format!(
-        "{}: the 80 % interval holds {} of {} points ({}), {word}.",
+        "{}: the 80 % interval holds {inside} of {n} points ({}), {word}.",
         score.phase.name(),
-        score.covered.0,
-        score.covered.1,
         percent(share)
     ))
 }
@@ -140,8 +140,8 @@ mod tests {
             roofline: None,
             null: None,
             interpolate: None,
-            covered,
-            n_outside: 0,
+            covered: Some(covered),
+            n_outside: Some(0),
             against_null: None,
             gain: None,
         }

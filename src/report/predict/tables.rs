@@ -142,7 +142,7 @@ fn split(score: &Score, predictor: Predictor) -> Vec<Value> {
         Value::count(score.interpolate.map_or(0, |errors| errors.n)),
         percent(score.noise),
         percent(score.coverage()),
-        Value::count(score.n_outside),
+        score.n_outside.map_or(Value::Missing, Value::count),
         mape(own),
         mape(null),
     ]
