@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod merge;
+mod notes;
 mod prompts;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,8 @@ pub struct Labels {
     pub llm: Option<String>,
     /// Everything else.
     pub left_out: Vec<LeftOut>,
+    /// What has to be said beside them: cells that are INVALID, files that served nothing.
+    pub notes: Vec<String>,
 }
 
 /// Exclusions under way.
@@ -94,6 +97,7 @@ pub fn of_runs(runs: &[PathBuf], files: &[PathBuf]) -> anyhow::Result<Labels> {
     let mut left_out = Tally::default();
     let mut baselines: BTreeSet<String> = BTreeSet::new();
     let mut llms: BTreeSet<String> = BTreeSet::new();
+    let (mut notes, mut inputs) = (Vec::new(), BTreeSet::new());
     for run in runs {
         let manifest = Manifest::read(run)?;
         let scenario = scenario_of(run, &manifest)?;
@@ -110,7 +114,10 @@ pub fn of_runs(runs: &[PathBuf], files: &[PathBuf]) -> anyhow::Result<Labels> {
             }
         }
         baselines.insert(scenario.baseline);
+        notes.extend(notes::doubts(&run.display().to_string(), &manifest));
+        inputs.extend(manifest.inputs.into_iter().map(|input| input.sha256));
     }
+    notes.extend(notes::unused(files, &inputs)?);
     let places = || runs.iter().map(|run| run.display().to_string()).collect::<Vec<_>>().join(", ");
     let left_out: Vec<LeftOut> =
         left_out.0.into_iter().map(|(why, (n, example))| LeftOut { why, n, example }).collect();
@@ -122,7 +129,7 @@ pub fn of_runs(runs: &[PathBuf], files: &[PathBuf]) -> anyhow::Result<Labels> {
     );
     let baseline = only("baseline", baselines, &places())?.unwrap_or_default();
     let llm = only("LLM", llms, &places())?;
-    Ok(Labels { samples: samples.with_families(), baseline, llm, left_out })
+    Ok(Labels { samples: samples.with_families(), baseline, llm, left_out, notes })
 }
 
 fn scenario_of(run: &Path, manifest: &Manifest) -> anyhow::Result<Scenario> {

@@ -33,6 +33,8 @@ pub struct CellTrace {
     pub n_cached_unknown: usize,
     /// Why its times are not to be used, where client or server were found INVALID.
     pub invalid: Option<String>,
+    /// Why its times are to be doubted, where client or server were found SUSPECT and not INVALID.
+    pub suspect: Option<String>,
 }
 
 /// One good request.
@@ -105,7 +107,9 @@ pub fn cells(data: &RunData) -> anyhow::Result<Vec<CellTrace>> {
     let trace = |cell: &CellFacts| {
         by_cell.get(cell.id.as_str()).map(|rows| {
             let mut trace = trace(cell, rows);
-            trace.invalid = invalid(data, cell);
+            trace.invalid = found(data, cell, Verdict::Invalid);
+            let is_valid = trace.invalid.is_none();
+            trace.suspect = is_valid.then(|| found(data, cell, Verdict::Suspect)).flatten();
             trace
         })
     };
@@ -120,6 +124,7 @@ fn trace(cell: &CellFacts, rows: &[&RequestRow]) -> CellTrace {
         left_out_ns: Vec::new(),
         n_cached_unknown: 0,
         invalid: None,
+        suspect: None,
     };
     for row in rows {
         match observed(cell, row) {
@@ -189,13 +194,14 @@ fn arrivals(row: &RequestRow, output_tokens: u64) -> (u64, Vec<i64>) {
     (output_tokens, token_arrivals(row))
 }
 
-fn invalid(data: &RunData, cell: &CellFacts) -> Option<String> {
+/// Why client or server were found so in a cell; `None` where they were not.
+fn found(data: &RunData, cell: &CellFacts, wanted: Verdict) -> Option<String> {
     let (clients, proofs) = (&data.manifest.client_health, &data.manifest.proofs);
     let said = clients.iter().map(|it| (&it.cell_id, it.verdict, &it.reasons));
     let said = said.chain(proofs.iter().map(|it| (&it.cell_id, it.verdict, &it.reasons)));
     let reasons: BTreeSet<&str> = said
-        .filter(|(id, verdict, _)| **id == cell.id && *verdict == Verdict::Invalid)
-        .map(|(_, _, reasons)| reasons.first().map_or("INVALID", String::as_str))
+        .filter(|(id, verdict, _)| **id == cell.id && *verdict == wanted)
+        .map(|(_, _, reasons)| reasons.first().map_or("no reason given", String::as_str))
         .collect();
     (!reasons.is_empty()).then(|| reasons.into_iter().collect::<Vec<_>>().join("; "))
 }
@@ -246,7 +252,7 @@ mod tests {
         assert_eq!(ids, [2, 1, 0], "in the order of sending");
         assert_eq!(trace.left_out.values().sum::<usize>() + ids.len(), 8);
         assert_eq!((trace.left_out.len(), trace.n_cached_unknown), (5, 2));
-        assert_eq!(trace.invalid.as_deref(), Some("starved"));
+        assert_eq!((trace.invalid.as_deref(), &trace.suspect), (Some("starved"), &None));
         let in_flight = [(997, 5_000_000_000), (996, 4_000_000_000), (995, NO_END)];
         assert_eq!(trace.left_out_ns[..3], in_flight, "also what failed was in flight");
         assert_eq!(trace.left_out_ns[3..], [(993, 4_000_000_000)], "but not what was never sent");

@@ -171,7 +171,9 @@ pub fn read_with(
     options: &MeasuredOptions,
 ) -> anyhow::Result<Vec<Observation>> {
     ensure!(
-        options.budget.is_none_or(|budget| budget >= 1.0) && options.generated >= 0.0,
+        options.budget.is_none_or(|budget| budget.is_finite() && budget >= 1.0)
+            && options.generated.is_finite()
+            && options.generated >= 0.0,
         "{name}: expected a budget from 1 and generated tokens from 0, got {options:?}\n  hint: both count tokens"
     );
     let mut rows = rows(reader, name)?;
@@ -234,6 +236,22 @@ a/Llama-2-13b,None-16,2,1000,decode,50
         let free = MeasuredOptions { budget: None, generated: 64.0 };
         let all = read_with(FILE.as_bytes(), "t.csv", Some("7b"), &free).unwrap();
         assert!((all[0].pass.work.attended - 2128.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_budget_is_a_number_of_tokens() {
+        let usual = MeasuredOptions::default();
+        for bad in [f64::INFINITY, f64::NAN, -1.0] {
+            for options in [
+                MeasuredOptions { budget: Some(bad), ..usual },
+                MeasuredOptions { generated: bad, ..usual },
+            ] {
+                assert!(
+                    read_with(FILE.as_bytes(), "t.csv", None, &options).is_err(),
+                    "{options:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -68,6 +68,50 @@ fn what_a_profile_is_held_against_must_be_one_model() {
     assert_eq!((code, err.contains("--predictor null")), (Some(2), true), "{err}");
 }
 
+/// A profile says nothing of its method, so what it was held against is said, and a file of another method refused.
+#[test]
+fn a_profile_is_not_held_against_another_method() {
+    let Some(folder) = artifact() else { return };
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (attention, linear) = (file("profiles/attention-kivi.csv.gz"), file("profiles/mlp.csv.gz"));
+    let measured = file("throughput/llama-7b-h2o.csv");
+    let of = |method: &str| {
+        let args = ["eval", "--profile-attention", &attention, "--profile-linear", &linear];
+        let more = ["--measured", &measured, "--model", "llama-2-7b", "--format", "json"];
+        predict(&[&args[..], &more, &["--method", method]].concat())
+    };
+    let (code, _, err) = of("kivi");
+    assert_eq!(code, Some(2), "{err}");
+    assert!(err.contains("expected rows of method `kivi`, got those of `H2O-16` only"), "{err}");
+    let (code, out, err) = of("zzz");
+    assert_eq!(code, Some(0), "{err}");
+    let notes = serde_json::from_str::<Value>(&out).unwrap()["notes"].clone();
+    assert!(notes[0].as_str().unwrap().contains("taken as that of `zzz`"), "{notes}");
+    assert!(notes[1].as_str().unwrap().contains("is not known") && err.contains("note: "));
+}
+
+#[test]
+fn a_method_copied_from_another_is_flagged_and_no_pair_is_passed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, method: &str, factor: f64, shift: u32| {
+        let mut text = "model,method,bsz,prompt_len,stage,thr\n".to_owned();
+        for step in 1..=20_u32 {
+            let thr = factor * (1234.567 + 17.31 * f64::from(step * step));
+            text += &format!("llama,{method},{},256,decode,{thr}\n", step + shift);
+        }
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let own = write("own.csv", "None-16", 1.0, 0);
+    let (code, _, err) = predict(&["audit", &own, &write("copy.csv", "KIVI-4", 1.3, 0)]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("times 1.300000") && err.contains("method did not count"), "{err}");
+    let (code, _, err) = predict(&["audit", &own, &write("far.csv", "KIVI-4", 1.3, 100)]);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(!err.contains("nothing flagged") && err.contains("is not known"), "{err}");
+}
+
 #[test]
 fn published_profiles_are_no_measurements_of_their_own() {
     let Some(folder) = artifact() else { return };

@@ -170,4 +170,14 @@ fn what_is_no_run_or_no_model_is_one_clear_sentence() {
     let (code, _, err) = command(folder.path(), &["--model", "x", "--calibrate", "closed"]);
     assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("--calibrate"), "{err}");
+    for (args, part) in [
+        (&["--ubatch-tokens", "8"][..], "--mixing"),
+        (&["--ubatch-tokens", "8", "--mixing", "decode-first"], "expected `--mixing slots`"),
+        (&["--kv-tokens", "0"], "--kv-tokens"),
+        (&["--block-tokens", "0"], "--block-tokens"),
+    ] {
+        let (code, _, err) = command(folder.path(), args);
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains(part), "{err}");
+    }
 }

@@ -9,6 +9,7 @@
 
 mod calibrate;
 mod compare;
+mod doubt;
 mod file;
 mod null;
 mod rules;
@@ -123,6 +124,8 @@ pub struct Replays {
     pub points: Vec<ReplayPoint>,
     /// Rows that are in no trace, by reason.
     pub left_out: BTreeMap<String, usize>,
+    /// Cells that were calibrated on or judged though their client or server were found SUSPECT.
+    pub n_suspect: usize,
     /// What has to be said beside the numbers.
     pub notes: Vec<String>,
 }
@@ -140,8 +143,10 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
         calibrated_on: Vec::new(),
         points: Vec::new(),
         left_out: BTreeMap::new(),
+        n_suspect: 0,
         notes: Vec::new(),
     };
+    let mut used = doubt::Used::default();
     let cells = usable(data, options, &mut out)?;
     for (target, method) in engines(&cells, &data.aa_method()) {
         let own: Vec<&CellTrace> =
@@ -155,14 +160,11 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
             .filter(|trace| !fitted_to.contains(&trace.cell.id))
             .filter(|trace| options.judge.is_none_or(|filter| filter.is_match(&trace.cell.id)))
             .collect();
-        if let Some(off) = fitted.calibration.as_ref().map(|fit| fit.fit_error_pct)
-            && off > FIT_ERROR_PCT
-        {
-            let said = format!(
-                "{method}: its step times fit the calibration cells to {off:.0} % only: the machine was not steady, or the rules are not the engine's"
-            );
-            note(&mut out.notes, &target, vec![said]);
-        }
+        let calibrated: Vec<&CellTrace> =
+            own.iter().copied().filter(|trace| fitted_to.contains(&trace.cell.id)).collect();
+        note(&mut out.notes, &target, unsteady(&method, &fitted, &calibrated));
+        used.calibrated.extend(calibrated);
+        used.judged.extend(&judged);
         out.calibrated_on.extend(fitted_to);
         let engine = Simulated { target, method, config: rules.config, fitted };
         let points: Vec<ReplayPoint> = by_point(&judged)
@@ -173,6 +175,8 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
         out.points.extend(points);
         out.simulated.push(engine);
     }
+    out.n_suspect = used.n_suspect();
+    out.notes.extend(used.notes());
     out.points.sort_by_key(|p| data.rank(&p.point));
     anyhow::ensure!(
         !out.points.is_empty(),
@@ -181,6 +185,22 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
         reasons(&out.left_out)
     );
     Ok(out)
+}
+
+/// What has to be said where step times do not fit their own cells.
+fn unsteady(method: &str, fitted: &Fitted, calibrated: &[&CellTrace]) -> Vec<String> {
+    let off = fitted.calibration.as_ref().map(|fit| fit.fit_error_pct);
+    let n_suspect = calibrated.iter().filter(|trace| trace.suspect.is_some()).count();
+    let or = match n_suspect {
+        0 => String::new(),
+        n => format!(", or its cells are no good ({n} of {} are SUSPECT)", calibrated.len()),
+    };
+    let say = |off: f64| {
+        format!(
+            "{method}: its step times fit the calibration cells to {off:.0} % only: the machine was not steady, or the rules are not the engine's{or}"
+        )
+    };
+    off.filter(|off| *off > FIT_ERROR_PCT).map(say).into_iter().collect()
 }
 
 /// What has to be said where more lay in the simulated cache than the slots of llama-server share.

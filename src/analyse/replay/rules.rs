@@ -122,6 +122,11 @@ pub(super) fn rules(
         .block_tokens
         .or(known.and_then(|k| flag((k.block.0, Some(k.block.1)))))
         .unwrap_or(16);
+    if let Some(tokens) = stated.kv_tokens.filter(|tokens| *tokens < block_tokens) {
+        bail!(
+            "{target}, {method}: expected a KV cache of a block ({block_tokens} tokens) or more, got {tokens} tokens\n  hint: give more with `--kv-tokens N`, or smaller blocks with `--block-tokens N`"
+        );
+    }
     let pool = said.filter(|_| known.is_some_and(|k| k.has_pool)).and_then(kv_tokens);
     let max_batched_tokens = stated.max_batched_tokens.or(told(|k| k.step));
     let config = EngineConfig {
@@ -272,6 +277,9 @@ mod tests {
         };
         let Rules { config, notes, .. } = of(&unknown, &stated).unwrap();
         assert_eq!((config.kv_blocks, config.max_batched_tokens, notes.len()), (Some(5), None, 1));
+        let small = Stated { kv_tokens: Some(31), ..stated };
+        let error = of(&unknown, &small).unwrap_err().to_string();
+        assert!(error.contains("a block (32 tokens) or more, got 31 tokens"), "{error}");
         let tight = Stated { max_batched_tokens: Some(2), ..stated };
         assert!(of(&unknown, &tight).unwrap_err().to_string().contains("max_batched_tokens"));
     }

@@ -261,3 +261,27 @@ fn cells_are_chosen_and_refused_by_name() {
     let error = run(&empty, &Options::default()).map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("got none (no row)"), "{error}");
 }
+
+/// A cell that is SUSPECT is used, and its doubt is told: of those calibrated on and of those judged.
+#[test]
+fn cells_that_are_suspect_are_counted() {
+    let mut data = run_of(truth());
+    let health = |load: &str, verdict| crate::record::manifest::ClientFacts {
+        cell_id: format!("example/llama/fp16/chat/{load}/1"),
+        verdict,
+        reasons: vec!["late by 3 ms".to_owned()],
+        measured: serde_json::Value::Null,
+    };
+    use crate::record::manifest::Verdict::{Invalid, Suspect};
+    data.manifest.client_health = vec![health("closed-4", Suspect), health("poisson-16", Suspect)];
+    let replays = run(&data, &Options::default()).unwrap();
+    assert_eq!((replays.n_suspect, replays.notes.len()), (2, 2), "{:?}", replays.notes);
+    for (note, role) in replays.notes.iter().zip(["calibration", "judged"]) {
+        let said = format!("1 of 4 {role} cells are SUSPECT");
+        assert!(note.contains(&said) && note.contains("late by 3 ms"), "{note}");
+    }
+    data.manifest.client_health = vec![health("poisson-16", Invalid)];
+    let kept = run(&data, &Options { keep_invalid: true, ..Options::default() }).unwrap();
+    assert_eq!(kept.n_suspect, 0);
+    assert!(kept.notes[0].contains("1 of 4 judged cells are INVALID"), "{:?}", kept.notes);
+}

@@ -45,14 +45,27 @@ pub(super) fn run(args: &AuditArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         found.iter().for_each(|finding| ui.note(&finding.sentence()));
     }
     let flagged = found.iter().filter(|finding| finding.flagged).count();
-    ui.note(&match flagged {
-        0 => format!("{} files, nothing flagged", sheets.len()),
-        n => format!("{} files, {n} findings flagged", sheets.len()),
-    });
+    ui.note(&last_word(sheets.len(), flagged, audit::not_compared(&found)));
     Ok(if flagged == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// `{"flagged": n, "files": [{file, rows, sha256}], "findings": [{..., "sentence"}]}`.
+/// "Nothing flagged" is said of what was looked at only: files of which none could be compared may well be copies.
+fn last_word(n_files: usize, flagged: usize, not_compared: usize) -> String {
+    let pairs = n_files * n_files.saturating_sub(1) / 2;
+    let flags = match flagged {
+        0 => "nothing flagged".to_owned(),
+        n => format!("{n} findings flagged"),
+    };
+    match not_compared {
+        0 => format!("{n_files} files, {flags}"),
+        n if n == pairs && flagged == 0 => format!(
+            "{n_files} files, of which none could be compared with another: whether they are copies is not known"
+        ),
+        n => format!("{n_files} files, {flags}; {n} of {pairs} pairs could not be compared"),
+    }
+}
+
+/// `{"flagged": n, "not_compared": pairs, "files": [{file, rows, sha256}], "findings": [{..., "sentence"}]}`.
 fn as_json(sheets: &[Sheet], found: &[Finding]) -> anyhow::Result<Value> {
     let findings = found
         .iter()
@@ -67,5 +80,8 @@ fn as_json(sheets: &[Sheet], found: &[Finding]) -> anyhow::Result<Value> {
         .map(|sheet| json!({"file": sheet.table.name, "rows": sheet.table.len(), "sha256": sheet.sha256}))
         .collect();
     let flagged = found.iter().filter(|finding| finding.flagged).count();
-    Ok(json!({ "flagged": flagged, "files": files, "findings": findings }))
+    let not_compared = audit::not_compared(found);
+    Ok(
+        json!({ "flagged": flagged, "not_compared": not_compared, "files": files, "findings": findings }),
+    )
 }

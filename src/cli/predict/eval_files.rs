@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::json;
 
 use crate::{
@@ -29,6 +29,9 @@ use crate::{
 const SPARSE_KV: f64 = 512.0;
 /// First letters of their names.
 const SPARSE: [&str; 2] = ["h2o", "stream"];
+
+/// First letters of methods that are known well enough to contradict one another.
+const FAMILIES: [&str; 6] = ["none", "kivi", "gear", "h2o", "stream", "snap"];
 
 /// The files of a profile in Vidur's format, and what they do not tell.
 #[derive(Debug, clap::Args)]
@@ -81,6 +84,7 @@ struct Compared {
     kv_cap: Option<f64>,
     layers: u32,
     found: Evaluation,
+    left_out: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -97,9 +101,10 @@ pub(super) fn run(
     ui: &Ui,
 ) -> anyhow::Result<ExitCode> {
     let compared = compare(files, measured, model, predictor)?;
-    for note in compared.notes.iter().chain(&compared.found.left_out) {
+    for note in compared.left_out.iter().chain(&compared.found.left_out) {
         ui.note(&format!("left out: {note}"));
     }
+    compared.notes.iter().for_each(|note| ui.note(&format!("note: {note}")));
     let text = match ui.format {
         Format::Json => serde_json::to_string_pretty(&as_json(&compared))? + "\n",
         _ => ui.tables(&report::tables(&compared.found)),
@@ -144,8 +149,31 @@ fn compare(
         );
     }
     let kv_cap = question.kv_cap;
+    let notes = notes(&name, first, &method, (kv_cap, layers));
     let model = first.model.clone();
-    Ok(Compared { model, method, predictor, kv_cap, layers, found, notes: profile.left_out })
+    let left_out = profile.left_out;
+    Ok(Compared { model, method, predictor, kv_cap, layers, found, left_out, notes })
+}
+
+/// What was held against what: no file says which method its profile is of, so a wrong one shows in nothing but the numbers.
+fn notes(
+    file: &str,
+    row: &MeasuredRow,
+    method: &str,
+    (kv_cap, layers): (Option<f64>, u32),
+) -> Vec<String> {
+    let MeasuredRow { model, method: measured, .. } = row;
+    let attends =
+        kv_cap.map_or("all cached tokens".to_owned(), |cap| format!("{cap} cached tokens"));
+    let what = format!(
+        "{file}: rows of method `{measured}` of {model}; the profile is taken as that of `{method}`, {layers} layers, attending to {attends}"
+    );
+    let doubt = (!is_same_method(method, measured)).then(|| {
+        format!(
+            "{file}: whether `{measured}` is the method that --method calls `{method}` is not known: the errors are of the profile only if it is"
+        )
+    });
+    [what].into_iter().chain(doubt).collect()
 }
 
 /// Opens a file of the command line.
@@ -185,6 +213,27 @@ fn kv_cap(method: &str) -> Option<f64> {
     SPARSE.iter().any(|family| method.starts_with(family)).then_some(SPARSE_KV)
 }
 
+/// A name without what files spell differently: lower case, `none` for what compresses nothing, `stream` for StreamingLLM.
+fn plain(method: &str) -> String {
+    match method.to_lowercase() {
+        method if method.starts_with("fp16") => "none".to_owned(),
+        method if method.starts_with("stream") => "stream".to_owned(),
+        method => method,
+    }
+}
+
+/// Whether one name is the start of the other: `kivi` and `KIVI-4`.
+fn is_same_method(a: &str, b: &str) -> bool {
+    let (a, b) = (plain(a), plain(b));
+    a.starts_with(&b) || b.starts_with(&a)
+}
+
+/// The family of a known method.
+fn family(method: &str) -> Option<&'static str> {
+    let method = plain(method);
+    FAMILIES.into_iter().find(|family| method.starts_with(family))
+}
+
 /// The one method of the rows, or the one that was named.
 fn of_method(
     rows: Vec<MeasuredRow>,
@@ -194,18 +243,21 @@ fn of_method(
     let mut all: Vec<&str> = rows.iter().map(|row| row.method.as_str()).collect();
     all.sort_unstable();
     all.dedup();
-    // A file of one method needs no name, and its own name for it may be any.
+    // A file of one method needs no name, and its own name for it may be one that nobody knows; two known ones can contradict.
     if all.len() <= 1 {
+        if let (Some(told), Some(known)) = (method, all.first())
+            && let (Some(wanted), Some(own)) = (family(told), family(known))
+        {
+            ensure!(
+                wanted == own,
+                "{name}: expected rows of method `{told}`, got those of `{known}` only\n  hint: name the file that was measured under `{told}`, or the method of this one"
+            );
+        }
         return Ok(rows);
     }
-    let wanted = method.map(|method| match method.to_lowercase() {
-        method if method == "fp16" => "none".to_owned(),
-        method if method.starts_with("stream") => "stream".to_owned(),
-        method => method,
-    });
-    let is_wanted = |known: &str| {
-        wanted.as_ref().is_some_and(|wanted| known.to_lowercase().starts_with(wanted))
-    };
+    let wanted = method.map(plain);
+    let is_wanted =
+        |known: &str| wanted.as_ref().is_some_and(|wanted| plain(known).starts_with(wanted));
     let found: Vec<&str> = all.iter().copied().filter(|known| is_wanted(known)).collect();
     let [one] = found[..] else {
         bail!(
@@ -219,7 +271,7 @@ fn of_method(
 }
 
 fn as_json(compared: &Compared) -> serde_json::Value {
-    let Compared { model, method, predictor, kv_cap, layers, found, notes } = compared;
+    let Compared { model, method, predictor, kv_cap, layers, found, left_out, notes } = compared;
     let stage = |phase: Phase| {
         json!({
             "accuracy_pct": found.accuracy_pct(Some(phase)),
@@ -254,6 +306,48 @@ fn as_json(compared: &Compared) -> serde_json::Value {
         "kv_cap": kv_cap,
         "layers": layers,
         "points": points,
-        "left_out": notes.iter().chain(&found.left_out).collect::<Vec<_>>(),
+        "left_out": left_out.iter().chain(&found.left_out).collect::<Vec<_>>(),
+        "notes": notes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(method: &str) -> Vec<MeasuredRow> {
+        let file =
+            format!("model,method,bsz,prompt_len,stage,thr\nllama,{method},1,256,decode,9\n");
+        measured::rows(file.as_bytes(), "t.csv").unwrap()
+    }
+
+    #[test]
+    fn a_file_of_another_known_method_is_refused() {
+        for (own, told) in [("H2O-16", "kivi"), ("None-16", "GEAR"), ("KIVI-4", "fp16")] {
+            let error = of_method(rows(own), "t.csv", Some(told)).unwrap_err().to_string();
+            let said = format!("expected rows of method `{told}`, got those of `{own}` only");
+            assert!(error.contains(&said) && error.contains("hint:"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_that_may_be_right_are_taken_and_told() {
+        for (own, told, n_notes) in [
+            ("None-16", Some("fp16"), 1),
+            ("KIVI-4", Some("kivi"), 1),
+            ("GEAR-4", Some("gear"), 1),
+            ("stream", Some("StreamingLLM"), 1),
+            ("StreamingLLM-16", Some("stream"), 1),
+            ("novel", None, 1),
+            ("novel", Some("kivi"), 2),
+            ("H2O-16", Some("zzz"), 2),
+        ] {
+            let rows = of_method(rows(own), "t.csv", told).unwrap();
+            let taken = told.unwrap_or(own);
+            let said = notes("t.csv", &rows[0], taken, (kv_cap(taken), 32));
+            assert_eq!(said.len(), n_notes, "{said:?}");
+            assert!(said[0].contains(own) && said[0].contains(taken), "{said:?}");
+            assert!(said[0].contains("32 layers") && said[0].contains("cached tokens"));
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use regex::Regex;
 use serde_json::{Map, Value as Json, json};
 
@@ -18,6 +18,9 @@ use crate::{
     predict::{ModelFile, simulate::Mixing},
     report::{Format, narrow, predict::replay as report, render},
 };
+
+/// Most tokens of a pass of llama-server, unless it is told another.
+const UBATCH_TOKENS: u64 = 512;
 
 /// Simulate the engine of a run under its own loads, and compare the times of its requests with the measured ones.
 ///
@@ -49,14 +52,14 @@ pub(super) struct ReplayArgs {
     /// How prompts and decoding share steps.
     #[arg(long, value_enum)]
     pub mixing: Option<MixingName>,
-    /// Most tokens of a pass, with `--mixing slots`.
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub ubatch_tokens: u64,
+    /// Most tokens of a pass, with `--mixing slots`: 512 unless given.
+    #[arg(long, value_name = "N", requires = "mixing", value_parser = clap::value_parser!(u64).range(1..))]
+    pub ubatch_tokens: Option<u64>,
     /// Tokens that the KV cache holds.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub kv_tokens: Option<u64>,
     /// Tokens of a block of it.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub block_tokens: Option<u64>,
     /// Use the times of cells whose client or server were found INVALID.
     #[arg(long)]
@@ -83,6 +86,10 @@ pub(super) enum MixingName {
 /// No run folder, nothing to calibrate on or to judge, rules of the engine that nobody tells, or a folder that cannot be written.
 pub(super) fn run(args: &ReplayArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let place = || args.run_dir.display().to_string();
+    ensure!(
+        args.ubatch_tokens.is_none() || args.mixing == Some(MixingName::Slots),
+        "--ubatch-tokens: expected `--mixing slots` beside it, got another\n  hint: only llama-server runs a step as several passes"
+    );
     let data = RunData::load(&args.run_dir)?;
     let mut replays = match &args.model {
         None => replay::run(&data, &options(args)).with_context(place)?,
@@ -111,7 +118,9 @@ fn options(args: &ReplayArgs) -> Options<'_> {
     let mixing = args.mixing.map(|mixing| match mixing {
         MixingName::DecodeFirst => Mixing::DecodeFirst,
         MixingName::PrefillFirst => Mixing::PrefillFirst,
-        MixingName::Slots => Mixing::Slots { ubatch_tokens: args.ubatch_tokens },
+        MixingName::Slots => {
+            Mixing::Slots { ubatch_tokens: args.ubatch_tokens.unwrap_or(UBATCH_TOKENS) }
+        }
     });
     Options {
         calibrate: args.calibrate.as_ref(),

@@ -1,8 +1,9 @@
 //! Whether profiles are measurements of their own: files that were made from one another say so in their digits.
 //!
 //! Two measurements of one operation differ by noise in every row, each by its own amount. A file that was multiplied out of another
-//! has one ratio in all rows, to the last digit. Rows are joined on all columns that are no measurement; a measured column is one that
-//! starts with `time_stats.` or carries a unit of time or rate (`_ms`, `thr`, ...).
+//! has one ratio in all rows, to the last digit. Rows are joined on all columns that are no measurement. Where that joins none, columns
+//! of words of which each file has one are left out of it, and it is said: two methods never have a row in common while the column that
+//! names them counts. A measured column is one that starts with `time_stats.` or carries a unit of time or rate (`_ms`, `thr`, ...).
 //!
 //! What is flagged:
 //! - files, or columns, that are identical;
@@ -79,6 +80,10 @@ pub enum Kind {
     TooFast,
     /// Files that share no row.
     NothingJoined,
+    /// Files that share a row only where columns that name each are left out of the join.
+    JoinedWithout,
+    /// Files that share too few rows, written finely enough, to tell a copy from a coincidence.
+    TooFewJoined,
     /// A check that the file's columns do not allow.
     NotChecked,
 }
@@ -97,6 +102,8 @@ impl Kind {
             Kind::Impossible => "impossible",
             Kind::TooFast => "too-fast",
             Kind::NothingJoined => "nothing-joined",
+            Kind::JoinedWithout => "joined-without",
+            Kind::TooFewJoined => "too-few-joined",
             Kind::NotChecked => "not-checked",
         }
     }
@@ -139,6 +146,12 @@ pub fn audit(sheets: &[Sheet], bandwidth_gb_s: Option<f64>) -> Vec<Finding> {
     // What speaks against a file comes first; within that the order of files stays.
     found.sort_by_key(|finding| !finding.flagged);
     merged(found)
+}
+
+/// Pairs of files of which no column could be compared.
+pub fn not_compared(found: &[Finding]) -> usize {
+    let is = |one: &&Finding| matches!(one.kind, Kind::NothingJoined | Kind::TooFewJoined);
+    found.iter().filter(is).count()
 }
 
 /// Findings that say the same of several columns become one.
@@ -220,6 +233,14 @@ impl Finding {
                 "{a}: {what} would read fp16 keys and values {factor:.2} times as fast as the memory in {rows}."
             ),
             Kind::NothingJoined => format!("{a} and {b} share no row, so they were not compared."),
+            Kind::JoinedWithout => format!(
+                "{a} and {b} share no row with all their columns, so {what} did not count: {} of {}'s rows were joined.",
+                self.n_rows, a
+            ),
+            Kind::TooFewJoined => format!(
+                "{a} and {b} share {} rows, too few that are different and written finely enough, so they were not compared.",
+                self.n_rows
+            ),
             Kind::NotChecked => {
                 format!("{a}: memory traffic was not checked: {what} is not there.")
             }

@@ -23,12 +23,25 @@ pub(super) fn findings(a: &Sheet, b: &Sheet) -> Vec<Finding> {
         let same = Finding::new(Kind::IdenticalFiles, &files, "");
         return vec![Finding { n_rows: rows, n_compared: rows, ..same }];
     }
-    let joined = joined(&a.table, &b.table);
+    let noted = |kind: Kind| Finding { flagged: false, ..Finding::new(kind, &files, "") };
+    let mut found = Vec::new();
+    let mut joined = joined(&a.table, &b.table, &[]);
     if joined.is_empty() {
-        return vec![Finding { flagged: false, ..Finding::new(Kind::NothingJoined, &files, "") }];
+        let names = names_of_each(&a.table, &b.table);
+        joined = self::joined(&a.table, &b.table, &names);
+        if joined.is_empty() {
+            return vec![noted(Kind::NothingJoined)];
+        }
+        let n_rows = joined.values().map(Vec::len).sum();
+        let columns = names.iter().map(|name| (*name).to_owned()).collect();
+        let n_compared = a.table.len();
+        found.push(Finding { columns, n_rows, n_compared, ..noted(Kind::JoinedWithout) });
     }
     let pair = Pair { a: &a.table, b: &b.table, joined };
-    let mut found = Vec::new();
+    if !pair.can_tell() {
+        let n_rows = pair.joined.values().map(Vec::len).sum();
+        found.push(Finding { n_rows, ..noted(Kind::TooFewJoined) });
+    }
     for column in a.table.headers.iter().filter(|it| series::is_measured(it) && b.table.has(it)) {
         found.extend(pair.column(column));
     }
@@ -38,14 +51,31 @@ pub(super) fn findings(a: &Sheet, b: &Sheet) -> Vec<Finding> {
 /// Phase with the rows of A and B that have the same keys.
 type Joined = BTreeMap<Option<String>, Vec<(usize, usize)>>;
 
-/// Joins on all columns that both have and that are no measurement; of several rows with the same keys the first goes with the
+/// Columns of words that both have, of which each file has one and the two differ: they tell the files apart and no row.
+fn names_of_each<'a>(a: &'a Columns, b: &Columns) -> Vec<&'a str> {
+    let only = |table: &Columns, header: &str| {
+        let mut values = table.texts(header).ok()?;
+        values.dedup();
+        let [one] = values[..] else { return None };
+        one.parse::<f64>().is_err().then(|| one.to_owned())
+    };
+    let is_name = |header: &&str| match (only(a, header), only(b, header)) {
+        (Some(a), Some(b)) => a != b,
+        _ => false,
+    };
+    let keys = a.headers.iter().filter(|header| !series::is_measured(header) && b.has(header));
+    keys.map(String::as_str).filter(is_name).collect()
+}
+
+/// Joins on all columns that both have and that are no measurement, but those that do not count; of several rows with the same keys the first goes with the
 /// first.
-fn joined(a: &Columns, b: &Columns) -> Joined {
+fn joined(a: &Columns, b: &Columns, uncounted: &[&str]) -> Joined {
     let keys: Vec<&str> = a
         .headers
         .iter()
         .filter(|header| !series::is_measured(header) && b.has(header))
         .map(String::as_str)
+        .filter(|header| !uncounted.contains(header))
         .collect();
     let mut rows: BTreeMap<Vec<String>, Vec<usize>> = BTreeMap::new();
     for (row, key) in keys_of(b, &keys).into_iter().enumerate() {
@@ -88,6 +118,17 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
+    /// Whether any column has enough in common to tell a copy from a coincidence.
+    fn can_tell(&self) -> bool {
+        let columns = self.a.headers.iter().filter(|it| series::is_measured(it) && self.b.has(it));
+        columns.filter(|column| !series::is_spread(column)).any(|column| {
+            let both = Series::of(self.a, column).zip(Series::of(self.b, column));
+            both.is_some_and(|(a, b)| {
+                self.joined.values().any(|rows| is_enough(&fine(&a, &b, rows)))
+            })
+        })
+    }
+
     fn column(&self, column: &str) -> Vec<Finding> {
         let (Some(a), Some(b)) = (Series::of(self.a, column), Series::of(self.b, column)) else {
             return Vec::new();
@@ -172,10 +213,15 @@ fn fine(a: &Series, b: &Series, rows: &[(usize, usize)]) -> Vec<(f64, f64)> {
     both(a, b, rows).into_iter().filter(is_fine).collect()
 }
 
+/// Whether so many, and so different, tell a copy from a coincidence.
+fn is_enough(pairs: &[(f64, f64)]) -> bool {
+    let firsts: Vec<f64> = pairs.iter().map(|(a, _)| *a).collect();
+    pairs.len() >= ROWS_MIN && series::distinct(&firsts) >= ROWS_MIN
+}
+
 /// `B = s A`, else `B = s A + o`; `None` where neither holds, or too little is there to tell.
 fn relation(pairs: &[(f64, f64)], unit: f64) -> Option<Fit> {
-    let firsts: Vec<f64> = pairs.iter().map(|(a, _)| *a).collect();
-    if pairs.len() < ROWS_MIN || series::distinct(&firsts) < ROWS_MIN {
+    if !is_enough(pairs) {
         return None;
     }
     let enough = |fit: &Fit| fit.n_agree as f64 >= AGREE_MIN * pairs.len() as f64;

@@ -139,11 +139,44 @@ fn rows_faster_than_memory_are_found() {
     assert_eq!((found[0].kind, found[0].flagged), (Kind::NotChecked, false));
 }
 
+/// Throughput of a method; `edit` gets tokens per second.
+fn throughput(name: &str, method: &str, edit: impl Fn(u32, f64) -> f64) -> Sheet {
+    let mut text = "model,method,bsz,prompt_len,stage,thr\n".to_owned();
+    for step in 1..=30_u32 {
+        for stage in ["prefill", "decode"] {
+            let thr = edit(step, 1234.567 + 17.31 * f64::from(step * step));
+            text += &format!("llama,{method},{step},256,{stage},{thr}\n");
+        }
+    }
+    Sheet::read(text.as_bytes(), name).unwrap()
+}
+
+/// A method that was multiplied out of another has no row in common with it while `method` counts.
+#[test]
+fn a_copy_under_the_name_of_another_method_is_found() {
+    let own = throughput("a", "None-16", |_, thr| thr);
+    let found = audit(&[own.clone(), throughput("b", "KIVI-4", |_, thr| 1.3 * thr)], None);
+    let factors: Vec<f64> = flagged(&found).iter().filter_map(|it| it.factor).collect();
+    assert!(factors.len() == 2 && factors.iter().all(|it| (it - 1.3).abs() < 1e-9), "{found:?}");
+    let noted = found.iter().find(|it| it.kind == Kind::JoinedWithout).unwrap();
+    assert_eq!((&noted.columns[..], noted.n_rows), (&["method".to_owned()][..], 60));
+    let noise = |step: u32, thr: f64| thr * (1.3 + 0.01 * f64::from(step * 7919 % 13));
+    let found = audit(&[own, throughput("b", "KIVI-4", noise)], None);
+    assert_eq!((flagged(&found).len(), not_compared(&found)), (0, 0), "{found:?}");
+}
+
 #[test]
 fn what_cannot_be_compared_is_said() {
     let other = Sheet::read(&b"batch_size,t_ms\n99,2.345\n"[..], "other").unwrap();
     let found = audit(&[plain("a"), other], None);
     assert_eq!((found[0].kind, found[0].flagged), (Kind::NothingJoined, false));
+    assert_eq!(not_compared(&found), 1);
+    let rows = "batch_size,t_ms\n1,2.345\n2,3.456\n";
+    let [one, two] = [("one", 1), ("two", 3)].map(|(name, at)| {
+        Sheet::read(rows.replace("3.456", &format!("{at}.456")).as_bytes(), name).unwrap()
+    });
+    let found = audit(&[one, two], None);
+    assert_eq!((found[0].kind, found[0].n_rows, not_compared(&found)), (Kind::TooFewJoined, 2, 1));
     let error = Sheet::read(&b"a,b\n1,2\n"[..], "words").unwrap_err().to_string();
     assert!(error.contains("words: expected a column of measurements"), "{error}");
 }

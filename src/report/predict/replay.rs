@@ -13,6 +13,9 @@ use crate::{
     units::significant,
 };
 
+#[cfg(test)]
+mod tests;
+
 /// Slots of the two series: the same in every picture.
 const MEASURED: usize = 0;
 const SIMULATED: usize = 1;
@@ -29,9 +32,45 @@ pub fn bar_pct(metric: Metric, stat: Stat) -> Option<f64> {
     }
 }
 
-/// Whether a number is within its bar; `None` where there is no bar.
-pub fn holds(one: &Compared) -> Option<bool> {
-    bar_pct(one.metric, one.stat).map(|bar| one.error_pct().abs() <= bar)
+/// Whether a number counts as foretold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Holds {
+    /// Within its bar, wherever in its interval the measured number is.
+    Yes,
+    /// Beyond it, wherever.
+    No,
+    /// The interval of the measured number has both.
+    CannotTell,
+}
+
+impl Holds {
+    /// As in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Holds::Yes => "yes",
+            Holds::No => "no",
+            Holds::CannotTell => "cannot tell",
+        }
+    }
+}
+
+/// Whether a number is within its bar; `None` where there is no bar. What was measured is known to its interval only, so the
+/// error is judged at both ends of it: one repeat more could have been at either.
+pub fn holds(one: &Compared) -> Option<Holds> {
+    let bar = bar_pct(one.metric, one.stat)?;
+    let error = |measured_ms: f64| 100.0 * (one.simulated_ms / measured_ms - 1.0);
+    // The longer the measured time, the lower the error.
+    let (most, least) = match one.interval {
+        Some(interval) => (error(interval.low), error(interval.high)),
+        None => (one.error_pct(), one.error_pct()),
+    };
+    Some(if most <= bar && least >= -bar {
+        Holds::Yes
+    } else if least > bar || most < -bar {
+        Holds::No
+    } else {
+        Holds::CannotTell
+    })
 }
 
 /// Every table with its key in JSON.
@@ -86,7 +125,7 @@ fn compared(points: &[ReplayPoint]) -> Table {
             Value::Float(one.simulated_ms),
             Value::Float(one.error_pct()),
             Value::maybe(bar_pct(one.metric, one.stat)),
-            holds(one).map_or(Value::Missing, |holds| text(if holds { "yes" } else { "no" })),
+            holds(one).map_or(Value::Missing, |holds| text(holds.name())),
             Value::maybe(one.null_error_pct()),
             one.last_ms.as_ref().map_or(Value::Missing, |(load, _)| text(load)),
             Value::maybe(one.last_error_pct()),
@@ -195,35 +234,53 @@ fn left_out(replays: &Replays) -> Table {
     table
 }
 
-/// What came of it, one sentence a load, and one on the null.
+/// What came of it, one sentence a load, and one on the null and the last load's number.
 pub fn finding(replays: &Replays) -> Vec<String> {
     let mut said: Vec<String> = replays.points.iter().map(sentence).collect();
-    let off = |of: &dyn Fn(&Compared) -> Option<f64>| {
-        let means = replays.points.iter().flat_map(|p| &p.compared);
-        let errors: Vec<f64> = means
-            .filter(|one| (one.metric, one.stat) == (Metric::E2e, Stat::Mean))
-            .filter_map(|one| of(one).map(f64::abs))
-            .collect();
-        crate::stats::mean(&errors)
-    };
-    if let (Some(own), Some(null)) =
-        (off(&|one| Some(one.error_pct())), off(&Compared::null_error_pct))
-    {
-        let last = off(&Compared::last_error_pct)
-            .map_or(String::new(), |last| format!(", the last load's number {} %", short(last)));
-        let verdict = if own < null {
-            ""
-        } else {
-            " The simulation does not beat the null: a queue is not what makes these requests slow, or is not simulated rightly."
-        };
-        said.push(format!(
-            "Mean E2E is {} % off on average over {} loads; without a queue it would be {} %{last}.{verdict}",
-            short(own),
-            replays.points.len(),
-            short(null)
-        ));
-    }
+    let all = replays.points.iter().flat_map(|p| &p.compared);
+    let means: Vec<&Compared> =
+        all.filter(|one| (one.metric, one.stat) == (Metric::E2e, Stat::Mean)).collect();
+    said.extend(against_null(&means, replays.n_suspect));
+    said.extend(against_last(&means));
     said
+}
+
+/// How many have another forecast as well, and how far the simulation's and the other's are off there on average, in percent:
+/// two averages say something of one another only over the same loads.
+fn beside(means: &[&Compared], other: fn(&Compared) -> Option<f64>) -> Option<(usize, f64, f64)> {
+    let pairs = means.iter().filter_map(|one| Some((one.error_pct().abs(), other(one)?.abs())));
+    let (own, other): (Vec<f64>, Vec<f64>) = pairs.unzip();
+    Some((own.len(), crate::stats::mean(&own)?, crate::stats::mean(&other)?))
+}
+
+fn against_null(means: &[&Compared], n_suspect: usize) -> Option<String> {
+    let (n, own, null) = beside(means, Compared::null_error_pct)?;
+    let or = match n_suspect {
+        0 => String::new(),
+        n => format!(", or was not measured rightly ({n} cells are SUSPECT)"),
+    };
+    let verdict = if own < null {
+        String::new()
+    } else {
+        format!(
+            " The simulation does not beat the null: a queue is not what makes these requests slow, or is not simulated rightly{or}."
+        )
+    };
+    Some(format!(
+        "Mean E2E is {} % off on average over {n} loads; without a queue it would be {} %.{verdict}",
+        short(own),
+        short(null)
+    ))
+}
+
+fn against_last(means: &[&Compared]) -> Option<String> {
+    let (n, own, last) = beside(means, Compared::last_error_pct)?;
+    let verdict = if own < last { "" } else { " The last load's number is the better forecast." };
+    Some(format!(
+        "Over the {n} loads that have a load of lower rate, mean E2E is {} % off on average, and that load's number {} %.{verdict}",
+        short(own),
+        short(last)
+    ))
 }
 
 fn short(value: f64) -> String {
@@ -232,31 +289,41 @@ fn short(value: f64) -> String {
 
 fn sentence(point: &ReplayPoint) -> String {
     let Place { target, method, workload, load } = &point.point;
-    let of = |metric: Metric, stat: Stat| {
-        let one = point.compared.iter().find(|one| (one.metric, one.stat) == (metric, stat));
-        let name = format!("{} {}", stat.name(), metric.name().to_uppercase());
-        let Some(one) = one else { return format!("{name} cannot be judged (too few requests)") };
-        let beyond = match holds(one) {
-            Some(false) => format!(
-                ", beyond its bar of {} %",
-                short(bar_pct(metric, stat).unwrap_or(f64::NAN))
-            ),
-            _ => String::new(),
-        };
-        format!("{name} {} % off{beyond}", signed(one.error_pct()))
-    };
     let aa = point.compared.first().and_then(|one| one.aa_pct);
     let noise = aa.map_or(String::new(), |aa| {
         format!(" Two runs of one method differ by {} % in mean E2E.", short(aa))
     });
+    let refused = match point.n_rejected {
+        0 => String::new(),
+        n => format!(" The simulated engine refused {n} of {} requests.", n + point.n),
+    };
+    let judged = [(Metric::E2e, Stat::Mean), (Metric::E2e, Stat::P99), (Metric::Ttft, Stat::Mean)];
+    let judged = judged.map(|which| number(point, which)).join(", ");
     format!(
-        "{method} on {target} at {workload}, {load} ({} requests, {} in flight): {}, {}, {}.{noise}",
+        "{method} on {target} at {workload}, {load} ({} requests, {} in flight): {judged}.{refused}{noise}",
         point.n,
         short(point.in_flight),
-        of(Metric::E2e, Stat::Mean),
-        of(Metric::E2e, Stat::P99),
-        of(Metric::Ttft, Stat::Mean)
     )
+}
+
+/// One number's error, with what it is worth.
+fn number(point: &ReplayPoint, (metric, stat): (Metric, Stat)) -> String {
+    let name = format!("{} {}", stat.name(), metric.name().to_uppercase());
+    let found = point.compared.iter().find(|one| (one.metric, one.stat) == (metric, stat));
+    let Some(one) = found else {
+        let why = if point.n == 0 { "no request was simulated" } else { "too few requests" };
+        return format!("{name} cannot be judged ({why})");
+    };
+    let bar = short(bar_pct(metric, stat).unwrap_or(f64::NAN));
+    let verdict = match holds(one) {
+        Some(Holds::No) => format!(", beyond its bar of {bar} %"),
+        Some(Holds::CannotTell) => format!(", and cannot be told from its bar of {bar} %"),
+        Some(Holds::Yes) | None => String::new(),
+    };
+    let repeats = one
+        .noise_pct
+        .map_or(String::new(), |noise| format!(" (repeats differ by {} %)", short(noise)));
+    format!("{name} {} % off{repeats}{verdict}", signed(one.error_pct()))
 }
 
 fn signed(value: f64) -> String {

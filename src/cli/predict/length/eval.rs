@@ -107,6 +107,7 @@ fn json(
         "prompts_with_several_answers": found.n_repeated,
         "tasks": found.n_tasks,
         "left_out": left_out,
+        "notes": loaded.labels.notes,
     });
     let mut out = Map::from_iter([
         ("schema".to_owned(), Json::from(SCHEMA)),

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 
-use super::Source;
+use super::{Loaded, Source};
 use crate::{
     cli::ui::Ui,
     predict::length::{
@@ -42,7 +42,9 @@ pub(super) fn run(args: &FitArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("{shown}: cannot be written"))?;
     let table = report::shifts(&model.shifts);
     if ui.format == Format::Json {
-        ui.out(&(serde_json::to_string_pretty(&json(&model, &shown.to_string())?)? + "\n"))?;
+        ui.out(
+            &(serde_json::to_string_pretty(&json(&loaded, &model, &shown.to_string())?)? + "\n"),
+        )?;
         return Ok(ExitCode::SUCCESS);
     }
     ui.note(&words(&model));
@@ -53,7 +55,7 @@ pub(super) fn run(args: &FitArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn json(model: &Model, path: &str) -> anyhow::Result<Json> {
+fn json(loaded: &Loaded, model: &Model, path: &str) -> anyhow::Result<Json> {
     let shifts = render(&report::shifts(&model.shifts), Format::Json, false);
     Ok(json!({
         "schema": model.schema,
@@ -63,6 +65,7 @@ fn json(model: &Model, path: &str) -> anyhow::Result<Json> {
         "inputs": model.inputs,
         "trained": model.trained,
         "calibration": model.calibration,
+        "notes": loaded.labels.notes,
         "shifts": serde_json::from_str::<Json>(&shifts)?,
     }))
 }

@@ -61,6 +61,7 @@ impl Source {
                 left.n, left.why, left.example
             ));
         }
+        labels.notes.iter().for_each(|note| ui.note(&format!("note: {note}")));
         let reads = labels.samples.par_iter().map(|sample| Read::of(&sample.prompt)).collect();
         Ok(Loaded { labels, reads })
     }
