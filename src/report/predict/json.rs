@@ -65,6 +65,7 @@ fn split(score: &Score, predictor: Predictor) -> Value {
         "rule": score.split.words(),
         "phase": score.phase.name(),
         "n": score.n,
+        "n_said": said.map_or(0, |it| it.n),
         "mape_pct": said.map(|it| it.mape_pct),
         "p95_pct": said.map(|it| it.p95_pct),
         "null_mape_pct": score.null.map(|it| it.mape_pct),
