@@ -434,9 +434,7 @@ fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for workload in &scenario.workloads {
         if let Some(path) = workload.kind.file() {
-            let bytes = std::fs::metadata(path)
-                .with_context(|| unreadable(workload, path))?
-                .len();
+            let bytes = std::fs::metadata(path).with_context(|| unreadable(workload, path))?.len();
             inputs.push(Input {
                 path: path.display().to_string(),
                 sha256: workload::sha256_file(path)?,

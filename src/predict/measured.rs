@@ -259,7 +259,10 @@ a/Llama-2-13b,None-16,2,1000,decode,50
             read_with(FILE.as_bytes(), "t.csv", None, &options).unwrap_err().to_string()
         };
         let low = said(Some(-512.0), 0.0);
-        assert!(low.starts_with("--budget: expected a number of tokens from 1, got -512\n"), "{low}");
+        assert!(
+            low.starts_with("--budget: expected a number of tokens from 1, got -512\n"),
+            "{low}"
+        );
         for bad in [-1.0, f64::INFINITY, f64::NAN] {
             let said = said(None, bad);
             assert!(said.starts_with("--generated: expected a number of tokens from 0"), "{said}");

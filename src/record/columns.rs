@@ -6,8 +6,7 @@ use polars::prelude::Schema;
 const NAMED_MAX: usize = 4;
 
 fn listed<T: std::fmt::Display>(names: &[T]) -> String {
-    let named: Vec<String> =
-        names.iter().take(NAMED_MAX).map(|name| format!("`{name}`")).collect();
+    let named: Vec<String> = names.iter().take(NAMED_MAX).map(|name| format!("`{name}`")).collect();
     let more = names.len().saturating_sub(NAMED_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     named.join(", ") + &more
@@ -26,7 +25,9 @@ pub(super) fn difference(got: &Schema, expected: &Schema) -> String {
     let (missing, unknown) = (only(expected, got), only(got, expected));
     let others: Vec<String> = expected
         .iter()
-        .filter_map(|(name, kind)| got.get(name).filter(|own| *own != kind).map(|own| (name, kind, own)))
+        .filter_map(|(name, kind)| {
+            got.get(name).filter(|own| *own != kind).map(|own| (name, kind, own))
+        })
         .map(|(name, kind, own)| format!("`{name}` as {own} and not {kind}"))
         .collect();
     let mut said = Vec::new();
@@ -38,14 +39,17 @@ pub(super) fn difference(got: &Schema, expected: &Schema) -> String {
     }
     if let Some(first) = others.first() {
         let more = others.len() - 1;
-        said.push(if more > 0 { format!("with {first}, and {more} more") } else { format!("with {first}") });
+        said.push(if more > 0 {
+            format!("with {first}, and {more} more")
+        } else {
+            format!("with {first}")
+        });
     }
     if said.is_empty() {
         said.push("with the same in another order".to_owned());
     }
     said.join(", ")
 }
-
 
 #[cfg(test)]
 mod tests {

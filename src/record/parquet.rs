@@ -341,8 +341,7 @@ pub fn read_columns(path: &Path, columns: &[&str]) -> anyhow::Result<DataFrame> 
     let known = reader.schema().with_context(|| {
         format!("{}: expected a Parquet file written by kvbench", path.display())
     })?;
-    let missing: Vec<&str> =
-        columns.iter().copied().filter(|name| !known.contains(name)).collect();
+    let missing: Vec<&str> = columns.iter().copied().filter(|name| !known.contains(name)).collect();
     ensure!(missing.is_empty(), another(path, &columns::without(&missing)));
     let frame = reader.with_columns(Some(named)).finish()?;
     Ok(frame.select(columns.iter().copied())?)

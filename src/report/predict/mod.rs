@@ -154,6 +154,12 @@ mod tests {
         );
         (decided.n, decided.signs_10) = (2, (4, 3));
         let many = choices(Predictor::Roofline, &decided);
-        assert!(many.contains("(2 shapes)") && many.ends_with("Of 4 pairs that differ by more than 10 %, 3 are put in the right order."), "{many}");
+        assert!(
+            many.contains("(2 shapes)")
+                && many.ends_with(
+                    "Of 4 pairs that differ by more than 10 %, 3 are put in the right order."
+                ),
+            "{many}"
+        );
     }
 }

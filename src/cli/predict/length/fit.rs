@@ -99,6 +99,8 @@ mod tests {
     #[test]
     fn an_end_that_was_moved_is_told_where_the_other_was_not() {
         let said = ends(&Calibration { n_prompts: 24, low: Some(0.0), high: None });
-        assert!(said.starts_with("q10 divided by 1.00, as 24 held-out prompts ask for; q90 is not"));
+        assert!(
+            said.starts_with("q10 divided by 1.00, as 24 held-out prompts ask for; q90 is not")
+        );
     }
 }
