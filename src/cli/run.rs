@@ -33,7 +33,7 @@ use crate::{
         manifest::{Input, Status},
         parquet::write_rows,
     },
-    scenario::{Device, Scenario, TargetKind},
+    scenario::{Device, NamedWorkload, Scenario, TargetKind, Workload},
     units::hex,
     workload,
 };
@@ -434,9 +434,7 @@ fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
     let mut inputs = Vec::new();
     for workload in &scenario.workloads {
         if let Some(path) = workload.kind.file() {
-            let bytes = std::fs::metadata(path)
-                .with_context(|| format!("{}: cannot read the data set", path.display()))?
-                .len();
+            let bytes = std::fs::metadata(path).with_context(|| unreadable(workload, path))?.len();
             inputs.push(Input {
                 path: path.display().to_string(),
                 sha256: workload::sha256_file(path)?,
@@ -446,6 +444,18 @@ fn inputs(scenario: &Scenario) -> anyhow::Result<Vec<Input>> {
     }
     inputs.extend(token::inputs(scenario)?);
     Ok(inputs)
+}
+
+/// What is wrong where the file that a workload needs cannot be read.
+fn unreadable(workload: &NamedWorkload, path: &Path) -> String {
+    let Workload::Forced(forced) = &workload.kind else {
+        return format!("{}: cannot read the data set", path.display());
+    };
+    format!(
+        "{}: expected the folder of a finished run as `run` of [workload.{}.forced], got none with requests.parquet\n  hint: name a folder that `kvbench run` made",
+        forced.run.display(),
+        workload.name
+    )
 }
 
 /// What a data set's reader had to leave out, for the user and the manifest: a run on fewer rows must say so.

@@ -63,8 +63,38 @@ impl Ui {
     }
 }
 
-/// Writes the one error line of a failed command, its causes joined, to stderr; what a
+/// Writes the one error line of a failed command, its causes joined, and its hints below, to stderr; what a
 /// terminal would obey is spelled.
 pub fn error(error: &anyhow::Error) {
-    drop(writeln!(std::io::stderr().lock(), "error: {}", harmless(&format!("{error:#}"))));
+    drop(writeln!(std::io::stderr().lock(), "error: {}", harmless(&sentence(error))));
+}
+
+/// What went wrong with its causes, then the hints: joined as they come, a cause would read as the end of the hint before it.
+fn sentence(error: &anyhow::Error) -> String {
+    let (mut said, mut hints) = (Vec::new(), String::new());
+    for cause in error.chain().map(ToString::to_string) {
+        let at = cause.find(HINT).unwrap_or(cause.len());
+        said.push(cause[..at].to_owned());
+        hints.push_str(&cause[at..]);
+    }
+    said.join(": ") + &hints
+}
+
+/// How the hint of an error begins.
+const HINT: &str = "\n  hint: ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hints_stand_below_all_causes() {
+        let error = anyhow::anyhow!("no such file\n  hint: look for it");
+        let error = error.context("t.csv: cannot be opened\n  hint: the path is relative");
+        assert_eq!(
+            sentence(&error),
+            "t.csv: cannot be opened: no such file\n  hint: the path is relative\n  hint: look for it"
+        );
+        assert_eq!(sentence(&anyhow::anyhow!("plain")), "plain");
+    }
 }

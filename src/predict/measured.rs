@@ -67,6 +67,24 @@ impl Default for MeasuredOptions {
     }
 }
 
+impl MeasuredOptions {
+    /// Refuses what counts no tokens, naming the option of the command and not the file, which is not at fault.
+    fn check(&self) -> anyhow::Result<()> {
+        let counts = |least: f64, tokens: f64| tokens.is_finite() && tokens >= least;
+        let Self { budget, generated } = *self;
+        if let Some(budget) = budget.filter(|budget| !counts(1.0, *budget)) {
+            bail!(
+                "--budget: expected a number of tokens from 1, got {budget}\n  hint: it is what a method keeps of a sequence"
+            );
+        }
+        ensure!(
+            counts(0.0, generated),
+            "--generated: expected a number of tokens from 0, got {generated}\n  hint: it is what a sequence has beyond its prompt"
+        );
+        Ok(())
+    }
+}
+
 /// Whether a method drops tokens, by the first letters of its name.
 pub fn evicts(method: &str) -> bool {
     let method = method.to_lowercase();
@@ -170,12 +188,7 @@ pub fn read_with(
     model: Option<&str>,
     options: &MeasuredOptions,
 ) -> anyhow::Result<Vec<Observation>> {
-    ensure!(
-        options.budget.is_none_or(|budget| budget.is_finite() && budget >= 1.0)
-            && options.generated.is_finite()
-            && options.generated >= 0.0,
-        "{name}: expected a budget from 1 and generated tokens from 0, got {options:?}\n  hint: both count tokens"
-    );
+    options.check()?;
     let mut rows = rows(reader, name)?;
     if let Some(model) = model {
         rows = of_model(rows, name, model)?;
@@ -239,18 +252,20 @@ a/Llama-2-13b,None-16,2,1000,decode,50
     }
 
     #[test]
-    fn a_budget_is_a_number_of_tokens() {
-        let usual = MeasuredOptions::default();
-        for bad in [f64::INFINITY, f64::NAN, -1.0] {
-            for options in [
-                MeasuredOptions { budget: Some(bad), ..usual },
-                MeasuredOptions { generated: bad, ..usual },
-            ] {
-                assert!(
-                    read_with(FILE.as_bytes(), "t.csv", None, &options).is_err(),
-                    "{options:?}"
-                );
-            }
+    fn options_that_count_no_tokens_are_named() {
+        let said = |budget, generated| {
+            let options = MeasuredOptions { budget, generated };
+            read_with(FILE.as_bytes(), "t.csv", None, &options).unwrap_err().to_string()
+        };
+        let low = said(Some(-512.0), 0.0);
+        assert!(
+            low.starts_with("--budget: expected a number of tokens from 1, got -512\n"),
+            "{low}"
+        );
+        for bad in [-1.0, f64::INFINITY, f64::NAN] {
+            let said = said(None, bad);
+            assert!(said.starts_with("--generated: expected a number of tokens from 0"), "{said}");
+            assert!(!said.contains("MeasuredOptions"), "{said}");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Rows, Parquet, the manifest and the run directory. Layer 1: nothing here computes a result.
 
+mod columns;
 mod disk;
 pub mod env;
 pub mod manifest;

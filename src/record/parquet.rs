@@ -13,6 +13,7 @@ use polars_io::{
 };
 
 use super::{
+    columns,
     disk::{Files, RealFiles, write_aside},
     rows::{EngineMetricRow, KernelRow, RequestRow, TelemetryRow},
 };
@@ -336,7 +337,13 @@ pub fn read_columns(path: &Path, columns: &[&str]) -> anyhow::Result<DataFrame> 
     let file =
         File::open(path).with_context(|| format!("{}: could not be opened", path.display()))?;
     let named = columns.iter().map(|name| (*name).to_owned()).collect();
-    let frame = ParquetReader::new(file).with_columns(Some(named)).finish()?;
+    let mut reader = ParquetReader::new(file);
+    let known = reader.schema().with_context(|| {
+        format!("{}: expected a Parquet file written by kvbench", path.display())
+    })?;
+    let missing: Vec<&str> = columns.iter().copied().filter(|name| !known.contains(name)).collect();
+    ensure!(missing.is_empty(), another(path, &columns::without(&missing)));
+    let frame = reader.with_columns(Some(named)).finish()?;
     Ok(frame.select(columns.iter().copied())?)
 }
 
@@ -358,15 +365,19 @@ pub fn read_rows<R: TableRow>(dir: &Path) -> anyhow::Result<Vec<R>> {
     R::rows(&read_frame(&path)?).with_context(|| format!("{}: another schema", path.display()))
 }
 
+/// The error of a file with other columns.
+fn another(path: &Path, difference: &str) -> String {
+    format!(
+        "{}: expected the columns of schema version {}, got a file {difference}\n  hint: read this run with the kvbench that wrote it",
+        path.display(),
+        super::SCHEMA_VERSION,
+    )
+}
+
 /// Refuses a frame whose columns are not those of its table.
 pub(crate) fn check_columns(frame: &DataFrame, table: Table, path: &Path) -> anyhow::Result<()> {
     let (got, expected) = (frame.schema().clone(), table.empty()?.schema().clone());
-    ensure!(
-        got == expected,
-        "{}: expected the columns of schema version {}, got {got:?}\n  hint: read this run with the kvbench that wrote it",
-        path.display(),
-        super::SCHEMA_VERSION,
-    );
+    ensure!(got == expected, another(path, &columns::difference(&got, &expected)));
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use polars::prelude::DataFrame;
 use super::{Due, Request, dataset::sha256_hex, tokens_est};
 use crate::{
     plan::{self, Arrival, Cell, Task},
-    record::{Manifest, RunDir, Table},
+    record::{Manifest, RunDir, Table, manifest::Status},
     scenario::{AnswerMode, Endpoint, Forced, Scenario, StopToken},
 };
 
@@ -131,6 +131,11 @@ impl Run {
             "{shown}: expected a finished run, got one that is not\n  hint: `kvbench run --resume {shown}` finishes it"
         );
         let manifest = Manifest::read(path)?;
+        ensure!(
+            manifest.status == Status::Complete,
+            "{shown}: expected a finished run, got one whose manifest calls it {}\n  hint: `kvbench run --resume {shown}` finishes it",
+            manifest.status.name()
+        );
         let scenario = Scenario::parse(&manifest.scenario.text, &format!("{shown}: its scenario"))
             .with_context(|| {
                 format!("{shown}: expected a run of `kvbench run`, whose prompts can be made again")

@@ -156,3 +156,31 @@ fn what_cannot_be_continued_is_one_sentence_and_an_unnamed_stop_token_an_error_r
         assert!(output.status.code() > Some(0) && said.contains(wanted), "{said}");
     }
 }
+
+#[test]
+fn a_run_that_is_not_there_or_not_finished_is_said_to_be_so() {
+    let server = Server::start();
+    let url = format!("http://{}", server.address);
+    let (_first, answered) = answered(&url);
+    let fails = |run: &Path, wanted: &str| {
+        let work = tempfile::tempdir().unwrap();
+        let file = work.path().join("scenario.toml");
+        let text = scenario(&url, &forced(run, "stop_token = \"</s>\""));
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_kvbench"))
+            .args(["run", file.to_str().unwrap(), "--out", work.path().join("r").to_str().unwrap()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() > Some(0) && said.contains(wanted), "{said}");
+    };
+    let nowhere = answered.join("nope");
+    let wanted = "nope: expected the folder of a finished run as `run` of [workload.stops.forced]";
+    fails(&nowhere, wanted);
+    let manifest = answered.join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let running = text.replace("\"status\": \"complete\"", "\"status\": \"running\"");
+    assert_ne!(running, text);
+    std::fs::write(&manifest, running).unwrap();
+    fails(&answered, "expected a finished run, got one whose manifest calls it running");
+}

@@ -159,6 +159,8 @@ fn fitted_and_explained(run: &str, work: &Path) {
     assert!(long["shift"].as_f64().unwrap() > 1.1, "{long}");
     let (code, out, _) = ask("", &["--task", "asked"]);
     assert!(code == Some(0) && out.contains("T0: task asked"), "{out}");
+    let (code, _, err) = ask("x", &["--max-tokens", "0"]);
+    assert!(code == Some(2) && err.contains("--max-tokens"), "{err}");
     let (code, _, err) = ask("x", &["--method", "nope"]);
     assert_eq!(code, Some(2));
     assert!(err.contains("expected one of fp16, fp8, got nope"), "{err}");

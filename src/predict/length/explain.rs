@@ -1,7 +1,7 @@
 //! Why a prompt is predicted as it is.
 
 use super::{
-    model::{self, Inputs, Model, Query, Read, cut, log_of_largest_cut},
+    model::{self, Calibration, Inputs, Model, Query, Read, Trained, cut, log_of_largest_cut},
     text,
 };
 
@@ -81,19 +81,69 @@ impl Model {
         {
             notes.push(format!("task `{task}` was not learnt: all prompts stand in its place"));
         }
-        let logs = self.logs(row);
-        let largest = self.trained.max_tokens;
-        if self.trained.n_censored > 0 && logs[2] >= log_of_largest_cut(self) - 1e-3 {
+        notes.extend(self.limit_note(query, self.logs(row)[2]));
+        if let Ok(Some(shift)) = self.shift(query.method)
+            && !shift.is_used()
+        {
             notes.push(format!(
+                "{}: its shift is not shown to be more than chance and is not applied, so this is the baseline's length",
+                shift.method
+            ));
+        }
+        notes.extend(self.calibration.missing());
+        notes
+    }
+
+    /// What the `max_tokens` that were learnt from hide of a prompt. Nothing where the asked limit is no larger: whatever is above it is
+    /// cut there by the question itself.
+    fn limit_note(&self, query: &Query<'_>, q90: f64) -> Option<String> {
+        let Trained { n_censored, n_answers, max_tokens: largest, .. } = self.trained;
+        if n_censored == 0 || query.max_tokens.is_some_and(|asked| asked <= largest) {
+            return None;
+        }
+        if q90 >= log_of_largest_cut(self) - 1e-3 {
+            return Some(format!(
                 "q90 reaches {largest} tokens, where the longest answers it learnt from were cut: a lower bound"
             ));
         }
-        if self.calibration.low.is_none() || self.calibration.high.is_none() {
-            notes.push(format!(
-                "ends not calibrated: {} prompts were held out for it, too few with an end below max_tokens",
-                self.calibration.n_prompts
-            ));
-        }
-        notes
+        let asked = query.max_tokens?;
+        Some(format!(
+            "max_tokens {asked} is more than the {largest} that it learnt from: {n_censored} of its {n_answers} answers were cut, and how \
+             much longer they would have become is not known"
+        ))
+    }
+}
+
+impl Calibration {
+    /// Which ends were not moved, and why; `None` where both were.
+    pub fn missing(&self) -> Option<String> {
+        let n = self.n_prompts;
+        let ends = match (self.low, self.high) {
+            (Some(_), Some(_)) => return None,
+            (Some(_), None) => "q90 is not calibrated (q10 is)",
+            (None, Some(_)) => "q10 is not calibrated (q90 is)",
+            (None, None) => "the ends are not calibrated",
+        };
+        // The upper end needs prompts of which it is below max_tokens, the lower one needs prompts.
+        let why = match self.low {
+            None => format!("{n} held-out prompts are too few"),
+            Some(_) => format!("of {n} held-out prompts too few have it below max_tokens"),
+        };
+        Some(format!("{ends}: {why}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_ends_that_were_not_moved_are_said_not_to_be() {
+        let said = |low, high| Calibration { n_prompts: 24, low, high }.missing();
+        assert_eq!(said(Some(0.1), Some(0.1)), None);
+        let one = said(Some(0.1), None).unwrap();
+        assert!(one.starts_with("q90 is not calibrated (q10 is): of 24 held-out"), "{one}");
+        let none = said(None, None).unwrap();
+        assert!(none.starts_with("the ends are not calibrated: 24 held-out prompts"), "{none}");
     }
 }

@@ -61,6 +61,16 @@ impl Groups {
         narrow.or_else(|| task.and_then(|_| find(task, None))).or_else(|| find(None, None))
     }
 
+    /// What is wrong with the groups of a file, in words.
+    pub(super) fn fault(&self) -> Option<String> {
+        if self.of(None, None).is_none() {
+            return Some("no group of all prompts".to_owned());
+        }
+        let is_bad = |group: &Group| !group.logs.iter().all(|log| log.is_finite());
+        let bad = self.0.iter().position(is_bad)?;
+        Some(format!("quantiles of a group ({bad}) that are not finite"))
+    }
+
     /// Tasks that have a group.
     pub fn tasks(&self) -> Vec<&str> {
         let tasks = self.0.iter().filter(|group| group.max_tokens.is_none());

@@ -28,6 +28,7 @@ pub mod shift;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod whole;
 pub mod words;
 
 pub use explain::{Explained, Moved};

@@ -1,6 +1,6 @@
 //! A fitted model: how it is made, asked, and written down.
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -218,7 +218,7 @@ impl Model {
     }
 
     /// Names of the features.
-    fn names(&self) -> Vec<&'static str> {
+    pub(super) fn names(&self) -> Vec<&'static str> {
         match self.inputs {
             Inputs::PromptLength => text::NAMES[..1].to_vec(),
             Inputs::Prompt => [&text::NAMES[..], &["words"]].concat(),
@@ -283,7 +283,7 @@ impl Model {
     /// Tokens at q10, q50 and q90.
     ///
     /// # Errors
-    /// A method that the model has no shift for.
+    /// A method that the model has no shift for; a model whose numbers add up to no length.
     pub fn predict(&self, query: &Query<'_>) -> anyhow::Result<[f64; 3]> {
         self.predict_read(query, &Read::of(query.prompt))
     }
@@ -295,7 +295,13 @@ impl Model {
     pub fn predict_read(&self, query: &Query<'_>, read: &Read) -> anyhow::Result<[f64; 3]> {
         let logs = self.logs(&self.row(read, query.task, None));
         let moved = self.shift(query.method)?.map_or(0.0, |shift| shift.at(read));
-        Ok(logs.map(|log| cut(log + moved, query.max_tokens)))
+        let tokens = logs.map(|log| cut(log + moved, query.max_tokens));
+        // Finite numbers of a file that was written by hand may still add up to none.
+        ensure!(
+            tokens.iter().all(|tokens| tokens.is_finite()),
+            "expected lengths that are numbers, got {tokens:?}\n  hint: make the model anew with `kvbench predict length fit`"
+        );
+        Ok(tokens)
     }
 
     /// The shift of a method; `None` of the baseline, which has none.
@@ -334,7 +340,7 @@ impl Model {
     /// From a file; `origin` stands in errors.
     ///
     /// # Errors
-    /// Another schema, or a file that is not whole.
+    /// Another schema, or a file that is not whole: parts or numbers missing, or trees in which a path would not end.
     pub fn from_json(text: &str, origin: &str) -> anyhow::Result<Self> {
         #[derive(Deserialize)]
         struct Version {
@@ -352,12 +358,9 @@ impl Model {
         let model: Self = serde_json::from_str(text).with_context(|| {
             format!("{origin}: expected a whole length model, got a damaged one{hint}")
         })?;
-        let whole = model.forests.len() == QUANTILES.len()
-            && model.features.len() == model.names().len()
-            && model.words.as_ref().is_none_or(Words::is_whole)
-            && model.words.is_some() == (model.inputs != Inputs::PromptLength)
-            && model.groups.of(None, None).is_some();
-        ensure!(whole, "{origin}: expected a whole length model, got one with parts missing{hint}");
+        if let Some(fault) = model.fault() {
+            bail!("{origin}: expected a whole length model, got one with {fault}{hint}");
+        }
         Ok(model)
     }
 }

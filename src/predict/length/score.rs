@@ -62,6 +62,8 @@ pub struct Marked {
     /// Tokens of each answer, by slot.
     tokens: Vec<f64>,
     median: f64,
+    /// Whether the median is a lower bound.
+    is_cut: bool,
     /// What was said of each answer, by slot.
     guesses: Vec<Guess>,
     sums: Sums,
@@ -91,12 +93,18 @@ impl Marked {
             sums.add(*tokens, *guess, f64::from(sample.max_tokens), edges);
         }
         let median = crate::stats::median(&mut tokens.clone()).unwrap_or(f64::NAN);
-        Self { fold, tokens, median, guesses, sums }
+        let is_cut = sample.median().is_some_and(|(_, is_cut)| is_cut);
+        Self { fold, tokens, median, is_cut, guesses, sums }
     }
 
     /// Median of its answers, tokens.
     pub fn median(&self) -> f64 {
         self.median
+    }
+
+    /// Whether its answers were cut at `max_tokens` where their median is, which then is a lower bound.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// What was said of its first answer; `None` where it has none.

@@ -283,6 +283,31 @@ fn a_prediction_is_explained() {
     let told = model.explain(&query(&long, Some("never"))).unwrap();
     assert!(told.notes[0].starts_with("outside of what was learnt from: ln_bytes"), "{told:?}");
     assert!(told.notes[1].contains("`never` was not learnt"), "{:?}", told.notes);
-    let known = model.explain(&query("Write 800 words about it.", None)).unwrap();
-    assert!(known.notes.iter().any(|note| note.contains("300 tokens")), "{:?}", known.notes);
+    let notes = |words: u32, max_tokens| {
+        let prompt = format!("Write {words} words about it.");
+        let query = Query { prompt: &prompt, task: None, max_tokens, method: None };
+        model.explain(&query).unwrap().notes.join("; ")
+    };
+    assert!(notes(800, None).contains("q90 reaches 300 tokens"), "{}", notes(800, None));
+    // Cut at what is asked for, whatever was learnt from.
+    assert!(!notes(800, Some(1)).contains("q90 reaches"), "{}", notes(800, Some(1)));
+    assert!(!notes(20, None).contains("300"), "{}", notes(20, None));
+    let above = notes(20, Some(u32::MAX));
+    assert!(above.contains("4294967295 is more than the 300 that it learnt from"), "{above}");
+}
+
+#[test]
+fn a_shift_that_is_not_shown_is_said_not_to_be_applied() {
+    let mut all = asking(300, 6, |_| 100_000);
+    let twins: Vec<Sample> =
+        all.iter().map(|one| Sample { method: "q4".into(), ..one.clone() }).collect();
+    all.extend(twins);
+    let model = Corpus::of(all).fit(Inputs::PromptAndTask).unwrap();
+    let notes = |method| {
+        let prompt = "Write 20 words about it.";
+        let query = Query { prompt, task: None, max_tokens: None, method };
+        model.explain(&query).unwrap().notes.join("; ")
+    };
+    assert!(notes(Some("q4")).contains("q4: its shift is not shown"), "{}", notes(Some("q4")));
+    assert!(!notes(None).contains("shift"), "{}", notes(None));
 }

@@ -18,6 +18,7 @@ const STEPS_MAX: usize = 60;
 
 /// A fitted regression of log lengths on words.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Words {
     /// Mean of what it was fitted to.
     mean: f32,
@@ -121,9 +122,13 @@ impl Words {
         grams
     }
 
-    /// Whether the tables of a file have their size.
+    /// Whether the tables of a file have their size, and hold numbers.
     pub fn is_whole(&self) -> bool {
-        self.rarity.len() == PLACES && self.weights.len() == PLACES
+        let tables = [&self.rarity, &self.weights];
+        let are_whole = |table: &&Vec<f32>| {
+            table.len() == PLACES && table.iter().all(|value| value.is_finite())
+        };
+        self.mean.is_finite() && tables.iter().all(are_whole)
     }
 }
 

@@ -95,6 +95,15 @@ fn drawn<const N: usize>(panels: [Panel; N]) -> Vec<Panel> {
     panels.into_iter().filter(|panel| !panel.series.is_empty()).collect()
 }
 
+/// Octaves between neighbouring splits of one distance.
+const BESIDE: f64 = 0.06;
+
+/// Where a split is drawn: most points lie inside the fitted range, all at the same distance, and one split would hide another.
+fn beside(distance: f64, slot: usize) -> f64 {
+    let middle = (Split::ALL.len() - 1) as f64 / 2.0;
+    distance * (BESIDE * (slot as f64 - middle)).exp2()
+}
+
 fn distance(judged: &Judged) -> Figure {
     let panel = |phase: Phase| {
         let mut panel = Panel { label: phase.name().to_owned(), ..Panel::default() };
@@ -104,7 +113,7 @@ fn distance(judged: &Judged) -> Figure {
             let point = |one: &Held| {
                 let place = &one.model.as_ref()?.place;
                 let off = 100.0 * (one.time_s(judged.predictor)? / one.measured_s - 1.0).abs();
-                Some(Point::new(place.distance, off.max(ERROR_MIN_PCT)))
+                Some(Point::new(beside(place.distance, slot), off.max(ERROR_MIN_PCT)))
             };
             let mut points: Vec<Point> = here.filter_map(point).collect();
             points.sort_by(|a, b| a.x.total_cmp(&b.x));
@@ -113,7 +122,8 @@ fn distance(judged: &Judged) -> Figure {
         panel
     };
     let caption = format!(
-        "1 is inside the fitted range; 2 is twice beyond its end, along the axis that is farthest out. Errors of {} below {ERROR_MIN_PCT} % are drawn at it.",
+        "1 is inside the fitted range; 2 is twice beyond its end, along the axis that is farthest out. Splits stand side by side at each distance, by up to {:.0} % of it. Errors of {} below {ERROR_MIN_PCT} % are drawn at it.",
+        100.0 * (beside(1.0, Split::ALL.len() - 1) - 1.0),
         judged.predictor.name()
     );
     Figure {
@@ -148,4 +158,16 @@ fn coverage(judged: &Judged) -> Figure {
         Axis::from_zero("points inside", "%"),
         panel,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn splits_of_one_distance_are_drawn_beside_each_other() {
+        let places: Vec<f64> = (0..Split::ALL.len()).map(|slot| beside(1.0, slot)).collect();
+        assert!(places.windows(2).all(|two| two[1] > 1.03 * two[0]), "{places:?}");
+        assert!(places[0] > 0.8 && places[6] < 1.25, "far from the next distance: {places:?}");
+    }
 }

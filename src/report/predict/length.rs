@@ -15,8 +15,10 @@ use crate::{
     stats,
 };
 
-/// Prompts drawn of predictions against measurements: of more not every marker would be drawn, and intervals hide one another.
-const DRAWN: usize = 24;
+mod predicted;
+
+use predicted::predicted;
+
 /// Tau of the ceiling below which nothing can be predicted.
 const LOW_CEILING: f64 = 0.2;
 
@@ -378,42 +380,6 @@ pub fn figures(evaluation: &Evaluation) -> Vec<Plot> {
     .into_iter()
     .filter_map(|(name, figure)| Some(Plot { name: name.to_owned(), figure: figure? }))
     .collect()
-}
-
-fn predicted(evaluation: &Evaluation) -> Option<Figure> {
-    let column = evaluation.column(Predictor::T1)?;
-    let marked: Vec<&Marked> = column.marked.iter().flatten().collect();
-    let step = marked.len().div_ceil(DRAWN).max(1);
-    // An empty answer has no place on a logarithmic axis; it is drawn as one token.
-    let point = |marked: &&Marked| {
-        let guess = marked.guess()?;
-        let (low, high) = guess.ends?;
-        Some(Point {
-            x: marked.median().max(1.0),
-            y: guess.middle.max(1.0),
-            low: Some(low.max(1.0)),
-            high: Some(high.max(1.0)),
-        })
-    };
-    let mut points: Vec<Point> = marked.iter().step_by(step).filter_map(point).collect();
-    points.sort_by(|a, b| a.x.total_cmp(&b.x));
-    let (first, last) = (points.first()?.x, points.last()?.x);
-    let n = points.len();
-    let series = Series { name: "T1".to_owned(), slot: 0, kind: Kind::Points, points };
-    let mut same = Reference::horizontal("as measured", 0.0);
-    (same.level, same.points) = (None, vec![(first, first), (last, last)]);
-    let panel = Panel { series: vec![series], references: vec![same], ..Panel::default() };
-    let axis = |label: &str| Axis::new(label, "tokens", Scale::Log10);
-    Some(Figure::single(
-        "Predicted against measured length",
-        &format!(
-            "q50 of T1 with q10 to q90, on families it has not seen, against the median of the prompt's answers; {n} of {} prompts.",
-            marked.len()
-        ),
-        axis("measured"),
-        axis("predicted"),
-        panel,
-    ))
 }
 
 fn coverage_figure(evaluation: &Evaluation) -> Option<Figure> {

@@ -90,3 +90,30 @@ fn answers_without_rank_and_cut_ones_are_counted() {
     let table = shifts(&[shift]);
     assert!(table.rows.iter().all(|row| row.len() == table.columns.len()));
 }
+
+#[test]
+fn cut_answers_are_drawn_as_a_series_of_their_own() {
+    let sample = |censored: bool| Sample {
+        prompt: String::new(),
+        family: 0,
+        task: None,
+        max_tokens: 100,
+        method: "m".into(),
+        lengths: vec![Length { tokens: if censored { 100 } else { 20 }, censored }],
+    };
+    let guess = Guess { middle: 30.0, ends: Some((5.0, 100.0)), of_twins: false };
+    let drawn = |cut: &[bool]| {
+        let marked =
+            cut.iter().map(|cut| Some(Marked::new(&sample(*cut), vec![guess], 0, &[]))).collect();
+        let columns = vec![Column { predictor: Predictor::T1, marked }];
+        predicted(&Evaluation { columns, ..evaluation(Some(0.4), None, None) }).unwrap()
+    };
+    let figure = drawn(&[false, true, false]);
+    let series = &figure.panels[0].series;
+    let n: Vec<(&str, usize)> =
+        series.iter().map(|series| (series.name.as_str(), series.points.len())).collect();
+    assert_eq!(n, [("answer ended", 2), ("answer cut at max_tokens", 1)]);
+    assert!(figure.caption.contains("longer than drawn"), "{}", figure.caption);
+    let whole = drawn(&[false, false]);
+    assert!(!whole.caption.contains("longer than drawn") && whole.panels[0].series.len() == 1);
+}

@@ -61,6 +61,11 @@ fn percent(value: f64) -> String {
     format!("{} %", significant(value, 3))
 }
 
+/// `1 point`, `2 points`.
+fn counted(n: usize, of: &str) -> String {
+    format!("{n} {of}{}", if n == 1 { "" } else { "s" })
+}
+
 fn against_null(predictor: Predictor, score: &Score) -> Option<String> {
     if predictor == Predictor::Null || score.split == Split::NewMethod0 {
         return None;
@@ -74,10 +79,10 @@ fn against_null(predictor: Predictor, score: &Score) -> Option<String> {
         (_, Gain::Open) => "does not beat the null by more than chance",
     };
     Some(format!(
-        "{phase}, {split}: {name} {verdict} ({} against {} on {} points of methods).",
+        "{phase}, {split}: {name} {verdict} ({} against {} on {} of methods).",
         percent(own.mape_pct),
         percent(null.mape_pct),
-        own.n
+        counted(own.n, "point")
     ))
 }
 
@@ -93,8 +98,9 @@ fn interval(score: &Score) -> Option<String> {
         "as it should, as far as these points can tell"
     };
     Some(format!(
-        "{}: the 80 % interval holds {inside} of {n} points ({}), {word}.",
+        "{}: the 80 % interval holds {inside} of {} ({}), {word}.",
         score.phase.name(),
+        counted(n, "point"),
         percent(share)
     ))
 }
@@ -102,25 +108,28 @@ fn interval(score: &Score) -> Option<String> {
 fn choices(predictor: Predictor, decided: &Decisions) -> String {
     let (phase, regret, best) = (decided.phase, decided.regret_pct.0, decided.best_static.0);
     let pays = match Gain::of(decided.gain) {
-        Gain::Better => "which pays",
-        Gain::Worse => "which does not pay",
-        Gain::Open => "whether that pays the data cannot tell",
+        Gain::Better => "choosing pays",
+        Gain::Worse => "choosing does not pay",
+        Gain::Open => "whether choosing pays the data cannot tell",
     };
     let baseline = decided
         .baseline_pct
-        .map_or(String::new(), |pct| format!(", of the baseline alone {}", percent(pct)));
+        .map_or(String::new(), |pct| format!(", the baseline alone {}", percent(pct)));
     let order = match decided.signs_10 {
         (0, _) => " No two methods differ by more than 10 % anywhere.".to_owned(),
         (n, right) => format!(
-            " Of {n} pairs that differ by more than 10 %, {right} are put in the right order."
+            " Of {} that {} by more than 10 %, {right} {} put in the right order.",
+            counted(n, "pair"),
+            if n == 1 { "differs" } else { "differ" },
+            if right == 1 { "is" } else { "are" }
         ),
     };
     format!(
-        "{}: choosing the method by {} costs {} over the truly fastest ({} shapes); the best single method costs {}{baseline}: {pays}.{order}",
+        "{}: choosing the method by {} costs {} over the truly fastest ({}); the best single method costs {}{baseline}: {pays}.{order}",
         Phase::name(phase),
         predictor.name(),
         percent(regret),
-        decided.n,
+        counted(decided.n, "shape"),
         percent(best)
     )
 }
@@ -167,5 +176,33 @@ mod tests {
         assert!(said(&score).contains("cannot be told from the null"), "{}", said(&score));
         score.gain = Some(stats::Interval { low: 1.0, high: 2.0 });
         assert!(said(&score).contains("beats the null"));
+    }
+
+    #[test]
+    fn one_shape_is_one_and_all_costs_are_said_alike() {
+        let mut decided = Decisions {
+            phase: Phase::Decode,
+            n: 1,
+            n_left_out: 0,
+            regret_pct: (1.0, 1.0),
+            best_static: (2.15, Vec::new()),
+            gain: None,
+            baseline_pct: Some(415.0),
+            signs_5: (1, 1),
+            signs_10: (1, 1),
+        };
+        assert_eq!(
+            choices(Predictor::Roofline, &decided),
+            "decode: choosing the method by roofline costs 1.00 % over the truly fastest (1 shape); the best single method costs 2.15 %, the baseline alone 415 %: whether choosing pays the data cannot tell. Of 1 pair that differs by more than 10 %, 1 is put in the right order."
+        );
+        (decided.n, decided.signs_10) = (2, (4, 3));
+        let many = choices(Predictor::Roofline, &decided);
+        assert!(
+            many.contains("(2 shapes)")
+                && many.ends_with(
+                    "Of 4 pairs that differ by more than 10 %, 3 are put in the right order."
+                ),
+            "{many}"
+        );
     }
 }

@@ -119,7 +119,7 @@ fn splits(judged: &Judged) -> Table {
         ("null_methods", "%"),
     ];
     let title = format!(
-        "Errors of {} on what was held out; *_methods: on the same points, without the baseline",
+        "Errors of {} on what was held out, without the not_predicted of n; *_methods: on the same points, without the baseline",
         judged.predictor.name()
     );
     let mut table = Table::new(&title, columns(&names));
@@ -176,6 +176,7 @@ fn methods(judged: &Judged) -> Table {
         ("subject", ""),
         ("method", ""),
         ("n", ""),
+        ("n_said", ""),
         ("mape", "%"),
         ("p95", "%"),
         ("null", "%"),
@@ -193,6 +194,7 @@ fn methods(judged: &Judged) -> Table {
                 Value::Text(subject),
                 Value::Text(method),
                 Value::count(held.len()),
+                Value::count(said.map_or(0, |errors| errors.n)),
                 mape(said),
                 Value::maybe(said.map(|errors| errors.p95_pct)),
                 mape(eval::errors(&held, Predictor::Null)),

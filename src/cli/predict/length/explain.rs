@@ -30,7 +30,7 @@ pub(super) struct ExplainArgs {
     #[arg(long)]
     task: Option<String>,
     /// Most tokens of the answer.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
     /// Method; the baseline unless given.
     #[arg(long)]

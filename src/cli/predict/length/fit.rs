@@ -70,20 +70,21 @@ fn json(loaded: &Loaded, model: &Model, path: &str) -> anyhow::Result<Json> {
     }))
 }
 
+/// What was done to both ends.
+fn ends(calibration: &Calibration) -> String {
+    let factor = |log: f32| f64::from(log).exp();
+    let low = calibration.low.map(|low| format!("q10 divided by {:.2}", factor(low)));
+    let high = calibration.high.map(|high| format!("q90 multiplied by {:.2}", factor(high)));
+    let moved: Vec<String> = low.into_iter().chain(high).collect();
+    let n = calibration.n_prompts;
+    let moved = (!moved.is_empty())
+        .then(|| format!("{}, as {n} held-out prompts ask for", moved.join(" and ")));
+    moved.into_iter().chain(calibration.missing()).collect::<Vec<_>>().join("; ")
+}
+
 fn words(model: &Model) -> String {
     let trained = &model.trained;
-    let Calibration { n_prompts, low, high } = &model.calibration;
-    let factor = |log: f32| f64::from(log).exp();
-    let ends = match (low, high) {
-        (Some(low), Some(high)) => format!(
-            "q10 divided by {:.2} and q90 multiplied by {:.2}, as {n_prompts} held-out prompts ask for",
-            factor(*low),
-            factor(*high)
-        ),
-        _ => format!(
-            "ends not calibrated: {n_prompts} held-out prompts are too few, or too many of them end at max_tokens"
-        ),
-    };
+    let ends = ends(&model.calibration);
     format!(
         "fitted on {} answers of `{}` to {} prompts in {} families, {} of them ended at max_tokens; {ends}",
         trained.n_answers,
@@ -92,4 +93,17 @@ fn words(model: &Model) -> String {
         trained.n_families,
         trained.n_censored
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_was_moved_is_told_where_the_other_was_not() {
+        let said = ends(&Calibration { n_prompts: 24, low: Some(0.0), high: None });
+        assert!(
+            said.starts_with("q10 divided by 1.00, as 24 held-out prompts ask for; q90 is not")
+        );
+    }
 }

@@ -61,6 +61,7 @@ pub struct Label {
 
 /// A fitted quantile.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Forest {
     /// What a prediction starts from.
     pub start: f32,
@@ -104,6 +105,18 @@ impl Forest {
     pub fn predict(&self, features: &[f32]) -> f64 {
         let added: f64 = self.trees.iter().map(|tree| tree.value(features)).sum();
         f64::from(self.start) + added
+    }
+
+    /// What is wrong with a forest of a file, in words; `None` where it can be asked about rows of `n_features`.
+    pub fn fault(&self, n_features: usize) -> Option<String> {
+        if !self.start.is_finite() {
+            return Some("a start that is not finite".to_owned());
+        }
+        if self.trees.is_empty() {
+            return Some("no trees".to_owned());
+        }
+        let mut trees = self.trees.iter().enumerate();
+        trees.find_map(|(at, tree)| Some(format!("trees[{at}]: {}", tree.fault(n_features)?)))
     }
 
     /// What a prediction starts from, and what each of `n_features` features moves it by; together the prediction.

@@ -31,6 +31,27 @@ impl Tree {
         })
     }
 
+    /// What is wrong with a tree of a file, in words. Children stand behind their parents, so that every path ends.
+    pub(super) fn fault(&self, n_features: usize) -> Option<String> {
+        if self.0.is_empty() {
+            return Some("no nodes".to_owned());
+        }
+        let n_nodes = self.0.len();
+        self.0.iter().enumerate().find_map(|(at, Node(value, to))| {
+            let is_finite = value.is_finite() && to.is_none_or(|(_, cut, ..)| cut.is_finite());
+            if !is_finite {
+                return Some(format!("node {at} has a number that is not finite"));
+            }
+            let (feature, _, low, high) = (*to)?;
+            if usize::from(feature) >= n_features {
+                return Some(format!("node {at} asks for feature {feature} of {n_features}"));
+            }
+            let is_behind = |child: u16| at < usize::from(child) && usize::from(child) < n_nodes;
+            let all = is_behind(low) && is_behind(high);
+            (!all).then(|| format!("node {at} has a child that does not stand behind it"))
+        })
+    }
+
     /// Adds to `moved` what each feature's splits moved the prediction by, and returns what it starts from. Saabas (2014).
     pub fn explain(&self, features: &[f32], moved: &mut [f64]) -> f64 {
         let path: Vec<&Node> = self.path(features).collect();
