@@ -1,10 +1,10 @@
 //! Run folders as samples for the length predictor: which prompt got which answers, of how many tokens.
 //!
 //! Rows hold a hash of the prompt and not its text, so the prompts are built again from the scenario in the manifest, and a row
-//! counts only where the hash of what was built is the row's ([`prompts`]).
+//! counts only where the hash of what was built is the row's (`prompts`).
 //!
 //! Answers to one prompt under one method are runs of one sample where they were sampled with different seeds: repeats, methods that
-//! differ in their seed alone ([`merge`]), and requests that send the same prompt again, for a request's seed has its number in it
+//! differ in their seed alone (`merge`), and requests that send the same prompt again, for a request's seed has its number in it
 //! ([`draws`]). Two answers of one seed are one observation, and the second is left out. The A/A control
 //! samples with the baseline's own seeds; it stays a method of its own, whose shift is the null of all shifts.
 

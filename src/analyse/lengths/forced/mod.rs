@@ -6,7 +6,7 @@
 //!
 //! - A *place* is the end of one such text. At an answer's very end the run's model did stop; at the others it went on.
 //! - The difference of ln p is taken place by place, and averaged over a prompt's places: one value a prompt. Methods are tested against the
-//!   baseline and everything that compresses nothing ([`super::shift`]), because a place was chosen by the baseline's own rounding: an
+//!   baseline and everything that compresses nothing (`shift`, as lengths are), because a place was chosen by the baseline's own rounding: an
 //!   answer ends where its probability came out high, so that other rounding alone lowers it a little.
 //! - A server lists the likeliest tokens only. A stop token that is not listed has at most the lowest probability listed. A pair with one
 //!   such side counts with the bound where that tells the sign, which makes the difference smaller than it is, and not at all where it does
