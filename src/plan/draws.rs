@@ -7,6 +7,8 @@
 //! Who sends requests and who reads their answers must agree on them: two answers to one prompt are two observations only where
 //! they were drawn with different seeds.
 
+use crate::stats::mixed;
+
 /// Seed of a method's repeat.
 pub fn of_repeat(seed: u64, repeat: u32, method: u64) -> u64 {
     mixed(mixed(seed, u64::from(repeat)), method)
@@ -20,15 +22,6 @@ pub fn of_request(of_repeat: u64, id: u64) -> u64 {
 /// What a server is told of a seed: servers take a signed 32- or 64-bit one, and 31 bits fit them all.
 pub fn sent(seed: u64) -> u64 {
     seed & 0x7fff_ffff
-}
-
-/// One seed of two numbers, neither of which can make up for the other: a sum would give one method in one repeat the draws of
-/// another in the next. `SplitMix64`'s finaliser (Steele, Lea, Flood 2014).
-fn mixed(state: u64, more: u64) -> u64 {
-    let z = state.wrapping_add(more.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

@@ -115,6 +115,11 @@ impl Value {
         value.map_or(Value::Missing, Value::Float)
     }
 
+    /// A share as percent, or [`Value::Missing`] where there is none.
+    pub fn percent(share: Option<f64>) -> Self {
+        Self::maybe(share.map(|share| 100.0 * share))
+    }
+
     /// An estimate with its interval; without an interval a plain float, without an estimate missing.
     pub fn estimate(value: Option<f64>, low: Option<f64>, high: Option<f64>) -> Self {
         match (value, low, high) {

@@ -4,6 +4,7 @@ mod bootstrap;
 mod density;
 mod flip;
 mod kendall;
+mod mix;
 mod multiple;
 mod normal;
 mod proportion;
@@ -18,6 +19,7 @@ pub use bootstrap::{
 pub use density::{bandwidth, density};
 pub use flip::{Flipped, sign_flip_test};
 pub use kendall::{PairCounts, pair_counts, tau_b};
+pub use mix::mixed;
 pub use multiple::benjamini_hochberg;
 pub use normal::{POWER_80, upper_tail as upper_tail_of_normal};
 pub use proportion::{wilson, wilson_share};

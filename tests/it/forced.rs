@@ -8,25 +8,15 @@ use kvbench::record::{
 };
 use serde_json::Value;
 
-use super::serve::{Server, measured, run_scenario};
+use super::serve::{Server, fp16_and_fp8, measured, run_scenario};
 
 fn scenario(url: &str, workload: &str) -> String {
+    let methods = fp16_and_fp8(url);
     format!(
         r#"
 name = "stops"
 baseline = "fp16"
-[target.a.engine]
-url = "{url}"
-endpoint = "completions"
-model = "known"
-method = "fp16"
-[target.b.engine]
-url = "{url}"
-endpoint = "completions"
-model = "known"
-method = "fp8"
-[method.fp16.fp16]
-[method.fp8.fp8]
+{methods}
 {workload}
 [load.loop.closed]
 concurrency = [3]

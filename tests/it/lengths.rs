@@ -8,7 +8,7 @@ use kvbench::record::{
 };
 use serde_json::Value;
 
-use super::serve::{Server, run_scenario};
+use super::serve::{Server, fp16_and_fp8, run_scenario};
 
 fn lengths(folder: &Path, more: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_kvbench"))
@@ -21,24 +21,14 @@ fn lengths(folder: &Path, more: &[&str]) -> (Option<i32>, String, String) {
 }
 
 fn scenario(url: &str) -> String {
+    let methods = fp16_and_fp8(url);
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/datasets/story-openings-200.json");
     format!(
         r#"
 name = "lengths"
 baseline = "fp16"
 repeats = 2
-[target.a.engine]
-url = "{url}"
-endpoint = "completions"
-model = "known"
-method = "fp16"
-[target.b.engine]
-url = "{url}"
-endpoint = "completions"
-model = "known"
-method = "fp8"
-[method.fp16.fp16]
-[method.fp8.fp8]
+{methods}
 [workload.openings.dataset]
 path = "{data}"
 format = "sharegpt"

@@ -8,7 +8,7 @@ use kvbench::record::{
 };
 use serde_json::Value;
 
-use super::serve::{Server, run_scenario};
+use super::serve::{Server, fp16_and_fp8, run_scenario};
 
 fn kvbench(args: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_kvbench")).args(args).output().unwrap();
@@ -34,23 +34,13 @@ fn data_set(path: &Path) {
 }
 
 fn scenario(url: &str, data: &Path) -> String {
+    let methods = fp16_and_fp8(url);
     format!(
         r#"
 name = "predicted"
 baseline = "fp16"
 repeats = 2
-[target.a.engine]
-url = "{url}"
-endpoint = "completions"
-model = "known"
-method = "fp16"
-[target.b.engine]
-url = "{url}"
-endpoint = "completions"
-model = "known"
-method = "fp8"
-[method.fp16.fp16]
-[method.fp8.fp8]
+{methods}
 [workload.asked.dataset]
 path = "{}"
 format = "sharegpt"

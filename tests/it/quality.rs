@@ -16,7 +16,7 @@ use kvbench::{
 };
 use serde_json::{Value, json};
 
-use super::serve::{Server, run_scenario};
+use super::serve::{Server, fp16_and_fp8, run_scenario};
 
 /// Eight questions and four texts to classify; the answer to each is its own number in words.
 fn benchmark(dir: &Path) -> PathBuf {
@@ -36,24 +36,14 @@ fn benchmark(dir: &Path) -> PathBuf {
 }
 
 fn scenario(url: &str, path: &Path) -> String {
+    let methods = fp16_and_fp8(url);
     format!(
         r#"
 name = "quality"
 seed = 3
 repeats = 2
 baseline = "fp16"
-[target.a.engine]
-url = "{url}"
-endpoint = "completions"
-model = "known"
-method = "fp16"
-[target.b.engine]
-url = "{url}"
-endpoint = "completions"
-model = "known"
-method = "fp8"
-[method.fp16.fp16]
-[method.fp8.fp8]
+{methods}
 [workload.lb.dataset]
 path = "{}"
 format = "longbench"

@@ -15,6 +15,17 @@ pub(super) fn measured(dir: &Path) -> Vec<RequestRow> {
     rows
 }
 
+/// Two targets of one server that is asked for completions, fp16 at the one and fp8 at the other: for runs whose answers a test then
+/// writes itself.
+pub(super) fn fp16_and_fp8(url: &str) -> String {
+    let target = |name: &str, method: &str| {
+        format!(
+            "[target.{name}.engine]\nurl = \"{url}\"\nendpoint = \"completions\"\nmodel = \"known\"\nmethod = \"{method}\"\n"
+        )
+    };
+    format!("{}{}[method.fp16.fp16]\n[method.fp8.fp8]\n", target("a", "fp16"), target("b", "fp8"))
+}
+
 /// Runs a scenario in a folder of its own; what the program said, and the run's folder, which lives as long as the first.
 pub(super) fn run_scenario(
     text: &str,

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use super::text;
+use crate::stats;
 
 const SHINGLE: usize = 3;
 const BANDS: usize = 12;
@@ -67,9 +68,9 @@ fn signature(prompt: &str) -> Signature {
         [head, tail].iter().flat_map(|part| text::words(part)).map(|word| hash(&word)).collect();
     let mut smallest = [u64::MAX; PLACES];
     let mut take = |shingle: &[u64]| {
-        let base = shingle.iter().fold(0_u64, |all, word| mixed(all ^ word));
+        let base = shingle.iter().fold(0_u64, |all, word| scattered(all ^ word));
         for (place, smallest) in smallest.iter_mut().enumerate() {
-            *smallest = (*smallest).min(mixed(base ^ mixed(place as u64 + 1)));
+            *smallest = (*smallest).min(scattered(base ^ scattered(place as u64 + 1)));
         }
     };
     if words.len() < SHINGLE {
@@ -88,12 +89,9 @@ fn hash(text: &str) -> u64 {
     })
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-pub(super) fn mixed(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
+/// A value that tells nothing of its neighbours'.
+pub(super) fn scattered(value: u64) -> u64 {
+    stats::mixed(value, 0)
 }
 
 fn root(joined: &mut [usize], mut at: usize) -> usize {

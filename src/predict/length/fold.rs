@@ -1,6 +1,6 @@
 //! Splits by family, never by row.
 
-use super::family::mixed;
+use super::family::scattered;
 
 /// A fold from 0 to `n_folds - 1` for each row. Families are shuffled by the seed and dealt, each to the fold that is the smallest so
 /// far, so that one large family does not make its fold larger than it must.
@@ -9,7 +9,7 @@ pub(super) fn deal(families: &[usize], n_folds: usize, seed: u64) -> Vec<usize> 
     let mut size = vec![0_usize; n_families];
     families.iter().for_each(|family| size[*family] += 1);
     let mut order: Vec<usize> = (0..n_families).filter(|family| size[*family] > 0).collect();
-    order.sort_by_key(|family| mixed(mixed(seed) ^ *family as u64));
+    order.sort_by_key(|family| scattered(scattered(seed) ^ *family as u64));
     let mut rows = vec![0_usize; n_folds.max(1)];
     let mut fold_of = vec![0; n_families];
     for family in order {

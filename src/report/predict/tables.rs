@@ -22,10 +22,6 @@ fn mape(errors: Option<Errors>) -> Value {
     Value::maybe(errors.map(|errors| errors.mape_pct))
 }
 
-fn percent(share: Option<f64>) -> Value {
-    Value::maybe(share.map(|share| 100.0 * share))
-}
-
 /// A table of one row from (name, unit, value).
 pub fn one_row<const N: usize>(title: &str, cells: [(&str, &str, Value); N]) -> Table {
     let mut table = Table::new(title, Vec::new());
@@ -78,7 +74,7 @@ fn model(model: &Model) -> Vec<Value> {
         Value::count(model.n_repeats),
         mape(model.errors),
         Value::maybe(model.errors.map(|errors| errors.p95_pct)),
-        percent(model.noise),
+        Value::percent(model.noise),
         mape(model.null),
         text(if model.residuals.is_some() { "at points" } else { "no" }),
         Value::Text(costs(&model.coefficients)),
@@ -140,8 +136,8 @@ fn split(score: &Score, predictor: Predictor) -> Vec<Value> {
         mape(score.null),
         mape(score.interpolate),
         Value::count(score.interpolate.map_or(0, |errors| errors.n)),
-        percent(score.noise),
-        percent(score.coverage()),
+        Value::percent(score.noise),
+        Value::percent(score.coverage()),
         score.n_outside.map_or(Value::Missing, Value::count),
         mape(own),
         mape(null),

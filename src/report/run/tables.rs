@@ -94,8 +94,8 @@ fn clients(cells: &[ClientView]) -> Table {
             Value::maybe(cell.schedule_lag_p99_ms),
             cell.n_connects.map_or(Value::Missing, Value::Int),
             Value::maybe(cell.connect_p99_ms),
-            percent(cell.thread_share_max),
-            percent(cell.cpu_share),
+            Value::percent(cell.thread_share_max),
+            Value::percent(cell.cpu_share),
             Value::maybe(cell.cpu_us_per_event),
             Value::maybe(cell.events_per_read),
         ]);
@@ -119,10 +119,6 @@ pub(super) fn estimate(estimate: Option<Estimate>) -> Value {
 
 pub(super) fn count(n: usize) -> Value {
     Value::count(n)
-}
-
-fn percent(share: Option<f64>) -> Value {
-    Value::maybe(share.map(|share| 100.0 * share))
 }
 
 fn kernels<'a>(title: &str, points: impl Iterator<Item = &'a KernelPoint>) -> Table {
@@ -173,14 +169,14 @@ fn kernel_row(k: &KernelPoint) -> Vec<Value> {
         estimate(k.duration_ms),
         Value::maybe(k.duration_p10_p90_ms.map(|(p10, _)| p10)),
         Value::maybe(k.duration_p10_p90_ms.map(|(_, p90)| p90)),
-        percent(k.limit_fraction),
+        Value::percent(k.limit_fraction),
         k.bound.map_or(Value::Missing, |bound| text(bound.name())),
         estimate(k.tokens_per_s),
         estimate(k.speedup),
         Value::maybe(k.ideal_speedup),
-        percent(k.captured_fraction),
+        Value::percent(k.captured_fraction),
         Value::maybe(k.gb_per_s),
-        percent(k.bandwidth_fraction),
+        Value::percent(k.bandwidth_fraction),
         noise,
         // On a host nothing tells of throttling, so nothing could be thrown away.
         k.bound.map_or(Value::Missing, |_| Value::Int(k.n_discarded)),
