@@ -21,12 +21,13 @@
 //! | 0 | [`units`], [`stats`] |
 //! | 1 | [`method`], [`record`] |
 //! | 2 | [`kernel`], [`token`], [`predict`] |
-//! | 3 | [`scenario`] |
-//! | 4 | [`plan`] |
-//! | 5 | [`workload`] |
-//! | 6 | [`serve`], [`execute`], [`analyse`] |
-//! | 7 | [`report`], [`import`] |
-//! | 8 | [`cli`] |
+//! | 3 | [`route`] |
+//! | 4 | [`scenario`] |
+//! | 5 | [`plan`] |
+//! | 6 | [`workload`] |
+//! | 7 | [`serve`], [`execute`], [`analyse`] |
+//! | 8 | [`report`], [`import`] |
+//! | 9 | [`cli`] |
 //!
 //! # Invariants, written as absences
 //!
@@ -46,6 +47,8 @@ pub mod record;
 pub mod kernel;
 pub mod predict;
 pub mod token;
+
+pub mod route;
 
 pub mod scenario;
 

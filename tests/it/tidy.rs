@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["units", "stats"],
     &["method", "record"],
     &["kernel", "token", "predict"],
+    &["route"],
     &["scenario"],
     &["plan"],
     &["workload"],
