@@ -159,7 +159,7 @@ fn turboquant_keeps_the_length_of_keys() {
 
 #[test]
 fn gear_counts_what_it_keeps() {
-    let Method::Gear(gear) = gear(2) else { unreachable!() };
+    let Method::Gear(gear) = gear(2) else { panic!("asked for GEAR") };
     assert_eq!(gear.outliers_per_end(4096), 40);
     assert_eq!(gear.outliers_per_end(300), 3);
     let mut rng = ChaCha8Rng::seed_from_u64(4);
@@ -187,7 +187,7 @@ fn gear_counts_what_it_keeps() {
 
 #[test]
 fn gear_survives_data_without_an_error_to_approximate() {
-    let Method::Gear(gear) = gear(4) else { unreachable!() };
+    let Method::Gear(gear) = gear(4) else { panic!("asked for GEAR") };
     let flat = vec![1.5; 64 * D];
     let stored = gear.compress(gear::Side::Key, &[&flat], D, 4);
     assert!(stored[0].restored(D).iter().all(|x| (x - 1.5).abs() < 1e-12));
@@ -235,7 +235,7 @@ fn column_scores_add_up_to_the_queries() {
 
 #[test]
 fn bad_parameters_are_named() {
-    let Method::Gear(good) = gear(4) else { unreachable!() };
+    let Method::Gear(good) = gear(4) else { panic!("asked for GEAR") };
     let snapkv = |window, budget, pool_width| Method::Snapkv {
         window,
         budget,
