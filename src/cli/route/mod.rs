@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use super::ui::Ui;
 
+mod plan;
 mod simulate;
+
+pub(super) use plan::run as plan;
 
 /// Routers in front of engines that compress the KV cache differently.
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,7 @@ mod glossary;
 pub mod judged;
 mod kernels;
 pub mod lengths;
-mod page;
+pub(super) mod page;
 mod quality;
 mod saturation;
 mod served;

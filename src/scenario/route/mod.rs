@@ -144,6 +144,18 @@ impl RouteScenario {
         Ok(Self::parse(&text, &path.display().to_string())?)
     }
 
+    /// The same, of a file that [`Self::is_meant`] to be one; `None` of another.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_if_meant(path: &Path) -> anyhow::Result<Option<Self>> {
+        let text = super::read_text(path)?;
+        if !Self::is_meant(&text) {
+            return Ok(None);
+        }
+        Ok(Some(Self::parse(&text, &path.display().to_string())?))
+    }
+
     /// Checks a text; `origin` stands before the line number in errors. Never panics.
     ///
     /// # Errors
