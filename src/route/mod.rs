@@ -7,9 +7,16 @@
 pub mod ask;
 pub mod cluster;
 pub mod decision;
+mod estimate;
 pub mod experiment;
+pub mod lengths;
 pub mod pool;
+pub mod risk;
+pub mod router;
+mod rules;
 pub mod spec;
+mod steps;
+pub mod task;
 pub mod world;
 
 pub use ask::Ask;

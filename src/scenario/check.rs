@@ -113,7 +113,7 @@ pub(super) fn check_name(name: &Sp<String>, what: &str) -> Checked<()> {
     ))
 }
 
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     let mut short: String = text.chars().take(NAME_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(NAME_MAX).is_some() {
         short.push('…');

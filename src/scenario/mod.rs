@@ -22,6 +22,7 @@ mod method;
 mod metrics;
 mod places;
 mod preset;
+pub mod proxy;
 pub mod route;
 pub mod secret;
 mod start;
@@ -34,6 +35,7 @@ mod value;
 mod wire;
 mod wire_engine;
 mod wire_metrics;
+mod wire_proxy;
 mod wire_target;
 mod workload;
 
