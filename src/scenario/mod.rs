@@ -423,6 +423,10 @@ impl Scenario {
 
     fn checked(text: &str) -> Result<Self, error::Fault> {
         limit::text(text)?;
+        if RouteScenario::is_meant(text) {
+            let message = "expected what engines or kernels are measured with, got an experiment of the router";
+            return Err(error::Fault::new(0, message, "run it with `kvbench route simulate`"));
+        }
         let file: wire::File = toml::from_str(text).map_err(|error| error::translate(&error))?;
         check::scenario(file, text)
     }
