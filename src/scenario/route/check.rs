@@ -6,7 +6,7 @@ use super::{Headline, RouteMethod, RouteScenario, RouteTrace, Speed, TraceSource
 use crate::{
     predict::simulate::{EngineConfig, LinearTimes, Mixing},
     route::{
-        GuardSpec, LengthKnowledge, PolicySpec, Rule, SpeedKnowledge,
+        GuardSpec, PolicySpec,
         experiment::{Arrivals, LoadPlan, NamedSkill, PoolPlan, Slo},
         world::{LengthShift, Skill},
     },
@@ -24,10 +24,6 @@ type Checked<T> = Result<T, Fault>;
 
 /// Most simulations of one file.
 const CELLS_MAX: usize = 100_000;
-
-/// Policies that every other is compared with, under the names they have where a file does not name them.
-const ALWAYS: [(&str, Rule); 2] =
-    [("round-robin", Rule::RoundRobin), ("join-shortest-queue", Rule::JoinShortestQueue)];
 
 /// Turns a parsed file into an experiment, or says what is wrong with it first.
 pub(super) fn scenario(file: &wire::File, text: &str) -> Checked<RouteScenario> {
@@ -47,7 +43,7 @@ pub(super) fn scenario(file: &wire::File, text: &str) -> Checked<RouteScenario> 
         traces: named(&file.trace, "trace", trace)?,
         loads: named(&file.load, "load", loads)?.into_iter().flatten().collect(),
         skills: named(&file.skill, "skill", |name, wire| Ok(skill(name, wire)))?,
-        policies: policies(&named(&file.policy, "policy", |name, wire| Ok(policy(name, wire)))?),
+        policies: named(&file.policy, "policy", |name, wire| Ok(policy(name, wire)))?,
         slo: file.slo.as_ref().map(slo).transpose()?,
         headline: Headline::default(),
     };
@@ -104,6 +100,8 @@ fn method(
 ) -> Checked<RouteMethod> {
     if is_baseline {
         compares_with_itself(wire)?;
+    } else {
+        differs_from_baseline(name, wire)?;
     }
     let mut sources = Vec::new();
     let mut told = |what: &'static str, source: &Sp<String>| {
@@ -124,7 +122,7 @@ fn method(
         speed: speed(name, &wire.speed)?,
         config: config(wire, engine)?,
         shift: shift(wire.length.as_ref()),
-        excess: wire.excess.as_ref().map_or_else(BTreeMap::new, |excess| by_task(&excess.value)),
+        excess: by_task(wire.excess.as_ref().map(|excess| &excess.value)),
         sources,
     })
 }
@@ -141,6 +139,21 @@ fn compares_with_itself(wire: &wire::Method) -> Checked<()> {
             "both say how a method differs from the baseline: remove it",
         )),
     }
+}
+
+/// What is not known of a method has to be assumed, and said to be.
+fn differs_from_baseline(name: &Sp<String>, wire: &wire::Method) -> Checked<()> {
+    let missing = match (&wire.length, &wire.excess) {
+        (None, _) => "length = { mean_log = 0.0, sigma_log = 0.4, source = \"assumed\" }",
+        (_, None) => "excess = { other = 0.0, source = \"assumed\" }",
+        _ => return Ok(()),
+    };
+    let (key, _) = missing.split_once(' ').unwrap_or((missing, ""));
+    Err(Fault::new(
+        name.at,
+        format!("expected `{key}` of every method but the baseline, got none of `{}`", name.value),
+        format!("say how it differs from the baseline, for example `{missing}`"),
+    ))
 }
 
 fn said(source: &Sp<String>) -> Checked<()> {
@@ -227,9 +240,11 @@ fn shift(wire: Option<&Sp<wire::LengthShift>>) -> LengthShift {
     })
 }
 
-fn by_task(wire: &wire::Excess) -> BTreeMap<String, f64> {
-    let listed = wire.by_task.0.iter().map(|(task, share)| (task.value.clone(), share.0));
-    listed.chain([(String::new(), wire.other.0)]).collect()
+/// Of the baseline nothing: what others break beyond it is what counts.
+fn by_task(wire: Option<&wire::Excess>) -> BTreeMap<String, f64> {
+    let listed = wire.into_iter().flat_map(|wire| &wire.by_task.0);
+    let listed = listed.map(|(task, share)| (task.value.clone(), share.0));
+    listed.chain([(String::new(), wire.map_or(0.0, |wire| wire.other.0))]).collect()
 }
 
 fn pool(name: &Sp<String>, wire: &wire::Pool, file: &wire::File) -> Checked<PoolPlan> {
@@ -333,20 +348,6 @@ fn policy(name: &Sp<String>, wire: &wire::Policy) -> PolicySpec {
     }
 }
 
-/// With those that every other is compared with.
-fn policies(named: &[PolicySpec]) -> Vec<PolicySpec> {
-    let is_there = |rule: Rule| named.iter().any(|own| own.rule == rule && own.guard.is_none());
-    let missing = ALWAYS.iter().filter(|(_, rule)| !is_there(*rule));
-    let plain = |(name, rule): &(&str, Rule)| PolicySpec {
-        name: (*name).to_owned(),
-        rule: *rule,
-        length: LengthKnowledge::Constant,
-        speed: SpeedKnowledge::Predicted,
-        guard: None,
-    };
-    missing.map(plain).chain(named.iter().cloned()).collect()
-}
-
 fn slo(wire: &Sp<crate::scenario::wire::Slo>) -> Checked<Slo> {
     let checked = check_slo(wire)?;
     let s = |ms: Option<f64>| ms.map(|ms| ms / 1e3);
@@ -378,15 +379,6 @@ fn have_times(scenario: &RouteScenario, file: &wire::File) -> Checked<()> {
 }
 
 fn not_too_many(scenario: &RouteScenario, file: &wire::File) -> Checked<()> {
-    if let Some((name, _)) = file.policy.0.iter().find(|(name, _)| {
-        scenario.policies.iter().filter(|policy| policy.name == name.value).count() > 1
-    }) {
-        return Err(Fault::new(
-            name.at,
-            format!("expected another name than `{}`, which a policy has that always runs", name.value),
-            "give it the rule of that name, or rename it",
-        ));
-    }
     let cells = scenario.n_cells();
     if cells > CELLS_MAX || scenario.loads.len() > limit::TABLES_MAX {
         let message = format!(

@@ -44,7 +44,7 @@ pub struct RouteScenario {
     pub loads: Vec<LoadPlan>,
     /// Skills, in file order.
     pub skills: Vec<NamedSkill>,
-    /// Policies, in file order, round robin and join shortest queue first where the file does not name them.
+    /// Policies, in file order.
     pub policies: Vec<PolicySpec>,
     /// When an answer is on time.
     pub slo: Option<Slo>,

@@ -114,13 +114,13 @@ fn a_full_file_is_read_in_file_order() {
     assert_eq!(loads, ["poisson-2", "poisson-2.5", "rho-0.9"]);
     assert!(matches!(read.loads[2].arrivals, Arrivals::Utilisation { rho } if rho > 0.8));
     let policies: Vec<_> = read.policies.iter().map(|policy| policy.name.as_str()).collect();
-    assert_eq!(policies, ["round-robin", "marginal", "jsq"], "what is always there stands first");
+    assert_eq!(policies, ["marginal", "jsq"]);
     let guard = Some(GuardSpec { risk: RiskKnowledge::Learned, epsilon: 0.02 });
-    let marginal = &read.policies[1];
+    let marginal = &read.policies[0];
     assert_eq!((marginal.rule, marginal.length, marginal.guard), (Rule::MarginalCost, LengthKnowledge::Predicted, guard));
     assert_eq!(read.headline, Headline { pool: 1, trace: 0, load: 2, skill: 0 });
     assert_eq!(read.slo.and_then(|slo| slo.ttft_s).map(|s| s.to_bits()), Some(0.5_f64.to_bits()));
-    assert_eq!(read.n_cells(), 2 * 2 * 3 * 2 * 3 * 5);
+    assert_eq!(read.n_cells(), 2 * 2 * 3 * 2 * 2 * 5);
     assert!((read.skills[1].skill.speed_factor - 0.8).abs() < 1e-12);
 }
 
@@ -143,7 +143,7 @@ fn what_is_wrong_is_said_with_its_line_and_a_remedy() {
         ("min = 1000", "min = 5000", "expected `min` to be at most `max`", "min = 5000"),
         ("engines = { stream = 3 }", "engines = {}", "1 to 1024 engines in pool `own`, got 0", "[pool.own"),
         ("[load.rho.utilisation]\nrho = [0.9]", "[load.rho.recorded]\nspeed = [1]", "got `long`, which has none", "[load.rho"),
-        ("[policy.jsq]\nrule = \"join_shortest_queue\"", "[policy.round-robin]\nrule = \"random\"", "expected another name than `round-robin`", "[policy.round-robin"),
+("excess = { other = 0.05, by_task = { qa = 0.2 }, source = \"made up\" }", "", "expected `excess` of every method but the baseline, got none of `stream`", "[method.stream"),
         ("n_requests = 500", "n_requests = 0", "expected a whole number from 1 to 1000000", "n_requests"),
     ] {
         let (shown, line) = broken(from, to);
@@ -160,9 +160,9 @@ fn the_baseline_differs_from_itself_in_nothing() {
 
 #[test]
 fn too_many_simulations_are_refused() {
-    let text = FULL.replace("seed = 9", "seeds = 1000").replace("[2, 2.5]", "[1, 2, 3, 4, 5]");
-    let error = parse(&text).expect_err("144000 simulations");
-    assert!(error.line == 2 && error.message.contains("got 144000"), "{error}");
+    let text = FULL.replace("seed = 9", "seeds = 1000").replace("[2, 2.5]", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]");
+    let error = parse(&text).expect_err("176000 simulations");
+    assert!(error.line == 2 && error.message.contains("got 176000"), "{error}");
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub(in crate::scenario) struct File {
     pub(in crate::scenario) load: Ordered<Load>,
     /// How good the predictors of the policies are; each policy runs with each.
     pub(in crate::scenario) skill: Ordered<Skill>,
-    /// How requests are sent. Round robin and join shortest queue run too where they are not named.
+    /// How requests are sent. Round robin, join shortest queue, least memory and three oracles run too where they are not named.
     pub(in crate::scenario) policy: Ordered<Policy>,
     /// What `policies` of the JSON and the first page of the report are of. Default: the first pool, trace, load and skill.
     #[serde(default)]
@@ -116,9 +116,9 @@ pub(in crate::scenario) struct Method {
     pub(in crate::scenario) kv_budget: Option<Tokens>,
     /// Tokens that the KV cache of its engines holds. Default: as `[engine]` says.
     pub(in crate::scenario) kv_tokens: Option<Int<1, 1_000_000_000>>,
-    /// How lengths of its answers differ from the baseline's on the same prompt. Default: not at all.
+    /// How lengths of its answers differ from the baseline's on the same prompt; of every method but the baseline.
     pub(in crate::scenario) length: Option<Sp<LengthShift>>,
-    /// Which prompts it breaks beyond chance. Default: none.
+    /// Which prompts it breaks beyond chance; of every method but the baseline.
     pub(in crate::scenario) excess: Option<Sp<Excess>>,
 }
 
