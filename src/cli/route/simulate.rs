@@ -55,7 +55,7 @@ pub(super) fn run(args: &SimulateArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let plan = Plan::new(built.experiment).with_context(place)?;
     let cells = selected(&plan, args.filter.as_ref())?;
     let dir = simulate(&plan, &cells, manifest, (&args.results, built.notes), ui)?;
-    publish(&dir, ui)?;
+    publish(&dir, &dir, ui)?;
     Ok(ExitCode::SUCCESS)
 }
 
