@@ -29,6 +29,7 @@ mod peers;
 pub mod quality;
 pub mod replay;
 mod requests;
+pub mod risk;
 mod sanity;
 mod saturation;
 pub mod score;
