@@ -29,6 +29,7 @@ mod peers;
 pub mod quality;
 pub mod replay;
 mod requests;
+pub mod risk;
 pub mod route;
 pub mod route_replay;
 mod sanity;
