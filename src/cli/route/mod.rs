@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::ui::Ui;
 
+pub mod serve;
 mod simulate;
 
 /// Routers in front of engines that compress the KV cache differently.
@@ -17,6 +18,8 @@ pub struct RouteArgs {
 enum RouteCommand {
     /// Run policies against simulated engines, and judge them.
     Simulate(simulate::SimulateArgs),
+    /// Stand in front of real engines, and route what clients ask.
+    Serve(serve::ServeArgs),
 }
 
 /// Runs a subcommand.
@@ -26,5 +29,6 @@ enum RouteCommand {
 pub fn run(args: &RouteArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     match &args.command {
         RouteCommand::Simulate(args) => simulate::run(args, ui),
+        RouteCommand::Serve(args) => serve::run(args, ui),
     }
 }
