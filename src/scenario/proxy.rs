@@ -180,7 +180,8 @@ pub fn schema() -> serde_json::Value {
 
 fn checked(text: &str) -> Result<Proxy, Fault> {
     if text.len() > limit::TEXT_BYTES_MAX {
-        let message = format!("expected at most {} bytes, got {}", limit::TEXT_BYTES_MAX, text.len());
+        let message =
+            format!("expected at most {} bytes, got {}", limit::TEXT_BYTES_MAX, text.len());
         return Err(Fault::new(0, message, "is this a configuration of the proxy?"));
     }
     let file: wire::File = toml::from_str(text).map_err(|error| error::translate(&error))?;
@@ -233,8 +234,10 @@ fn baseline(file: &wire::File, methods: &[String]) -> Result<usize, Fault> {
     }
     methods.iter().position(|method| *method == file.baseline.value).ok_or_else(|| {
         let names = methods.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        let message =
-            format!("expected the method of one of the engines, got `{}`", check::shorten(&file.baseline.value));
+        let message = format!(
+            "expected the method of one of the engines, got `{}`",
+            check::shorten(&file.baseline.value)
+        );
         Fault::new(file.baseline.at, message, format!("the engines' methods are {names}"))
     })
 }
@@ -243,7 +246,10 @@ fn baseline(file: &wire::File, methods: &[String]) -> Result<usize, Fault> {
 fn listen(file: &wire::File) -> Result<SocketAddr, Fault> {
     let at = file.listen.at;
     let address: SocketAddr = file.listen.value.parse().map_err(|_| {
-        let message = format!("expected an IP address and a port, got `{}`", check::shorten(&file.listen.value));
+        let message = format!(
+            "expected an IP address and a port, got `{}`",
+            check::shorten(&file.listen.value)
+        );
         Fault::new(at, message, "write it as `127.0.0.1:8900` or `[::1]:8900`")
     })?;
     if address.ip().is_loopback() {
@@ -252,10 +258,14 @@ fn listen(file: &wire::File) -> Result<SocketAddr, Fault> {
     let message = format!("expected an address of this machine alone, got {}", address.ip());
     match (file.public, &file.token_env) {
         (true, Some(_)) => Ok(address),
-        (false, _) => Err(Fault::new(at, message, "say `public = true` to be reached by other machines")),
-        (true, None) => {
-            Err(Fault::new(at, message, "name a `token_env`: a proxy that others reach asks for a token"))
+        (false, _) => {
+            Err(Fault::new(at, message, "say `public = true` to be reached by other machines"))
         }
+        (true, None) => Err(Fault::new(
+            at,
+            message,
+            "name a `token_env`: a proxy that others reach asks for a token",
+        )),
     }
 }
 
@@ -271,13 +281,20 @@ fn variable(name: &Sp<String>) -> Result<String, Fault> {
     Err(Fault::new(name.at, message, "write the secret into a variable and its name here"))
 }
 
-fn engine(name: &Sp<String>, wire: &wire::ProxyEngine, methods: &[String]) -> Result<ProxyEngine, Fault> {
+fn engine(
+    name: &Sp<String>,
+    wire: &wire::ProxyEngine,
+    methods: &[String],
+) -> Result<ProxyEngine, Fault> {
     let own = &wire.method.value;
     let kv_tokens = wire.kv_tokens.map(|tokens| tokens.0.unsigned_abs());
     Ok(ProxyEngine {
         name: name.value.clone(),
         url: target::url(&wire.url)?,
-        method: methods.iter().position(|method| method == own).expect("collected from the engines"),
+        method: methods
+            .iter()
+            .position(|method| method == own)
+            .expect("collected from the engines"),
         model: wire.model.as_ref().map(|model| model.value.clone()),
         key_env: wire.key_env.as_ref().map(variable).transpose()?,
         health: path(&wire.health)?,
@@ -293,14 +310,18 @@ fn path(path: &Sp<String>) -> Result<String, Fault> {
     if good {
         return Ok(path.value.clone());
     }
-    let message = format!("expected a path that begins with a slash, got `{}`", check::shorten(&path.value));
+    let message =
+        format!("expected a path that begins with a slash, got `{}`", check::shorten(&path.value));
     Err(Fault::new(path.at, message, "write it as `/health`"))
 }
 
 fn config(wire: &wire::ProxyEngine, kv_tokens: Option<u64>) -> Result<EngineConfig, Fault> {
     let config = EngineConfig {
         max_num_seqs: wire.max_num_seqs.usize(),
-        max_batched_tokens: wire.max_batched_tokens.as_ref().map(|tokens| tokens.value.0.unsigned_abs()),
+        max_batched_tokens: wire
+            .max_batched_tokens
+            .as_ref()
+            .map(|tokens| tokens.value.0.unsigned_abs()),
         chunked_prefill: wire.chunked_prefill,
         mixing: Mixing::DecodeFirst,
         kv_blocks: kv_tokens.map(|tokens| (tokens / BLOCK_TOKENS).max(1)),
@@ -334,7 +355,10 @@ fn policy(file: &wire::File) -> Result<PolicySpec, Fault> {
     let rule = file.policy.rule.value;
     let without = file.engine.0.iter().find(|(_, engine)| engine.speed.is_none());
     if let (true, Some((name, _))) = (asks_for_times(rule), without) {
-        let message = format!("expected a speed for every engine under this rule, got none for `{}`", name.value);
+        let message = format!(
+            "expected a speed for every engine under this rule, got none for `{}`",
+            name.value
+        );
         let hint = format!(
             "add `[engine.{0}.speed.linear]` or `[engine.{0}.speed.model]`, or choose `join_shortest_queue`",
             name.value

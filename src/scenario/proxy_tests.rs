@@ -58,7 +58,10 @@ open_s = 1
 #[test]
 fn a_full_configuration_is_taken() {
     let proxy = Proxy::parse(FULL, "f").unwrap();
-    assert_eq!((proxy.methods.as_slice(), proxy.baseline), (&["f16".to_owned(), "stream-512".into()][..], 0));
+    assert_eq!(
+        (proxy.methods.as_slice(), proxy.baseline),
+        (&["f16".to_owned(), "stream-512".into()][..], 0)
+    );
     assert_eq!(proxy.engines[0].url, "http://127.0.0.1:8081");
     assert_eq!(proxy.engines[0].config.kv_blocks, Some(512));
     assert_eq!(proxy.engines[1].config.kv_budget, Some(512));
@@ -79,7 +82,12 @@ fn error(from: &str, to: &str) -> String {
 #[test]
 fn errors_have_a_place_and_a_remedy() {
     for (from, to, place, words) in [
-        ("baseline = \"f16\"", "baseline = \"f17\"", "f:4:12", "the engines' methods are `f16`, `stream-512`"),
+        (
+            "baseline = \"f16\"",
+            "baseline = \"f17\"",
+            "f:4:12",
+            "the engines' methods are `f16`, `stream-512`",
+        ),
         ("127.0.0.1:0", "localhost", "f:5:10", "expected an IP address and a port"),
         ("127.0.0.1:0", "0.0.0.0:1", "f:5:10", "public = true"),
         ("PROXY_TOKEN", "sk-secret value", "f:6:13", "name of a variable"),
@@ -87,7 +95,12 @@ fn errors_have_a_place_and_a_remedy() {
         ("max_num_seqs = 4", "max_num_seqs = 0", "f:17:16", "a whole number from 1"),
         ("max_batched_tokens = 2048", "max_batched_tokens = 2", "f:18:22", "max_num_seqs"),
         ("health = \"/health\"", "health = \"x\"", "f:15:10", "begins with a slash"),
-        ("speed.model = { path = \"speed.json\", subject = \"llama\" }", "", "f:37:8", "[engine.b.speed.linear]"),
+        (
+            "speed.model = { path = \"speed.json\", subject = \"llama\" }",
+            "",
+            "f:37:8",
+            "[engine.b.speed.linear]",
+        ),
         ("rule = \"marginal_cost\"", "rule = \"marginal\"", "f:37:8", "marginal_cost"),
         ("failures = 2", "failure = 2", "f:49:1", "did you mean `failures`?"),
         ("[engine.b]", "[engine.B]", "f:28:9", "a-z"),
@@ -96,7 +109,10 @@ fn errors_have_a_place_and_a_remedy() {
         assert!(error.starts_with(&format!("{place}: ")) && error.contains(words), "{to}: {error}");
         assert!(error.contains("\n  hint: "), "{error}");
     }
-    assert!(!error("PROXY_TOKEN", "sk-secret value").contains("sk-secret"), "what may be a secret is not shown");
+    assert!(
+        !error("PROXY_TOKEN", "sk-secret value").contains("sk-secret"),
+        "what may be a secret is not shown"
+    );
 }
 
 #[test]
@@ -109,7 +125,10 @@ fn an_address_that_others_reach_needs_a_word_and_a_token() {
 
 #[test]
 fn no_engine_is_an_error() {
-    let error = Proxy::parse("name = \"x\"\nbaseline = \"f16\"\nengine = {}\n[policy]\nrule = \"random\"\nlength.constant = 1\n", "f");
+    let error = Proxy::parse(
+        "name = \"x\"\nbaseline = \"f16\"\nengine = {}\n[policy]\nrule = \"random\"\nlength.constant = 1\n",
+        "f",
+    );
     assert!(error.unwrap_err().to_string().contains("at least one engine"));
 }
 

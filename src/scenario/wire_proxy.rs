@@ -23,7 +23,7 @@ pub(super) struct File {
     /// Name of the runs that it records, `[-a-z0-9]+`.
     pub(super) name: Sp<String>,
     /// Seed of rules that draw.
-    #[serde(default)]
+    #[serde(default = "seed")]
     pub(super) seed: Int<0, { i64::MAX }>,
     /// The method that compresses nothing: where a guard sends what it is not sure of.
     pub(super) baseline: Sp<String>,
@@ -54,6 +54,10 @@ pub(super) struct File {
     /// When an engine that fails is left alone.
     #[serde(default)]
     pub(super) breaker: Breaker,
+}
+
+fn seed() -> Int<0, { i64::MAX }> {
+    Int(0)
 }
 
 fn listen() -> Sp<String> {

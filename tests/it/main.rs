@@ -25,6 +25,7 @@ mod predict;
 mod predict_files;
 mod predict_length;
 mod predict_replay;
+mod proxy;
 mod quality;
 mod resume;
 mod route_simulate;

@@ -16,6 +16,8 @@ use crate::{
 mod judge;
 mod plan;
 mod replay;
+mod risks;
+pub mod serve;
 mod simulate;
 
 pub(super) use plan::run as plan;
@@ -35,6 +37,10 @@ enum RouteCommand {
     Replay(replay::ReplayArgs),
     /// Judge and draw a simulated run again.
     Report(judge::JudgeArgs),
+    /// How often methods break answers, by task and length: what a guard goes by.
+    Risks(risks::RisksArgs),
+    /// Stand in front of real engines, and route what clients ask.
+    Serve(serve::ServeArgs),
 }
 
 /// Runs a subcommand.
@@ -46,6 +52,8 @@ pub fn run(args: &RouteArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         RouteCommand::Simulate(args) => simulate::run(args, ui),
         RouteCommand::Replay(args) => replay::run(args, ui),
         RouteCommand::Report(args) => judge::run(args, ui),
+        RouteCommand::Risks(args) => risks::run(args, ui),
+        RouteCommand::Serve(args) => serve::run(args, ui),
     }
 }
 

@@ -256,7 +256,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
                 Poll::Pending => match ready!(gate.poll_patience(cx)) {
                     Wait::Idle => return Poll::Ready(Ok(())),
                     Wait::Head => {
-                        gate.refuse(Refusal { status: 408, why: "the header fields took too long" });
+                        gate.refuse(Refusal {
+                            status: 408,
+                            why: "the header fields took too long",
+                        });
                     }
                 },
             }
@@ -266,7 +269,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
 
 impl<S: AsyncWrite + Unpin> Gate<S> {
     /// Ends a write that waits for too long.
-    fn watched<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn watched<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.write_wait = None;
             return written;
@@ -344,10 +351,14 @@ mod tests {
     #[tokio::test]
     async fn sound_requests_pass_byte_for_byte_and_a_bad_one_after_them_is_replaced() {
         let (mut client, mut gate) = pair(LIMITS);
-        let chunked = "POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        let chunked =
+            "POST /b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
         let sound = format!("{POST}a\nb{chunked}\r\n{POST}xyz");
         let bad = "POST /c HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
-        client.write_all(format!("{sound}{bad}0\r\n\r\nGET /admin HTTP/1.1\r\n\r\n").as_bytes()).await.unwrap();
+        client
+            .write_all(format!("{sound}{bad}0\r\n\r\nGET /admin HTTP/1.1\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let mut seen = String::new();
         while !seen.contains(REFUSED) {
             seen += &read(&mut gate).await;

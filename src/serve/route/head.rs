@@ -80,7 +80,10 @@ fn line_ends(head: &[u8], whole: bool) -> Result<(), Refusal> {
             control => *control >= 0x20 && *control != 0x7f,
         };
         if !fine {
-            return Err(refuse(400, "expected lines that end in CR LF, without control characters"));
+            return Err(refuse(
+                400,
+                "expected lines that end in CR LF, without control characters",
+            ));
         }
     }
     Ok(())
@@ -88,7 +91,8 @@ fn line_ends(head: &[u8], whole: bool) -> Result<(), Refusal> {
 
 /// Checks the lines of a head whose line ends are sound.
 fn framing(head: &[u8], limits: &HeadLimits) -> Result<Framing, Refusal> {
-    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let mut lines =
+        head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let is_11 = request_line(lines.next().unwrap_or_default())?;
     let mut seen = Fields::default();
     for line in lines {
@@ -158,7 +162,8 @@ impl Fields {
 
     fn set_length(&mut self, value: &[u8]) -> Result<(), Refusal> {
         let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
-        let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
+        let number =
+            std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse().ok());
         match (number, self.length) {
             (Some(number), None) => self.length = Some(number),
             (Some(_), Some(_)) => return Err(refuse(400, "expected one content-length")),
@@ -181,10 +186,14 @@ impl Fields {
             _ => return Err(refuse(400, "expected one host")),
         }
         match (self.chunked, self.length) {
-            (true, Some(_)) => Err(refuse(400, "expected content-length or transfer-encoding, not both")),
+            (true, Some(_)) => {
+                Err(refuse(400, "expected content-length or transfer-encoding, not both"))
+            }
             (true, None) if !is_11 => Err(refuse(400, "expected no transfer-encoding in HTTP/1.0")),
             (true, None) => Ok(Framing::Chunked),
-            (false, Some(length)) if length > limits.body_bytes => Err(refuse(413, "the body is too large")),
+            (false, Some(length)) if length > limits.body_bytes => {
+                Err(refuse(413, "the body is too large"))
+            }
             (false, length) => Ok(Framing::Length(length.unwrap_or(0))),
         }
     }

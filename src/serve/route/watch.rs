@@ -83,7 +83,10 @@ impl Watch {
             self.is_done = true;
             return;
         }
-        if [&b"\"text\""[..], b"\"content\"", b"\"reasoning_content\""].iter().any(|key| has_text(data, key)) {
+        if [&b"\"text\""[..], b"\"content\"", b"\"reasoning_content\""]
+            .iter()
+            .any(|key| has_text(data, key))
+        {
             self.n_chunks += 1;
         }
         self.count(data);
