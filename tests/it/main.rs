@@ -29,6 +29,7 @@ mod proxy;
 mod quality;
 mod resume;
 mod route_simulate;
+mod route_sim;
 mod saturation;
 mod serve;
 mod tidy;

@@ -347,10 +347,11 @@ fn check(experiment: &Experiment) -> Result<(), PlanError> {
     }
     let n = experiment.methods.len();
     let places = experiment.pools.iter().flat_map(|pool| &pool.engines);
-    let mut places =
-        places.chain(std::iter::once(&(String::from("baseline"), experiment.baseline)));
-    if let Some((name, place)) = places.find(|(_, place)| *place >= n).cloned() {
-        return Err(PlanError::Method(name, n, place));
+    let mut places = places
+        .map(|(name, place)| (name.as_str(), *place))
+        .chain(std::iter::once(("baseline", experiment.baseline)));
+    if let Some((name, place)) = places.find(|(_, place)| *place >= n) {
+        return Err(PlanError::Method(name.to_owned(), n, place));
     }
     check_methods(experiment)?;
     check_numbers(experiment)
