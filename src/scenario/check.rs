@@ -159,7 +159,7 @@ fn check_aa(
     }
 }
 
-fn check_slo(slo: &Sp<wire::Slo>) -> Checked<Slo> {
+pub(super) fn check_slo(slo: &Sp<wire::Slo>) -> Checked<Slo> {
     let built = Slo {
         ttft_ms: slo.value.ttft_ms.map(|limit| limit.0),
         tpot_ms: slo.value.tpot_ms.map(|limit| limit.0),

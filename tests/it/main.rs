@@ -28,6 +28,7 @@ mod predict_replay;
 mod proxy;
 mod quality;
 mod resume;
+mod route_simulate;
 mod saturation;
 mod serve;
 mod tidy;

@@ -168,10 +168,11 @@ pub struct RouteWorldRow {
     pub seed: i64,
     /// Requests.
     pub n_requests: i64,
-    /// Arrivals a second: those that were asked for, or of recorded times the observed ones.
-    pub rate_per_s: f64,
-    /// Requests a second that as many engines of the baseline keep up with at most (saturation throughput of one, times engines).
-    pub capacity_per_s: f64,
+    /// Arrivals a second, as they came; `None` of fewer than two moments.
+    pub rate_per_s: Option<f64>,
+    /// Requests a second that as many engines of the baseline keep up with at most (saturation throughput of one, times engines);
+    /// `None` where they take none of these requests.
+    pub capacity_per_s: Option<f64>,
     /// Lower bound of the mean seconds from arrival to last token, for any router.
     pub bound_e2e_mean_s: f64,
     /// Lower bound of the mean seconds to the first token, for any router.

@@ -36,7 +36,7 @@ fn rows_come_back_from_their_parts() {
     let engine =
         RouteEngineRow { engine: "a".to_owned(), busy_ns: Some(3), ..RouteEngineRow::default() };
     log.engines([engine.clone()]).unwrap();
-    let world = RouteWorldRow { rate_per_s: 1.5, ..RouteWorldRow::default() };
+    let world = RouteWorldRow { rate_per_s: Some(1.5), ..RouteWorldRow::default() };
     log.worlds([world.clone()]).unwrap();
     manifest.status = Status::Complete;
     let path = log.finish(&manifest).unwrap();
