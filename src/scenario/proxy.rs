@@ -121,6 +121,8 @@ pub enum ProxyLength {
 pub struct ProxyLimits {
     /// Bytes of a body.
     pub body_bytes: usize,
+    /// Bytes of all bodies that are held at a time.
+    pub buffer_bytes: usize,
     /// Bytes of a head.
     pub header_bytes: usize,
     /// Fields of a head.
@@ -392,6 +394,7 @@ fn asks_for_times(rule: Rule) -> bool {
 fn limits(wire: &wire::Limits) -> ProxyLimits {
     ProxyLimits {
         body_bytes: wire.body_bytes.usize(),
+        buffer_bytes: wire.buffer_bytes.usize(),
         header_bytes: wire.header_bytes.usize(),
         header_fields: wire.header_fields.usize(),
         connections: wire.connections.usize(),

@@ -190,6 +190,8 @@ pub(super) struct Guard {
 pub(super) struct Limits {
     /// Bytes of a body (413).
     pub(super) body_bytes: Int<1, 1_073_741_824>,
+    /// Bytes of all bodies that are held at a time; a request that would need more is answered 503.
+    pub(super) buffer_bytes: Int<1, 1_099_511_627_776>,
     /// Bytes of a head (431).
     pub(super) header_bytes: Int<256, 1_048_576>,
     /// Fields of a head (431), of which the parser takes at most 100.
@@ -222,6 +224,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: Int(8 << 20),
+            buffer_bytes: Int(256 << 20),
             header_bytes: Int(16 << 10),
             header_fields: Int(64),
             connections: Int(16_384),

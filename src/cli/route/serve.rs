@@ -77,7 +77,8 @@ fn setup(proxy: Proxy, path: &Path, ui: Ui) -> anyhow::Result<Setup> {
     let keys = proxy.engines.iter().map(|engine| engine.key_env.as_deref().map(secret).transpose());
     let keys = keys.collect::<anyhow::Result<_>>()?;
     let token = proxy.token_env.as_deref().map(secret).transpose()?;
-    let log = log(&proxy, path)?;
+    let path = path.to_owned();
+    let log = Box::new(move |proxy: &Proxy| make_log(proxy, &path));
     Ok(Setup { proxy, keys, token, log, say: Arc::new(move |text| ui.note(text)) })
 }
 
@@ -89,7 +90,7 @@ fn secret(name: &str) -> anyhow::Result<Secret> {
     Secret::new(&value).map_err(|why| anyhow::anyhow!("{name}: {why}"))
 }
 
-fn log(proxy: &Proxy, path: &Path) -> anyhow::Result<(RouteLog, RouteManifest)> {
+fn make_log(proxy: &Proxy, path: &Path) -> anyhow::Result<(RouteLog, RouteManifest)> {
     let now = env::wall_clock()?;
     let mut manifest = RouteManifest::begun(
         RouteKind::Live,

@@ -14,6 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use super::{
     Clock, counts::Counts, desk::Desk, gate, log::Log, relay, secret::Secret, upstream::Upstream,
@@ -31,6 +32,8 @@ pub(super) struct App {
     pub(super) token: Option<Secret>,
     pub(super) next_id: AtomicU64,
     pub(super) in_work: AtomicUsize,
+    /// Bytes of bodies that may still be held.
+    pub(super) room: Arc<Semaphore>,
 }
 
 /// Paths, and what answers them.

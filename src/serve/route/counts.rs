@@ -70,6 +70,11 @@ impl Counts {
         add(&self.lengths, format!("source=\"{source}\""));
     }
 
+    /// How many lengths became known so.
+    pub(super) fn n_counted(&self, source: &str) -> u64 {
+        locked(&self.lengths).get(&format!("source=\"{source}\"")).copied().unwrap_or(0)
+    }
+
     /// Time from a whole request to its being handed on.
     pub(super) fn added(&self, ns: i64) {
         let seconds = ns as f64 / 1e9;

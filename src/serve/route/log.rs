@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use tokio::time::Instant;
 
 use super::{Say, counts::Counts};
 use crate::record::{
@@ -83,25 +84,29 @@ fn write(
     counts: &Counts,
     say: &Say,
 ) -> anyhow::Result<()> {
-    let mut waiting = 0_usize;
+    let mut flush = Instant::now() + FLUSH_EVERY;
     loop {
-        let written = match rows.recv_timeout(FLUSH_EVERY) {
-            Ok(row) => {
-                waiting += 1;
-                folder.requests([row])
-            }
-            Err(RecvTimeoutError::Timeout) if waiting > 0 => {
-                waiting = 0;
-                folder.flush()
-            }
+        let mut written = match rows.recv_timeout(flush.saturating_duration_since(Instant::now())) {
+            Ok(row) => folder.requests([row]),
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => break,
         };
+        if Instant::now() >= flush {
+            flush = Instant::now() + FLUSH_EVERY;
+            written = written.and_then(|()| folder.flush());
+        }
         if let Err(error) = written {
             // The rows stay in the folder's buffer, and are tried again with the next ones.
             counts.log_errors.fetch_add(1, Ordering::Relaxed);
             say(&format!("warning: rows could not be written: {error:#}"));
         }
+    }
+    let n_chunks = counts.n_counted("chunks");
+    if n_chunks > 0 {
+        manifest.notices.push(format!(
+            "output_tokens of {n_chunks} answers are chunks that held text: their engines told no usage, which clients ask for by \
+             stream_options.include_usage"
+        ));
     }
     manifest.status = Status::Complete;
     manifest.ended = Some(env::rfc3339(env::wall_clock()?));

@@ -42,7 +42,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
-    sync::{Notify, watch as signal},
+    sync::{Notify, Semaphore, watch as signal},
     task::JoinHandle,
 };
 
@@ -55,6 +55,9 @@ use crate::{
 
 /// Takes sentences for the user.
 pub type Say = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Makes a run folder.
+pub type MakeLog = Box<dyn FnOnce(&Proxy) -> anyhow::Result<(RouteLog, RouteManifest)> + Send>;
 
 /// Nanoseconds since the proxy started.
 #[derive(Debug, Clone, Copy)]
@@ -74,8 +77,8 @@ pub struct Setup {
     pub keys: Vec<Option<Secret>>,
     /// Token of clients.
     pub token: Option<Secret>,
-    /// Where rows go, and the manifest that is written with them in the end.
-    pub log: (RouteLog, RouteManifest),
+    /// Makes the folder that rows go to, and the manifest that is written with them in the end: once everything else is in order.
+    pub log: MakeLog,
     /// Who tells the user.
     pub say: Say,
 }
@@ -108,9 +111,9 @@ pub struct Drained {
 /// Binds the address, reads the files and serves on the current tokio runtime.
 ///
 /// # Errors
-/// The address is taken, or a file of models or risks is not what it should be.
+/// The address is taken, a file of models or risks is not what it should be, or the run folder cannot be made.
 pub async fn start(setup: Setup) -> anyhow::Result<Running> {
-    let Setup { proxy, keys, token, log: (folder, manifest), say } = setup;
+    let Setup { proxy, keys, token, log, say } = setup;
     let knowledge = knowledge::Knowledge::read(&proxy)?;
     let desk = desk::Desk::new(&proxy, knowledge)?;
     let listener = TcpListener::bind(proxy.listen).await.with_context(|| {
@@ -124,6 +127,7 @@ pub async fn start(setup: Setup) -> anyhow::Result<Running> {
     });
     let engines = engines.collect();
     let counts = Arc::<counts::Counts>::default();
+    let (folder, manifest) = log(&proxy)?;
     let (writer, log) = log::Writer::start(folder, manifest, counts.clone(), say.clone())?;
     let clock = Clock(tokio::time::Instant::now());
     let (next_id, in_work) = (AtomicU64::new(0), AtomicUsize::new(0));

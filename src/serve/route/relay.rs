@@ -10,14 +10,17 @@ use std::{
 };
 
 use axum::{
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
-use futures_util::{Stream, stream::BoxStream};
-use tokio::time::{Instant, Sleep};
+use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep},
+};
 
 use super::{
     app::{App, error},
@@ -54,7 +57,7 @@ async fn relay(app: &Arc<App>, path: &'static str, request: Request) -> Response
         Err(response) => return response,
     };
     let arrived_ns = app.clock.now_ns();
-    let asked = match Asked::read(&body, app.proxy.bytes_per_token) {
+    let asked = match Asked::read(&body.bytes, app.proxy.bytes_per_token) {
         Ok(asked) => asked,
         Err(why) => return error(StatusCode::BAD_REQUEST, &why),
     };
@@ -62,7 +65,7 @@ async fn relay(app: &Arc<App>, path: &'static str, request: Request) -> Response
         Ok(trip) => trip,
         Err(why) => return error(StatusCode::INTERNAL_SERVER_ERROR, &format!("{why:#}")),
     };
-    let sent = Sent { path, headers: upward(&parts.headers), body: &body, asked: &asked };
+    let sent = Sent { path, headers: upward(&parts.headers), body: &body.bytes, asked: &asked };
     match attempts(app, &mut trip, &sent, arrived_ns).await {
         Ok(answer) => passed_back(app, trip, answer),
         Err((status, why)) => {
@@ -88,32 +91,42 @@ fn task_named(headers: &HeaderMap) -> Option<&str> {
     (!name.is_empty() && name.len() <= TASK_BYTES_MAX && name.chars().all(good)).then_some(name)
 }
 
+/// A whole body, and the room that it takes.
+struct Held {
+    bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
 /// The whole body, or the answer that refuses it.
-async fn whole(app: &App, body: Body) -> Result<Bytes, Response> {
-    let limits = &app.proxy.limits;
-    match tokio::time::timeout(limits.body, to_bytes(body, limits.body_bytes)).await {
+async fn whole(app: &App, body: Body) -> Result<Held, Response> {
+    match tokio::time::timeout(app.proxy.limits.body, gathered(app, body)).await {
         Err(_) => Err(error(StatusCode::REQUEST_TIMEOUT, "the body took too long")),
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(why)) if is_too_long(&why) => {
-            Err(error(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"))
-        }
-        Ok(Err(_)) => Err(error(
-            StatusCode::BAD_REQUEST,
-            "the body is broken off or its chunks are malformed",
-        )),
+        Ok(gathered) => gathered,
     }
 }
 
-/// Whether reading a body ended at the limit: axum says so as the source of its error.
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        if error.to_string().contains("length limit") {
-            return true;
+/// Takes room for bytes as they come: what was announced and never sent takes none.
+async fn gathered(app: &App, body: Body) -> Result<Held, Response> {
+    let mut pieces = body.into_data_stream();
+    let (mut bytes, mut room) = (Vec::new(), None::<OwnedSemaphorePermit>);
+    while let Some(piece) = pieces.next().await {
+        let broken = "the body is broken off or its chunks are malformed";
+        let piece = piece.map_err(|_| error(StatusCode::BAD_REQUEST, broken))?;
+        if bytes.len() + piece.len() > app.proxy.limits.body_bytes {
+            return Err(error(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large"));
         }
-        cause = error.source();
+        let n = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+        let more = app.room.clone().try_acquire_many_owned(n);
+        let more = more.map_err(|_| {
+            error(StatusCode::SERVICE_UNAVAILABLE, "too many bodies are being held")
+        })?;
+        match &mut room {
+            Some(room) => room.merge(more),
+            None => room = Some(more),
+        }
+        bytes.extend_from_slice(&piece);
     }
-    false
+    Ok(Held { bytes: bytes.into(), _room: room })
 }
 
 /// What every attempt sends.
@@ -170,9 +183,12 @@ fn passed_back(app: &App, mut trip: Trip, answer: Answer) -> Response {
         trip.see(first);
     }
     let is_whole = first.is_none();
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let stall = app.proxy.limits.stall;
     let rest: BoxStream<'static, reqwest::Result<Bytes>> = Box::pin(rest.bytes_stream());
-    let passing = Passing { first, rest, trip, stall, silence: None, is_whole };
+    let mut passing = Passing { first, rest, trip, stall, silence: None, is_whole, left: length };
+    passing.passed(0);
     let mut response = Response::new(Body::from_stream(passing));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     *response.headers_mut() = headers;
@@ -196,9 +212,19 @@ struct Passing {
     /// Since when the engine has been silent.
     silence: Option<Pin<Box<Sleep>>>,
     is_whole: bool,
+    /// Bytes that are still to come, where their number was told: after the last of them nobody asks for an end.
+    left: Option<u64>,
 }
 
 impl Passing {
+    /// So many bytes more have passed.
+    fn passed(&mut self, n: usize) {
+        self.left = self.left.map(|left| left.saturating_sub(n as u64));
+        if self.left == Some(0) {
+            self.trip.close(&End::Done);
+        }
+    }
+
     /// Ends the answer without an end: the client sees the connection break, never a proper end.
     fn break_off(&mut self, why: &'static str) -> Poll<Option<io::Result<Bytes>>> {
         self.trip.close(&End::BrokenOff(why));
@@ -219,6 +245,7 @@ impl Stream for Passing {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         if let Some(first) = this.first.take() {
+            this.passed(first.len());
             return Poll::Ready(Some(Ok(first)));
         }
         if this.is_whole {
@@ -235,6 +262,7 @@ impl Stream for Passing {
         match next {
             Some(Ok(bytes)) => {
                 this.trip.see(&bytes);
+                this.passed(bytes.len());
                 Poll::Ready(Some(Ok(bytes)))
             }
             Some(Err(_)) => this.break_off("the engine broke its answer off"),

@@ -73,15 +73,18 @@ impl Place {
         let proxy =
             Proxy::parse(&text, "test.toml").unwrap_or_else(|error| panic!("{error}\n{text}"));
         let mut manifest = RouteManifest::begun(RouteKind::Live, "test", &text, 0, String::new());
-        let log =
-            RouteLog::create(folder.path(), "20260101T000000Z", "abcdef", &mut manifest).unwrap();
+        let results = folder.path().to_owned();
+        let log = move |_: &Proxy| {
+            let log = RouteLog::create(&results, "20260101T000000Z", "abcdef", &mut manifest)?;
+            Ok((log, manifest))
+        };
         let said = Arc::<Mutex<Vec<String>>>::default();
         let heard = said.clone();
         let setup = Setup {
             proxy,
             keys: with.keys.iter().map(|key| key.map(|key| Secret::new(key).unwrap())).collect(),
             token: with.token.map(|token| Secret::new(token).unwrap()),
-            log: (log, manifest),
+            log: Box::new(log),
             say: Arc::new(move |text| heard.lock().unwrap().push(text.to_owned())),
         };
         let running = route::start(setup).await.unwrap();
