@@ -77,7 +77,7 @@ fn sweep_caption(judged: &Judged) -> String {
     let head = &judged.head;
     format!(
         "Pool {}, trace {}, predictors {}. Means over {} seeds, bars: 95 % bootstrap intervals over seeds. Simulated engines.",
-        head.pool, head.trace, head.skill, judged.design.n_seeds
+        head.pool, head.trace, head.skill, judged.n_seeds()
     )
 }
 
@@ -222,7 +222,7 @@ fn table_8(judged: &Judged) -> Option<Plot> {
     let caption = format!(
         "Mean E2E of four engines under least memory over that of one engine without compression and three of the method. Black: {}. The others: simulated, {} seeds, bars: 95 % intervals.",
         words::paper_place(),
-        judged.design.n_seeds
+        judged.n_seeds()
     );
     let names = methods.iter().map(|method| (*method).to_owned()).collect();
     (!methods.is_empty()).then(|| Plot {

@@ -93,6 +93,11 @@ impl Judged {
         })
     }
 
+    /// Simulations of a cell at the head; a filter may have left some out.
+    fn n_seeds(&self) -> usize {
+        self.at(&self.head).map(|cell| cell.n_seeds).max().unwrap_or(0)
+    }
+
     fn spec(&self, policy: &str) -> Option<&PolicySpec> {
         self.design.policy(policy)
     }

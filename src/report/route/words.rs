@@ -22,10 +22,10 @@ pub(super) fn notes(judged: &Judged) -> Vec<String> {
     let mut out = vec![
         "Simulated: engines are models of engines, and what a policy gains on them is no measurement of one.".to_owned(),
     ];
-    if judged.design.n_seeds < 5 {
+    if judged.n_seeds() < 5 {
         out.push(format!(
             "{} seeds: intervals over so few are too narrow.",
-            judged.design.n_seeds
+            judged.n_seeds()
         ));
     }
     if judged.cells.iter().any(|cell| cell.n_failed > 0) {

@@ -200,7 +200,7 @@ fn notices(experiment: &Experiment) -> Vec<String> {
 }
 
 /// Whether anything that a policy does depends on how good the predictors are.
-pub(super) fn asks(policy: &PolicySpec) -> bool {
+pub fn asks(policy: &PolicySpec) -> bool {
     let by_speed = matches!(
         policy.rule,
         Rule::StaticBest | Rule::HighestThroughput | Rule::EarliestFinish | Rule::MarginalCost
