@@ -44,6 +44,15 @@ fn drawn(judged: &Judged) -> Vec<&PolicySpec> {
     first
 }
 
+/// Colour of a policy, the same in every picture: those that are drawn as lines first.
+fn slot(judged: &Judged, policy: &str) -> usize {
+    let lines = drawn(judged);
+    let is_other = |spec: &&PolicySpec| !lines.iter().any(|drawn| drawn.name == spec.name);
+    let others = judged.design.policies.iter().filter(is_other);
+    let mut all = lines.iter().copied().chain(others);
+    all.position(|spec| spec.name == policy).unwrap_or(judged.design.policies.len())
+}
+
 /// Where a cell stands on the axis of loads: rho where it is known, the rate else.
 fn x_of(cell: &Summary) -> Option<f64> {
     cell.world.and_then(|world| world.rho.or(world.rate_per_s))
@@ -62,14 +71,15 @@ fn lines(
     judged: &Judged,
     of: impl Fn(&Summary) -> Option<Estimate>,
 ) -> Vec<Series> {
-    let line = |(slot, spec): (usize, &PolicySpec)| {
+    let line = |spec: &PolicySpec| {
         let cells = judged.sweep().filter(|cell| cell.key.policy == spec.name);
         let mut points: Vec<Point> =
             cells.filter_map(|cell| Some(point(x_of(cell)?, of(cell)?))).collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        let slot = slot(judged, &spec.name);
         Series { name: spec.name.clone(), slot, kind: Kind::Line, points }
     };
-    let all = drawn(judged).into_iter().enumerate().map(line);
+    let all = drawn(judged).into_iter().map(line);
     all.filter(|series| series.points.len() > 1).collect()
 }
 
@@ -130,7 +140,7 @@ fn harm(judged: &Judged) -> Option<Plot> {
             let shown = Estimate { value: hundred(harmed.value), interval: ends, n: harmed.n };
             Some(Series {
                 name: cell.key.policy.clone(),
-                slot: judged.slot(&cell.key.policy),
+                slot: slot(judged, &cell.key.policy),
                 kind: Kind::Points,
                 points: vec![point(speed.value, shown)],
             })

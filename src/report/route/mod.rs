@@ -102,12 +102,6 @@ impl Judged {
         self.design.policy(policy)
     }
 
-    /// Place of a policy among all: its colour.
-    fn slot(&self, policy: &str) -> usize {
-        let place = self.design.policies.iter().position(|spec| spec.name == policy);
-        place.unwrap_or(self.design.policies.len())
-    }
-
     /// Requests a second of a Poisson load, as the scenario says.
     fn poisson_rate(&self, load: &str) -> Option<f64> {
         let plan = self.scenario.as_ref()?.loads.iter().find(|plan| plan.name == load)?;
