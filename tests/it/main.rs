@@ -27,6 +27,7 @@ mod predict_length;
 mod predict_replay;
 mod quality;
 mod resume;
+mod route_task;
 mod saturation;
 mod serve;
 mod tidy;
