@@ -30,6 +30,7 @@ pub mod quality;
 pub mod replay;
 mod requests;
 pub mod route;
+pub mod risk;
 mod sanity;
 mod saturation;
 pub mod score;

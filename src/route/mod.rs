@@ -18,6 +18,8 @@ mod rules;
 pub mod spec;
 mod steps;
 pub mod task;
+#[cfg(test)]
+mod tests;
 pub mod world;
 
 pub use ask::Ask;

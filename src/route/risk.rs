@@ -213,3 +213,84 @@ fn check(cell: &Cell, n_bins: usize) -> anyhow::Result<()> {
 fn place(cell: &Cell) -> String {
     format!("{}/{}/{}", cell.task, cell.bin, cell.method)
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_distr::{Binomial, Distribution as _};
+
+    use super::*;
+
+    fn counts(n: u64, negatives: u64) -> Counts {
+        Counts { n, negatives }
+    }
+
+    fn cell(task: &str, bin: usize) -> Cell {
+        let (task, method) = (task.to_owned(), "kivi-4".to_owned());
+        Cell { task, bin, method, own: counts(300, 3), null: counts(300, 2) }
+    }
+
+    /// What is promised: where the truth is p1 - p0, the bound is at least that in 95 of 100 cases. 4000 draws of it have a standard
+    /// error of 0.34 points.
+    #[test]
+    fn the_bound_holds_as_often_as_it_promises() {
+        let mut rng = stats::seeded(5);
+        for (n, own, null) in [
+            (50, 0.05, 0.0),
+            (50, 0.1, 0.1),
+            (200, 0.02, 0.01),
+            (200, 0.1, 0.08),
+            (200, 0.3, 0.2),
+            (1000, 0.05, 0.03),
+            (1000, 0.005, 0.005),
+        ] {
+            let mut draw = |p| {
+                let drawn = Binomial::new(n, p).unwrap().sample(&mut rng);
+                counts(n, drawn)
+            };
+            let mut holds = || excess_upper(draw(own), draw(null)).unwrap() >= own - null;
+            let share = (0..4000).filter(|_| holds()).count() as f64 / 4000.0;
+            assert!(share >= 0.94, "{n} answers, {own} against {null}: {share}");
+            assert!(share < 0.9999 || n < 1000 || own < 0.01, "{own} against {null}: no bound at all");
+        }
+    }
+
+    #[test]
+    fn more_answers_tell_more_and_chance_is_set_off() {
+        let of = |own, null| excess_upper(own, null).unwrap();
+        assert!(of(counts(1000, 10), counts(1000, 10)) < of(counts(100, 1), counts(100, 1)));
+        assert!(of(counts(1000, 60), counts(1000, 50)) < of(counts(1000, 60), Counts::default()));
+        assert!(of(counts(300, 0), counts(300, 0)) < 0.011);
+        assert!(of(counts(10, 0), counts(10, 0)) > 0.2, "ten answers prove nothing");
+        assert!((of(counts(5, 5), counts(5, 0)) - 1.0).abs() < 1e-12);
+        assert_eq!(excess_upper(Counts::default(), counts(10, 1)), None);
+    }
+
+    #[test]
+    fn what_was_not_counted_is_not_known() {
+        let risks = Risks::new("a test", &EDGES, vec![cell("qa", 1)]).unwrap();
+        assert_eq!(risks.upper("qa", 1024, "kivi-4"), cell("qa", 1).upper());
+        assert!(risks.upper("qa", 2047, "kivi-4").is_some());
+        for (task, tokens, method) in
+            [("qa", 1023, "kivi-4"), ("qa", 2048, "kivi-4"), ("code", 1500, "kivi-4"), ("qa", 1500, "h2o")]
+        {
+            assert_eq!(risks.upper(task, tokens, method), None);
+        }
+        assert_eq!(Risks::bin(&EDGES, 16384), EDGES.len());
+        assert_eq!(Risks::bin(&[], 99), 0);
+    }
+
+    #[test]
+    fn a_file_comes_back_and_a_bad_one_is_named() {
+        let risks = Risks::new("a test", &EDGES, vec![cell("qa", 1), cell("qa", 2)]).unwrap();
+        let text = risks.to_json().unwrap();
+        assert_eq!(Risks::from_json(&text, "r.json").unwrap(), risks);
+        let error = |text: &str| format!("{:#}", Risks::from_json(text, "r.json").unwrap_err());
+        assert!(error("{}").contains("r.json: expected counts of negatives"));
+        assert!(error(&text.replace("risks/1", "risks/2")).contains("got kvbench-risks/2"));
+        assert!(error(&text.replace("\"bin\": 2", "\"bin\": 9")).contains("qa/9/kivi-4: expected a bin below 6"));
+        assert!(error(&text.replace("\"bin\": 2", "\"bin\": 1")).contains("got it twice"));
+        assert!(error(&text.replace("\"negatives\": 3", "\"negatives\": 301")).contains("own: expected at most 300"));
+        assert!(error(&text.replace("1024", "4096")).contains("r.json: edges"));
+        assert!(error(&text.replace("\"n\": 300", "\"m\": 300")).contains("damaged"));
+    }
+}

@@ -163,3 +163,81 @@ fn shared_s(times: &Times) -> f64 {
     let apart = times.step_s(Some(&prefill), None) + times.step_s(None, Some(&decode));
     (apart - times.step_s(Some(&prefill), Some(&decode))).max(0.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::predict::simulate::LinearTimes;
+
+    fn linear() -> Times {
+        Arc::new(LinearTimes {
+            step_s: 0.03,
+            per_sequence_s: 2e-5,
+            per_kv_token_s: 9e-7,
+            per_prompt_s: 1e-3,
+            per_prompt_token_s: 1.5e-4,
+            per_pair_s: 4e-8,
+        })
+    }
+
+    fn near(found: f64, expected: f64, share: f64) -> bool {
+        (found / expected - 1.0).abs() <= share
+    }
+
+    #[test]
+    fn decoding_that_is_linear_comes_out_exactly() {
+        let (times, config) = (linear(), EngineConfig::unlimited(64));
+        let steps = Steps::new(&times, &config);
+        for batch in [1.0, 2.0, 3.0, 17.0, 64.0, 65.0, 90.0] {
+            for kv in [0.0, 1.0, 77.5, 513.0, 4096.0, 2e6] {
+                let expected = times.step_s(None, Some(&Work::decode_alike(batch, kv, None)));
+                let found = steps.decode_s(batch, batch * kv);
+                assert!(near(found, expected, 1e-9), "{batch} x {kv}: {found} {expected}");
+            }
+        }
+        assert!(steps.decode_s(0.0, 0.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn prompts_are_within_half_a_percent() {
+        let times = linear();
+        let steps = Steps::new(&times, &EngineConfig::unlimited(64));
+        for tokens in [1.0, 2.0, 100.0, 999.0, 4000.0, 60_000.0] {
+            let expected = times.step_s(Some(&Work::prefill_alike(1.0, (tokens, 0.0))), None);
+            assert!(near(steps.prefill_s(tokens), expected, 5e-3), "{tokens}");
+        }
+        assert!(steps.prefill_s(0.0).abs() < 1e-12);
+        assert!(near(steps.shared_s, 0.03, 1e-9), "the overhead of a pass counts once");
+    }
+
+    #[test]
+    fn a_prompt_that_is_cut_takes_a_pass_for_each_piece() {
+        let times = linear();
+        let cut = EngineConfig {
+            max_batched_tokens: Some(512),
+            chunked_prefill: true,
+            ..EngineConfig::unlimited(64)
+        };
+        let pieces = [(512.0, 0.0), (512.0, 512.0), (76.0, 1024.0)];
+        let expected: f64 =
+            pieces.map(|piece| times.step_s(Some(&Work::prefill_alike(1.0, piece)), None)).iter().sum();
+        assert!(near(prefill_s(&times, &cut, 1100.0), expected, 1e-9));
+        let slots = EngineConfig { mixing: Mixing::Slots { ubatch_tokens: 256 }, ..cut };
+        assert!(prefill_s(&times, &slots, 1100.0) > expected + 0.05);
+    }
+
+    #[test]
+    fn engines_alike_share_a_table() {
+        let member = |times: &Times, n| Member {
+            name: "e".to_owned(),
+            method: 0,
+            config: EngineConfig::unlimited(n),
+            times: times.clone(),
+        };
+        let (one, other) = (linear(), linear());
+        let all =
+            Steps::of_all(&[member(&one, 8), member(&one, 8), member(&one, 9), member(&other, 8)]);
+        assert!(Arc::ptr_eq(&all[0], &all[1]));
+        assert!(!Arc::ptr_eq(&all[0], &all[2]) && !Arc::ptr_eq(&all[0], &all[3]));
+    }
+}
