@@ -148,7 +148,10 @@ impl Visit<'_> {
         }
         let room = self.config.max_batched_tokens.map_or(f64::INFINITY, |n| n as f64 - beside);
         let n_steps = (tokens / room.max(1.0)).ceil().max(1.0);
-        Prefill { done_s: alone_s + n_steps * (step_s - shared_s).max(0.0), holds_up_s: n * each_s }
+        Prefill {
+            done_s: alone_s + n_steps * (step_s - shared_s).max(0.0),
+            holds_up_s: (alone_s - n_steps * shared_s).max(0.0),
+        }
     }
 }
 
