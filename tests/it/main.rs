@@ -28,6 +28,7 @@ mod predict_replay;
 mod quality;
 mod resume;
 mod route_sim;
+mod route_task;
 mod saturation;
 mod serve;
 mod tidy;
