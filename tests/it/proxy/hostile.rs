@@ -60,6 +60,7 @@ async fn each_hostile_request_has_its_status() {
         (request(&"x: a\r\n".repeat(30), ""), 431),
         (request("content-type: text/plain\r\ncontent-length: 2\r\n", "{}"), 415),
         (request("content-length: 2\r\n", "{}"), 415),
+        ("POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nnever all of it".to_owned(), 404),
         (json("nonsense"), 400),
         (json("{}"), 400),
         (json("{\"prompt\":\"a\",\"prompt\":\"b\"}"), 400),
