@@ -259,8 +259,7 @@ mod tests {
                 ((dataset.to_owned(), id.to_string()), if id < 200 { 100 } else { 5000 })
             })
             .collect();
-        let (risks, n_without) =
-            risks(&subjects(), &rule(Null::Repeats, Some(&lengths))).unwrap();
+        let (risks, n_without) = risks(&subjects(), &rule(Null::Repeats, Some(&lengths))).unwrap();
         assert_eq!((n_without, risks.cells().len()), (2, 4));
         assert!(risks.upper("qa", 4096, "worse").is_some());
         assert_eq!(risks.upper("qa", 2048, "worse"), None, "no prompt of that length was judged");

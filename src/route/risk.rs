@@ -250,7 +250,10 @@ mod tests {
             let mut holds = || excess_upper(draw(own), draw(null)).unwrap() >= own - null;
             let share = (0..4000).filter(|_| holds()).count() as f64 / 4000.0;
             assert!(share >= 0.94, "{n} answers, {own} against {null}: {share}");
-            assert!(share < 0.9999 || n < 1000 || own < 0.01, "{own} against {null}: no bound at all");
+            assert!(
+                share < 0.9999 || n < 1000 || own < 0.01,
+                "{own} against {null}: no bound at all"
+            );
         }
     }
 
@@ -270,9 +273,12 @@ mod tests {
         let risks = Risks::new("a test", &EDGES, vec![cell("qa", 1)]).unwrap();
         assert_eq!(risks.upper("qa", 1024, "kivi-4"), cell("qa", 1).upper());
         assert!(risks.upper("qa", 2047, "kivi-4").is_some());
-        for (task, tokens, method) in
-            [("qa", 1023, "kivi-4"), ("qa", 2048, "kivi-4"), ("code", 1500, "kivi-4"), ("qa", 1500, "h2o")]
-        {
+        for (task, tokens, method) in [
+            ("qa", 1023, "kivi-4"),
+            ("qa", 2048, "kivi-4"),
+            ("code", 1500, "kivi-4"),
+            ("qa", 1500, "h2o"),
+        ] {
             assert_eq!(risks.upper(task, tokens, method), None);
         }
         assert_eq!(Risks::bin(&EDGES, 16384), EDGES.len());
@@ -287,9 +293,15 @@ mod tests {
         let error = |text: &str| format!("{:#}", Risks::from_json(text, "r.json").unwrap_err());
         assert!(error("{}").contains("r.json: expected counts of negatives"));
         assert!(error(&text.replace("risks/1", "risks/2")).contains("got kvbench-risks/2"));
-        assert!(error(&text.replace("\"bin\": 2", "\"bin\": 9")).contains("qa/9/kivi-4: expected a bin below 6"));
+        assert!(
+            error(&text.replace("\"bin\": 2", "\"bin\": 9"))
+                .contains("qa/9/kivi-4: expected a bin below 6")
+        );
         assert!(error(&text.replace("\"bin\": 2", "\"bin\": 1")).contains("got it twice"));
-        assert!(error(&text.replace("\"negatives\": 3", "\"negatives\": 301")).contains("own: expected at most 300"));
+        assert!(
+            error(&text.replace("\"negatives\": 3", "\"negatives\": 301"))
+                .contains("own: expected at most 300")
+        );
         assert!(error(&text.replace("1024", "4096")).contains("r.json: edges"));
         assert!(error(&text.replace("\"n\": 300", "\"m\": 300")).contains("damaged"));
     }

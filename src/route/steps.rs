@@ -219,8 +219,10 @@ mod tests {
             ..EngineConfig::unlimited(64)
         };
         let pieces = [(512.0, 0.0), (512.0, 512.0), (76.0, 1024.0)];
-        let expected: f64 =
-            pieces.map(|piece| times.step_s(Some(&Work::prefill_alike(1.0, piece)), None)).iter().sum();
+        let expected: f64 = pieces
+            .map(|piece| times.step_s(Some(&Work::prefill_alike(1.0, piece)), None))
+            .iter()
+            .sum();
         assert!(near(prefill_s(&times, &cut, 1100.0), expected, 1e-9));
         let slots = EngineConfig { mixing: Mixing::Slots { ubatch_tokens: 256 }, ..cut };
         assert!(prefill_s(&times, &slots, 1100.0) > expected + 0.05);

@@ -120,8 +120,22 @@ const CUES: &[(&str, Group, f64)] = &[
 
 /// Labels of examples at the start of a line, lower case.
 const LABELS: [&str; 16] = [
-    "q:", "a:", "question:", "answer:", "input:", "output:", "type:", "class:", "label:",
-    "category:", "dialogue:", "summary:", "text:", "sentence:", "review:", "sentiment:",
+    "q:",
+    "a:",
+    "question:",
+    "answer:",
+    "input:",
+    "output:",
+    "type:",
+    "class:",
+    "label:",
+    "category:",
+    "dialogue:",
+    "summary:",
+    "text:",
+    "sentence:",
+    "review:",
+    "sentiment:",
 ];
 /// So many lines of one label are examples.
 const EXAMPLES_MIN: usize = 3;
@@ -219,9 +233,9 @@ fn has_options(text: &str) -> bool {
 fn has_examples(text: &str) -> bool {
     let starts: Vec<String> =
         lines(text).map(|line| line.chars().take(12).collect::<String>().to_lowercase()).collect();
-    LABELS.iter().any(|label| {
-        starts.iter().filter(|start| start.starts_with(label)).count() >= EXAMPLES_MIN
-    })
+    LABELS
+        .iter()
+        .any(|label| starts.iter().filter(|start| start.starts_with(label)).count() >= EXAMPLES_MIN)
 }
 
 #[cfg(test)]
@@ -252,7 +266,8 @@ mod tests {
         assert_eq!(of("Solve the problem step by step.\n\nProblem: 2 + 2?"), Some("maths"));
         let options = "Which is it?\nA. one\nB. two\nC. three\nD. four\n";
         assert_eq!(of(options), Some("choice"));
-        let shots = "Review: good\nSentiment: +\nReview: bad\nSentiment: -\nReview: fine\nSentiment:";
+        let shots =
+            "Review: good\nSentiment: +\nReview: bad\nSentiment: -\nReview: fine\nSentiment:";
         assert_eq!(of(shots), Some("few_shot"));
     }
 

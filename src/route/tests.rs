@@ -148,9 +148,8 @@ fn queues_tokens_and_memory_are_weighed() {
 #[test]
 fn the_papers_rules_are_what_they_say() {
     let pool = pool(&[0, 1]);
-    let of = |rule, states: &[EngineState], lengths: &[f64]| {
-        decide(rule, &pool, states, lengths).engine
-    };
+    let of =
+        |rule, states: &[EngineState], lengths: &[f64]| decide(rule, &pool, states, lengths).engine;
     // The fuller batch yields more tokens a second, which is why this rule piles requests up.
     assert_eq!(of(Rule::HighestThroughput, &[busy(12), busy(2)], &[9.0; 2]), Some(0));
     assert_eq!(of(Rule::ShortestAnswer, &[busy(12), busy(2)], &[90.0, 100.0]), Some(0));
@@ -174,7 +173,8 @@ fn the_best_method_is_the_one_with_capacity_as_long_as_it_is_up() {
 #[test]
 fn marginal_cost_spares_a_full_batch_what_a_selfish_request_does_not() {
     let pool = pool(&[0, 0]);
-    let crowded = EngineState { running: 12, kv_tokens: 1000, output_tokens_left: 6000.0, ..busy(0) };
+    let crowded =
+        EngineState { running: 12, kv_tokens: 1000, output_tokens_left: 6000.0, ..busy(0) };
     let slower = EngineState { running: 1, kv_tokens: 9000, output_tokens_left: 500.0, ..busy(0) };
     let of = |rule| decide(rule, &pool, &[crowded, slower], &[300.0; 2]);
     assert_eq!(of(Rule::EarliestFinish).engine, Some(0));
@@ -235,9 +235,8 @@ fn the_oracle_of_fragility_reads_the_truth() {
     let guard = Some(GuardSpec { risk: RiskKnowledge::Oracle, epsilon: 0.0 });
     let mut router = Router::new(&spec(Rule::JoinShortestQueue, guard), &pool, None, 0).unwrap();
     let known = ask(&[50.0; 2]);
-    let mut engine = |breaks| {
-        router.decide(&Ask { breaks, ..known }, &pool, &[busy(5), busy(0)]).engine
-    };
+    let mut engine =
+        |breaks| router.decide(&Ask { breaks, ..known }, &pool, &[busy(5), busy(0)]).engine;
     assert_eq!(engine(Some(&[false, false])), Some(1));
     assert_eq!(engine(Some(&[false, true])), Some(0));
     assert_eq!(engine(None), Some(0), "what is not known is not safe");

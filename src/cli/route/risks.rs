@@ -52,12 +52,8 @@ pub fn run(args: &RisksArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         || "files of scores".to_owned(),
         |from| format!("run {}", from.data.manifest.run_id),
     );
-    let rule = Rule {
-        theta: args.theta / 100.0,
-        null,
-        prompt_tokens: lengths.as_ref(),
-        source: &source,
-    };
+    let rule =
+        Rule { theta: args.theta / 100.0, null, prompt_tokens: lengths.as_ref(), source: &source };
     let (risks, n_without) = risk::risks(&subjects, &rule)?;
     if n_without > 0 {
         ui.note(&format!("{n_without} answers left out: the length of their prompt is not known"));
