@@ -19,7 +19,7 @@ mod tests;
 
 pub use cell::{CellError, CellRows, run_cell, worlds};
 pub use design::{Design, DesignPool, Oracles};
-pub use plan::{Cell, Plan, PlanError, cells};
+pub use plan::{Cell, Plan, PlanError, asks, cells};
 
 /// Engines that stand behind a router together.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -92,3 +92,74 @@ impl Lengths {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::predict::length::{
+        Inputs, Length, Sample,
+        model::{Known, Options},
+    };
+
+    fn sample(at: usize, method: &str, tokens: u32) -> Sample {
+        Sample {
+            prompt: format!(
+                "{} number {at}",
+                if at % 2 == 0 { "an essay on" } else { "yes or no," }
+            ),
+            family: at,
+            task: None,
+            max_tokens: 2000,
+            method: method.to_owned(),
+            lengths: vec![Length { tokens, censored: false }],
+        }
+    }
+
+    /// Essays get some 400 tokens, other answers some 20; the method makes both half as long again.
+    fn model() -> length::Model {
+        let base = |at: usize| if at % 2 == 0 { 400 + at as u32 } else { 20 + at as u32 / 10 };
+        let samples: Vec<Sample> = (0..160)
+            .flat_map(|at| [sample(at, "fp16", base(at)), sample(at, "kivi-4", base(at) * 3 / 2)])
+            .collect();
+        let read: Vec<Read> = samples.iter().map(|sample| Read::of(&sample.prompt)).collect();
+        let known: Vec<Known<'_>> =
+            samples.iter().zip(&read).map(|(sample, read)| Known { sample, read }).collect();
+        let options = Options { baseline: "fp16", llm: None, inputs: Inputs::Prompt, seed: 1 };
+        length::Model::fit(&known, &options).unwrap()
+    }
+
+    fn prompt(text: &str, max_tokens: Option<u32>) -> Prompt<'_> {
+        Prompt { text, task: None, max_tokens }
+    }
+
+    #[test]
+    fn a_model_tells_prompts_and_methods_apart() {
+        let methods = ["kivi-4".to_owned(), "fp16".to_owned()];
+        let lengths = Lengths::model(model(), &methods).unwrap();
+        let mut out = vec![9.0; 7];
+        let mut of = |text, max_tokens| {
+            lengths.fill(&prompt(text, max_tokens), 2, &mut out).unwrap();
+            out.clone()
+        };
+        let essay = of("an essay on number 500", None);
+        assert_eq!(essay.len(), 2);
+        assert!(essay[1] > 300.0 && essay[0] > 1.3 * essay[1], "{essay:?}");
+        assert!(of("yes or no, number 501", None)[1] < 100.0);
+        assert_eq!(of("an essay on number 500", Some(30)), [30.0, 30.0]);
+        let strange = Lengths::model(model(), &["h2o".to_owned()]).unwrap_err();
+        assert!(strange.to_string().contains("got h2o"), "{strange}");
+    }
+
+    #[test]
+    fn a_constant_is_cut_at_what_is_asked_for() {
+        let lengths = Lengths::constant(200.0).unwrap();
+        let mut out = Vec::new();
+        lengths.fill(&prompt("", None), 3, &mut out).unwrap();
+        assert_eq!(out, [200.0; 3]);
+        lengths.fill(&prompt("", Some(0)), 1, &mut out).unwrap();
+        assert_eq!(out, [1.0]);
+        for wrong in [0.0, f64::NAN, f64::INFINITY] {
+            assert!(Lengths::constant(wrong).is_err());
+        }
+    }
+}

@@ -68,8 +68,19 @@ impl Situation<'_> {
         told.filter(|tokens| !tokens.is_nan()).map_or(f64::INFINITY, |tokens| tokens.max(1.0))
     }
 
-    fn estimate(&self, engine: usize) -> Estimate {
-        self.visit(engine, &self.state(engine)).estimate()
+    /// `None` where no length is expected.
+    fn estimate(&self, engine: usize) -> Option<Estimate> {
+        let state = self.state(engine);
+        let visit = self.visit(engine, &state);
+        visit.output_tokens.is_finite().then(|| visit.estimate())
+    }
+
+    /// Engines without an estimate are the last, the shorter queue first.
+    fn cost(&self, engine: usize, of: impl Fn(&Estimate) -> f64) -> (f64, f64) {
+        match self.estimate(engine) {
+            Some(estimate) => (of(&estimate), 0.0),
+            None => (f64::INFINITY, self.state(engine).outstanding() as f64),
+        }
     }
 
     fn visit<'a>(&'a self, engine: usize, state: &'a EngineState) -> Visit<'a> {
@@ -109,12 +120,11 @@ fn answer(at: &Situation<'_>, engine: usize) -> (f64, f64) {
 }
 
 fn finish(at: &Situation<'_>, engine: usize) -> (f64, f64) {
-    (at.estimate(engine).e2e_s, 0.0)
+    at.cost(engine, |estimate| estimate.own_s)
 }
 
 fn marginal(at: &Situation<'_>, engine: usize) -> (f64, f64) {
-    let estimate = at.estimate(engine);
-    (estimate.e2e_s + estimate.delay_s, 0.0)
+    at.cost(engine, |estimate| estimate.own_s + estimate.delay_s)
 }
 
 /// What of its beliefs a rule tells.
@@ -139,20 +149,17 @@ impl Choose for Least {
 
     fn predicted(&self, situation: &Situation<'_>, engine: usize) -> Predicted {
         let tokens = Some(situation.output_tokens(engine)).filter(|tokens| tokens.is_finite());
-        match self.tells {
-            Tells::Nothing => Predicted::default(),
-            Tells::Tokens => Predicted { output_tokens: tokens, ..Predicted::default() },
-            Tells::All => {
-                let estimate = situation.estimate(engine);
-                let told = |value: f64| Some(value).filter(|value| value.is_finite());
-                Predicted {
-                    output_tokens: tokens,
-                    ttft_s: told(estimate.ttft_s),
-                    e2e_s: told(estimate.e2e_s),
-                    delay_s: told(estimate.delay_s),
-                    harm_upper: None,
-                }
-            }
+        let output_tokens = tokens.filter(|_| !matches!(self.tells, Tells::Nothing));
+        let estimate = match self.tells {
+            Tells::Nothing | Tells::Tokens => None,
+            Tells::All => situation.estimate(engine),
+        };
+        Predicted {
+            output_tokens,
+            ttft_s: estimate.map(|estimate| estimate.ttft_s),
+            e2e_s: estimate.map(|estimate| estimate.e2e_s),
+            delay_s: estimate.map(|estimate| estimate.delay_s),
+            harm_upper: None,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What a prompt is for, as far as it can be told.
 //!
 //! Names win: the client's, then the operator's for an endpoint. Without one the form of the prompt is looked at, by a short list of
-//! cues that each speak for one task with a weight ([`CUES`] for words, and a few shapes: code, options, repeated examples). Words count
+//! cues that each speak for one task with a weight: words, and a few shapes (code, options, repeated examples). Words count
 //! where instructions stand, near the start and the end: what a document in between says is not what is asked. A task is told only
-//! where it has [`POINTS_MIN`] and leads by [`LEAD_MIN`]; else nothing is, and a guard takes the baseline, so being silent costs speed
-//! and being wrong may cost an answer.
+//! where it has two points and leads by one; else nothing is, and a guard takes the baseline, so being silent costs speed and being
+//! wrong may cost an answer.
 //!
 //! Cues were written with the prompts of `LongBench`, GSM8K, MATH and RULER in view; how well they do on others is what
 //! `tests/it/route_task.rs` measures. A guard by task protects against accidents, not against a client that wants to be misread: such
@@ -88,9 +88,9 @@ const CUES: &[(&str, Group, f64)] = &[
     ("key points", Group::Summarization, 1.0),
     ("meeting transcript", Group::Summarization, 2.5),
     ("总结", Group::Summarization, 2.0),
-    ("some examples", Group::FewShot, 3.0),
+    ("some examples", Group::FewShot, 3.5),
     ("following examples", Group::FewShot, 2.0),
-    ("一些例子", Group::FewShot, 3.0),
+    ("一些例子", Group::FewShot, 3.5),
     ("which paragraph", Group::Synthetic, 2.5),
     ("unique paragraphs", Group::Synthetic, 2.5),
     ("magic number", Group::Synthetic, 3.0),

@@ -177,7 +177,8 @@ fn drawn(all: &[Traced], n: usize, seed: u64) -> Vec<&Traced> {
 fn without_replacement(all: &[Traced], n: usize, seed: u64) -> Vec<&Traced> {
     let mut rows: Vec<&Traced> = all.iter().collect();
     for i in 0..n {
-        rows.swap(i, i + below(rows.len() - i, mixed(seed, i as u64)));
+        let other = i + below(all.len() - i, mixed(seed, i as u64));
+        rows.swap(i, other);
     }
     rows.truncate(n);
     rows

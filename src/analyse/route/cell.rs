@@ -213,7 +213,9 @@ fn shares<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<String, f64> {
         n += 1.0;
         match counts.get_mut(name) {
             Some(count) => *count += 1.0,
-            None => drop(counts.insert(name.to_owned(), 1.0)),
+            None => {
+                counts.insert(name.to_owned(), 1.0);
+            }
         }
     }
     counts.values_mut().for_each(|count| *count /= n);

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rayon::prelude::*;
+
 use super::{
     BySeed, CellKey, CellStats, Estimate, Spread,
     compare::{self, Regrets, Speedups},
@@ -96,7 +98,7 @@ pub fn summarise(stats: &[CellStats], worlds: &[RouteWorldRow], design: &Design)
     let by_seed = by_seed(stats);
     let worlds = world_means(worlds);
     keys(design, &by_seed)
-        .into_iter()
+        .into_par_iter()
         .filter_map(|key| {
             let seeds = compare::find(&by_seed, &key)?;
             let world = (key.pool.clone(), key.trace.clone(), key.load.clone());

@@ -6,6 +6,7 @@ use regex::Regex;
 use crate::{
     cli::ui::Ui,
     report::{Column, Table, Value, render},
+    route::{PolicySpec, experiment::asks},
     scenario::RouteScenario,
 };
 
@@ -35,8 +36,7 @@ pub(in crate::cli) fn run(
     }
     ui.out(&render(&shown, ui.format, ui.color))?;
     ui.note(&format!(
-        "{} cells, each with {} seeds; beside each pool the one of as many engines of `{}` alone. Policies that ask no predictor are \
-         simulated once for all skills",
+        "{} cells, each with {} seeds; beside them controls and oracles, and the pool of as many engines of `{}` alone",
         shown.rows.len(),
         scenario.n_seeds,
         scenario.methods[scenario.baseline].name
@@ -44,26 +44,34 @@ pub(in crate::cli) fn run(
     Ok(())
 }
 
+/// A policy that asks no predictor stands once for all skills, with the skill `-`, as in the ids of what is simulated.
 fn table(scenario: &RouteScenario) -> Table {
     let names = ["id", "pool", "trace", "load", "skill", "policy", "seeds"];
     let columns = names.iter().map(|name| Column::new(name, "")).collect();
     let mut table = Table::new(&format!("Plan of {}", scenario.name), columns);
+    let skills: Vec<&str> = scenario.skills.iter().map(|skill| skill.name.as_str()).collect();
     for pool in &scenario.pools {
         for trace in &scenario.traces {
             for load in &scenario.loads {
-                for skill in &scenario.skills {
-                    for policy in &scenario.policies {
-                        let parts =
-                            [&pool.name, &trace.name, &load.name, &skill.name, &policy.name];
-                        let id = parts.map(String::as_str).join("/");
-                        let words = std::iter::once(id).chain(parts.map(Clone::clone));
-                        let row = words.map(Value::Text);
-                        let seeds = Value::Int(scenario.n_seeds.into());
-                        table.rows.push(row.chain([seeds]).collect());
-                    }
+                let place = [pool.name.as_str(), trace.name.as_str(), load.name.as_str()];
+                for policy in &scenario.policies {
+                    let skills = if asks(policy) { skills.as_slice() } else { &["-"] };
+                    let rows = skills.iter().map(|skill| row(place, skill, policy, scenario));
+                    table.rows.extend(rows);
                 }
             }
         }
     }
     table
+}
+
+fn row(
+    [pool, trace, load]: [&str; 3],
+    skill: &str,
+    policy: &PolicySpec,
+    scenario: &RouteScenario,
+) -> Vec<Value> {
+    let parts = [pool, trace, load, skill, &policy.name];
+    let words = std::iter::once(parts.join("/")).chain(parts.map(str::to_owned));
+    words.map(Value::Text).chain([Value::Int(scenario.n_seeds.into())]).collect()
 }

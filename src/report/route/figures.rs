@@ -17,9 +17,7 @@ const LINES_MAX: usize = 8;
 pub(super) fn plots(judged: &Judged) -> Vec<Plot> {
     let mut out = Vec::new();
     out.extend(over_load(judged, "e2e-mean", "Mean E2E by load", |cell| cell.e2e_mean_s));
-    out.extend(over_load(judged, "e2e-p99", "99th percentile of E2E by load", |cell| {
-        cell.e2e_p99_s
-    }));
+    out.extend(over_load(judged, "e2e-p99", "99th percentile of E2E by load", |cell| cell.e2e_p99_s));
     out.extend(gain_over_load(judged));
     out.extend(harm(judged));
     out.extend(shares(judged));
@@ -35,9 +33,8 @@ fn point(x: f64, estimate: Estimate) -> Point {
 /// Policies that could be run, as many as can be told apart; the controls first, so that they are never left out.
 fn drawn(judged: &Judged) -> Vec<&PolicySpec> {
     let design = &judged.design;
-    let is_control = |name: &String| {
-        [&design.round_robin, &design.shortest_queue, &design.least_memory].contains(&name)
-    };
+    let is_control =
+        |name: &String| [&design.round_robin, &design.shortest_queue, &design.least_memory].contains(&name);
     let usable = |spec: &&PolicySpec| !is_oracle(spec);
     let (mut first, rest): (Vec<&PolicySpec>, Vec<&PolicySpec>) =
         design.policies.iter().filter(usable).partition(|spec| is_control(&spec.name));
@@ -45,6 +42,15 @@ fn drawn(judged: &Judged) -> Vec<&PolicySpec> {
     let skipped = (first.len() + rest.len()).saturating_sub(LINES_MAX);
     first.extend(rest.into_iter().skip(skipped));
     first
+}
+
+/// Colour of a policy, the same in every picture: those that are drawn as lines first.
+fn slot(judged: &Judged, policy: &str) -> usize {
+    let lines = drawn(judged);
+    let is_other = |spec: &&PolicySpec| !lines.iter().any(|drawn| drawn.name == spec.name);
+    let others = judged.design.policies.iter().filter(is_other);
+    let mut all = lines.iter().copied().chain(others);
+    all.position(|spec| spec.name == policy).unwrap_or(judged.design.policies.len())
 }
 
 /// Where a cell stands on the axis of loads: rho where it is known, the rate else.
@@ -55,25 +61,25 @@ fn x_of(cell: &Summary) -> Option<f64> {
 fn x_axis(judged: &Judged) -> Axis {
     let is_rho = judged.sweep().all(|cell| cell.world.is_some_and(|world| world.rho.is_some()));
     if is_rho {
-        Axis::new(
-            "offered load, of what as many engines of the baseline keep up with",
-            "",
-            Scale::Linear,
-        )
+        Axis::new("offered load, of what as many engines of the baseline keep up with", "", Scale::Linear)
     } else {
         Axis::new("arrivals", "1/s", Scale::Linear)
     }
 }
 
-fn lines(judged: &Judged, of: impl Fn(&Summary) -> Option<Estimate>) -> Vec<Series> {
-    let line = |(slot, spec): (usize, &PolicySpec)| {
+fn lines(
+    judged: &Judged,
+    of: impl Fn(&Summary) -> Option<Estimate>,
+) -> Vec<Series> {
+    let line = |spec: &PolicySpec| {
         let cells = judged.sweep().filter(|cell| cell.key.policy == spec.name);
         let mut points: Vec<Point> =
             cells.filter_map(|cell| Some(point(x_of(cell)?, of(cell)?))).collect();
         points.sort_by(|a, b| a.x.total_cmp(&b.x));
+        let slot = slot(judged, &spec.name);
         Series { name: spec.name.clone(), slot, kind: Kind::Line, points }
     };
-    let all = drawn(judged).into_iter().enumerate().map(line);
+    let all = drawn(judged).into_iter().map(line);
     all.filter(|series| series.points.len() > 1).collect()
 }
 
@@ -81,7 +87,7 @@ fn sweep_caption(judged: &Judged) -> String {
     let head = &judged.head;
     format!(
         "Pool {}, trace {}, predictors {}. Means over {} seeds, bars: 95 % bootstrap intervals over seeds. Simulated engines.",
-        head.pool, head.trace, head.skill, judged.design.n_seeds
+        head.pool, head.trace, head.skill, judged.n_seeds()
     )
 }
 
@@ -134,7 +140,7 @@ fn harm(judged: &Judged) -> Option<Plot> {
             let shown = Estimate { value: hundred(harmed.value), interval: ends, n: harmed.n };
             Some(Series {
                 name: cell.key.policy.clone(),
-                slot: judged.slot(&cell.key.policy),
+                slot: slot(judged, &cell.key.policy),
                 kind: Kind::Points,
                 points: vec![point(speed.value, shown)],
             })
@@ -211,31 +217,22 @@ const BESIDE: [(&str, Rule); 4] = [
 fn table_8(judged: &Judged) -> Option<Plot> {
     let mut methods: Vec<&str> = Vec::new();
     for (method, cell) in tables::mixed(judged) {
-        if tables::of_paper(judged, &cell.key.pool, method).is_some() && !methods.contains(&method)
-        {
+        if tables::of_paper(judged, &cell.key.pool, method).is_some() && !methods.contains(&method) {
             methods.push(method);
         }
     }
     let panels = [
-        panel_8(
-            judged,
-            &methods,
-            "over four engines of the method",
-            |column| column.own_s,
-            |cell| cell.speedups.own_pool_least_memory,
-        ),
-        panel_8(
-            judged,
-            &methods,
-            "over four engines without compression",
-            |_| paper::FP16_S,
-            |cell| cell.speedups.all_baseline_least_memory,
-        ),
+        panel_8(judged, &methods, "over four engines of the method", |column| column.own_s, |cell| {
+            cell.speedups.own_pool_least_memory
+        }),
+        panel_8(judged, &methods, "over four engines without compression", |_| paper::FP16_S, |cell| {
+            cell.speedups.all_baseline_least_memory
+        }),
     ];
     let caption = format!(
         "Mean E2E of four engines under least memory over that of one engine without compression and three of the method. Black: {}. The others: simulated, {} seeds, bars: 95 % intervals.",
         words::paper_place(),
-        judged.design.n_seeds
+        judged.n_seeds()
     );
     let names = methods.iter().map(|method| (*method).to_owned()).collect();
     (!methods.is_empty()).then(|| Plot {

@@ -93,14 +93,13 @@ impl Judged {
         })
     }
 
-    fn spec(&self, policy: &str) -> Option<&PolicySpec> {
-        self.design.policy(policy)
+    /// Simulations of a cell at the head; a filter may have left some out.
+    fn n_seeds(&self) -> usize {
+        self.at(&self.head).map(|cell| cell.n_seeds).max().unwrap_or(0)
     }
 
-    /// Place of a policy among all: its colour.
-    fn slot(&self, policy: &str) -> usize {
-        let place = self.design.policies.iter().position(|spec| spec.name == policy);
-        place.unwrap_or(self.design.policies.len())
+    fn spec(&self, policy: &str) -> Option<&PolicySpec> {
+        self.design.policy(policy)
     }
 
     /// Requests a second of a Poisson load, as the scenario says.

@@ -200,7 +200,7 @@ fn notices(experiment: &Experiment) -> Vec<String> {
 }
 
 /// Whether anything that a policy does depends on how good the predictors are.
-pub(super) fn asks(policy: &PolicySpec) -> bool {
+pub fn asks(policy: &PolicySpec) -> bool {
     let by_speed = matches!(
         policy.rule,
         Rule::StaticBest | Rule::HighestThroughput | Rule::EarliestFinish | Rule::MarginalCost
@@ -347,10 +347,11 @@ fn check(experiment: &Experiment) -> Result<(), PlanError> {
     }
     let n = experiment.methods.len();
     let places = experiment.pools.iter().flat_map(|pool| &pool.engines);
-    let mut places =
-        places.chain(std::iter::once(&(String::from("baseline"), experiment.baseline)));
-    if let Some((name, place)) = places.find(|(_, place)| *place >= n).cloned() {
-        return Err(PlanError::Method(name, n, place));
+    let mut places = places
+        .map(|(name, place)| (name.as_str(), *place))
+        .chain(std::iter::once(("baseline", experiment.baseline)));
+    if let Some((name, place)) = places.find(|(_, place)| *place >= n) {
+        return Err(PlanError::Method(name.to_owned(), n, place));
     }
     check_methods(experiment)?;
     check_numbers(experiment)

@@ -247,3 +247,17 @@ fn every_committed_experiment_is_valid() {
     }
     assert!(n > 0);
 }
+
+proptest::proptest! {
+    #![proptest_config(crate::scenario::fuzz::config())]
+    #[test]
+    fn whatever_the_bytes_there_is_an_experiment_or_an_error(
+        bytes in crate::scenario::fuzz::mutated(FULL),
+    ) {
+        let text = String::from_utf8_lossy(&bytes);
+        match parse(&text) {
+            Ok(read) => assert!(!read.methods.is_empty() && read.baseline < read.methods.len()),
+            Err(error) => assert!(!error.message.is_empty() && !error.message.contains('\n'), "{error}"),
+        }
+    }
+}
