@@ -26,11 +26,13 @@ aa_control = false
 url = "{direct}"
 endpoint = "completions"
 model = "known"
+version = "0"
 method = "direct"
 [target.proxied.engine]
 url = "{proxied}"
 endpoint = "completions"
 model = "known"
+version = "0"
 method = "proxied"
 [method.direct.fp16]
 [method.proxied.fp16]

@@ -434,7 +434,10 @@ impl Scenario {
 
 fn read_text(path: &Path) -> anyhow::Result<String> {
     let bytes = std::fs::read(path).with_context(|| {
-        format!("{}: cannot read the scenario\n  hint: the path is relative to the working directory", path.display())
+        format!(
+            "{}: cannot read the scenario\n  hint: the path is relative to the working directory",
+            path.display()
+        )
     })?;
     String::from_utf8(bytes).with_context(|| {
         format!("{}: expected UTF-8 text\n  hint: save the file as UTF-8", path.display())

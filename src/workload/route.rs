@@ -10,10 +10,7 @@ use super::{
     synthetic, trace,
 };
 use crate::{
-    predict::{
-        Model, ModelFile, Phase, Source, StepTimes, Steps, Work,
-        simulate::Times,
-    },
+    predict::{Model, ModelFile, Phase, Source, StepTimes, Steps, Work, simulate::Times},
     record::{RouteRequestRow, manifest::Input},
     route::{
         PolicySpec,
@@ -240,10 +237,13 @@ pub fn step_times(
 ) -> anyhow::Result<(Times, Input)> {
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| {
-        format!("{shown}: cannot be read\n  hint: write it with `kvbench predict fit RUN --out {shown}`")
+        format!(
+            "{shown}: cannot be read\n  hint: write it with `kvbench predict fit RUN --out {shown}`"
+        )
     })?;
     let file = ModelFile::parse(&text, &shown)?;
-    let of = |phase: Phase| one(&file, subject, method, phase, budget).with_context(|| shown.clone());
+    let of =
+        |phase: Phase| one(&file, subject, method, phase, budget).with_context(|| shown.clone());
     let times = Fitted { prefill: of(Phase::Prefill)?, decode: of(Phase::Decode)? };
     ensure!(
         times.prefill.subject == times.decode.subject,
@@ -372,8 +372,7 @@ fn task(tasks: &[(String, f64)], share: f64) -> Option<String> {
 fn of_file(trace: &Trace, task: Option<&str>) -> anyhow::Result<(Vec<Traced>, Input)> {
     let (rows, report) = trace::read(&trace.path, trace.format)?;
     let start_ns = (trace.start_s * NS_PER_S).round() as i64;
-    let end_ns =
-        trace.duration_s.map_or(i64::MAX, |s| start_ns + (s * NS_PER_S).round() as i64);
+    let end_ns = trace.duration_s.map_or(i64::MAX, |s| start_ns + (s * NS_PER_S).round() as i64);
     let rows = rows
         .iter()
         .filter(|row| row.at_ns.is_none_or(|at| (start_ns..end_ns).contains(&at)))

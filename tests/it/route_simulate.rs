@@ -96,8 +96,13 @@ fn policies_are_compared_with_their_intervals() {
         "speedup_vs_own_least_memory",
         "harmed_pct",
     ] {
-        let number = |end: &str| marginal[key][end].as_f64().unwrap_or_else(|| panic!("{key}: {}", marginal[key]));
-        assert!(number("ci_low") <= number("value") && number("value") <= number("ci_high"), "{key}");
+        let number = |end: &str| {
+            marginal[key][end].as_f64().unwrap_or_else(|| panic!("{key}: {}", marginal[key]))
+        };
+        assert!(
+            number("ci_low") <= number("value") && number("value") <= number("ci_high"),
+            "{key}"
+        );
     }
     // Round robin is its own measure.
     let own = &json["policies"]["round_robin"]["speedup_vs_round_robin"]["value"];
@@ -107,7 +112,9 @@ fn policies_are_compared_with_their_intervals() {
     assert!(marginal["harmed_pct"]["value"].as_f64().unwrap() > 0.0);
     // Two pools and the one of the baseline alone, two loads, two policies and six that always run.
     assert_eq!(json["cells"].as_array().unwrap().len(), 3 * 2 * 8);
-    for file in ["route.json", "report.html", "report.md", "cells.csv", "plots/e2e-mean-mixed-t.png"] {
+    for file in
+        ["route.json", "report.html", "report.md", "cells.csv", "plots/e2e-mean-mixed-t.png"]
+    {
         assert!(folder.join(file).is_file(), "{file}");
     }
     let page = std::fs::read_to_string(folder.join("report.html")).unwrap();
@@ -123,7 +130,9 @@ fn rows(folder: &Path) -> Vec<(String, Vec<u8>)> {
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|ext| ext == "parquet"))
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()))
+        .map(|path| {
+            (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap())
+        })
         .collect();
     found.sort();
     found
@@ -137,7 +146,8 @@ fn the_same_seed_gives_the_same_rows_to_the_bit() {
     assert!(rows(&one).len() >= 3);
     assert!(rows(&one) == rows(&other), "rows differ");
     assert_eq!(first["policies"], second["policies"]);
-    let again = kvbench(dir.path(), &["route", "report", one.to_str().unwrap(), "--format", "json"]);
+    let again =
+        kvbench(dir.path(), &["route", "report", one.to_str().unwrap(), "--format", "json"]);
     let again: Value = serde_json::from_slice(&again.stdout).unwrap();
     assert_eq!(first, again, "judging again changes nothing");
 }

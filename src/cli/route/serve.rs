@@ -55,8 +55,8 @@ pub fn run(args: &ServeArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         proxy.results.clone_from(results);
     }
     if let Some(room) = files::streams_max() {
-        // A connection to an engine stands behind one of a client.
-        let most = (room / 2).max(1);
+        // Behind each request that is being answered stands a connection to an engine.
+        let most = room.saturating_sub(proxy.limits.requests).max(room / 2).max(1);
         if proxy.limits.connections > most {
             ui.note(&format!(
                 "note: {most} connections instead of {}: the limit of open files (ulimit -Hn) leaves room for no more",

@@ -162,8 +162,10 @@ fn selected(plan: &Plan, filter: Option<&Regex>) -> anyhow::Result<Vec<Cell>> {
         );
     }
     let wanted: BTreeSet<Cell> = meant.iter().copied().collect();
-    let worlds: BTreeSet<_> =
-        meant.iter().flat_map(|cell| compared(plan, cell.pool).map(|pool| at(cell, pool))).collect();
+    let worlds: BTreeSet<_> = meant
+        .iter()
+        .flat_map(|cell| compared(plan, cell.pool).map(|pool| at(cell, pool)))
+        .collect();
     let is_control = |cell: &Cell| {
         let name = &plan.experiment.policies[cell.policy].name;
         let design = &plan.design;

@@ -148,9 +148,15 @@ const COLUMNS: [(&str, &str); 12] = [
         "all baseline",
         "As many engines as the pool has, all of the method that compresses nothing, under join shortest queue.",
     ),
-    ("harmed", "Requests that were sent to a method which breaks their answer beyond chance, of all."),
+    (
+        "harmed",
+        "Requests that were sent to a method which breaks their answer beyond chance, of all.",
+    ),
     ("share", "Requests that were sent to engines of a method, of all."),
-    ("rho", "Offered load as a share of what as many engines of the baseline keep up with at most."),
+    (
+        "rho",
+        "Offered load as a share of what as many engines of the baseline keep up with at most.",
+    ),
     (
         "unstable",
         "Requests arrive faster than they leave: times grow with the length of the run and are no property of the policy.",

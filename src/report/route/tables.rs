@@ -137,7 +137,8 @@ fn shares(judged: &Judged) -> Table {
 /// Utilisation by engine.
 fn busy(judged: &Judged) -> Table {
     let engines = names(judged.at(&judged.head), |cell| cell.busy.keys());
-    let title = format!("Share of the time in which a step ran, by engine, at {}", place(&judged.head));
+    let title =
+        format!("Share of the time in which a step ran, by engine, at {}", place(&judged.head));
     by_name(judged, &title, &engines, |cell, name| cell.busy.get(name).copied())
 }
 
@@ -325,7 +326,8 @@ fn skills(judged: &Judged) -> Table {
         ("harmed", "%"),
     ];
     let Head { pool, trace, load, .. } = &judged.head;
-    let title = format!("Policies under other predictors at pool {pool}, trace {trace}, load {load}");
+    let title =
+        format!("Policies under other predictors at pool {pool}, trace {trace}, load {load}");
     let mut table = Table::new(&title, columns(&names));
     if judged.design.skills.len() < 2 {
         return table;

@@ -22,11 +22,16 @@ pub(super) fn notes(judged: &Judged) -> Vec<String> {
     let mut out = vec![
         "Simulated: engines are models of engines, and what a policy gains on them is no measurement of one.".to_owned(),
     ];
+<<<<<<< HEAD
+    if judged.design.n_seeds < 5 {
+        out.push(format!("{} seeds: intervals over so few are too narrow.", judged.design.n_seeds));
+=======
     if judged.n_seeds() < 5 {
         out.push(format!(
             "{} seeds: intervals over so few are too narrow.",
             judged.n_seeds()
         ));
+>>>>>>> h-scn
     }
     if judged.cells.iter().any(|cell| cell.n_failed > 0) {
         let failed: usize = judged.cells.iter().map(|cell| cell.n_failed).sum();
@@ -109,7 +114,8 @@ fn best(judged: &Judged) -> Option<String> {
 fn guarded(judged: &Judged) -> Vec<String> {
     let cells: Vec<&Summary> = judged.at(&judged.head).collect();
     let of = |name: &str| cells.iter().find(|cell| cell.key.policy == name);
-    let specs = judged.design.policies.iter().filter(|spec| spec.guard.is_some() && !is_oracle(spec));
+    let specs =
+        judged.design.policies.iter().filter(|spec| spec.guard.is_some() && !is_oracle(spec));
     specs
         .filter_map(|spec| {
             let plain = judged.design.policies.iter().find(|other| {

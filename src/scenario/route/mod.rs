@@ -179,8 +179,7 @@ impl RouteScenario {
 
     /// Cells: simulations that its lists multiply to, without those of the pools of the baseline alone.
     pub fn n_cells(&self) -> usize {
-        let lists =
-            [&self.pools.len(), &self.traces.len(), &self.loads.len(), &self.skills.len()];
+        let lists = [&self.pools.len(), &self.traces.len(), &self.loads.len(), &self.skills.len()];
         lists.into_iter().product::<usize>() * self.policies.len() * self.n_seeds as usize
     }
 }

@@ -108,7 +108,9 @@ fn a_full_file_is_read_in_file_order() {
     assert_eq!(stream.config.mixing, Mixing::PrefillFirst);
     assert_eq!(stream.excess.iter().map(|(task, _)| task.as_str()).collect::<Vec<_>>(), ["", "qa"]);
     assert_eq!(stream.sources.len(), 3);
-    assert!(matches!(&fp16.speed, Speed::Model { method, subject, .. } if method == "fp16" && subject.is_empty()));
+    assert!(
+        matches!(&fp16.speed, Speed::Model { method, subject, .. } if method == "fp16" && subject.is_empty())
+    );
     assert_eq!(read.pools[0].engines[2], ("stream-2".to_owned(), 0));
     let loads: Vec<_> = read.loads.iter().map(|load| load.name.as_str()).collect();
     assert_eq!(loads, ["poisson-2", "poisson-2.5", "rho-0.9"]);
@@ -117,7 +119,10 @@ fn a_full_file_is_read_in_file_order() {
     assert_eq!(policies, ["marginal", "jsq"]);
     let guard = Some(GuardSpec { risk: RiskKnowledge::Learned, epsilon: 0.02 });
     let marginal = &read.policies[0];
-    assert_eq!((marginal.rule, marginal.length, marginal.guard), (Rule::MarginalCost, LengthKnowledge::Predicted, guard));
+    assert_eq!(
+        (marginal.rule, marginal.length, marginal.guard),
+        (Rule::MarginalCost, LengthKnowledge::Predicted, guard)
+    );
     assert_eq!(read.headline, Headline { pool: 1, trace: 0, load: 2, skill: 0 });
     assert_eq!(read.slo.and_then(|slo| slo.ttft_s).map(|s| s.to_bits()), Some(0.5_f64.to_bits()));
     assert_eq!(read.n_cells(), 2 * 2 * 3 * 2 * 2 * 5);
@@ -128,23 +133,78 @@ fn a_full_file_is_read_in_file_order() {
 fn what_is_wrong_is_said_with_its_line_and_a_remedy() {
     for (from, to, wanted, place) in [
         ("kv_budget = 512", "kv_bugdet = 512", "did you mean `kv_budget`?", "kv_bugdet"),
-        ("rule = \"marginal_cost\"", "rule = \"marginal\"", "did you mean `marginal_cost`?", "rule"),
+        (
+            "rule = \"marginal_cost\"",
+            "rule = \"marginal\"",
+            "did you mean `marginal_cost`?",
+            "rule",
+        ),
         ("baseline = \"fp16\"", "baseline = \"fp61\"", "did you mean `fp16`?", "fp61"),
         ("stream = 2 }", "steam = 2 }", "did you mean `stream`?", "steam"),
         ("pool = \"own\"", "pool = \"owl\"", "did you mean `own`?", "owl"),
-        ("load = \"rho-0.9\"", "load = \"rho\"", "expected the name of a load, got `rho`", "load = "),
+        (
+            "load = \"rho-0.9\"",
+            "load = \"rho\"",
+            "expected the name of a load, got `rho`",
+            "load = ",
+        ),
         ("other = 0.05", "other = 5", "expected a number from 0 to 1, got integer `5`", "other"),
-        ("source = \"made up\"\n\n[method.stream]", "\n[method.stream]", "add `source`", "[method.stream"),
-        ("sigma_log = 0.4, source = \"made up\"", "sigma_log = 0.4, source = \" \"", "where the numbers are from", "length"),
-        ("max_batched_tokens = 4096", "max_batched_tokens = 32", "at least max_num_seqs (64), got 32", "max_num_seqs"),
-        ("kv_tokens = 1280", "kv_tokens = 63", "kv_blocks: expected at least 1, got 0", "max_num_seqs"),
+        (
+            "source = \"made up\"\n\n[method.stream]",
+            "\n[method.stream]",
+            "add `source`",
+            "[method.stream",
+        ),
+        (
+            "sigma_log = 0.4, source = \"made up\"",
+            "sigma_log = 0.4, source = \" \"",
+            "where the numbers are from",
+            "length",
+        ),
+        (
+            "max_batched_tokens = 4096",
+            "max_batched_tokens = 32",
+            "at least max_num_seqs (64), got 32",
+            "max_num_seqs",
+        ),
+        (
+            "kv_tokens = 1280",
+            "kv_tokens = 63",
+            "kv_blocks: expected at least 1, got 0",
+            "max_num_seqs",
+        ),
         ("mixing = \"prefill-first\"", "mixing = \"slots\"", "chunked_prefill", "max_num_seqs"),
-        ("step_s = 0.03", "step_s = 0", "expected steps of `stream` to take time", "[method.stream"),
+        (
+            "step_s = 0.03",
+            "step_s = 0",
+            "expected steps of `stream` to take time",
+            "[method.stream",
+        ),
         ("min = 1000", "min = 5000", "expected `min` to be at most `max`", "min = 5000"),
-        ("engines = { stream = 3 }", "engines = {}", "1 to 1024 engines in pool `own`, got 0", "[pool.own"),
-        ("[load.rho.utilisation]\nrho = [0.9]", "[load.rho.recorded]\nspeed = [1]", "got `long`, which has none", "[load.rho"),
-("excess = { other = 0.05, by_task = { qa = 0.2 }, source = \"made up\" }", "", "expected `excess` of every method but the baseline, got none of `stream`", "[method.stream"),
-        ("n_requests = 500", "n_requests = 0", "expected a whole number from 1 to 1000000", "n_requests"),
+        (
+            "engines = { stream = 3 }",
+            "engines = {}",
+            "1 to 1024 engines in pool `own`, got 0",
+            "[pool.own",
+        ),
+        (
+            "[load.rho.utilisation]\nrho = [0.9]",
+            "[load.rho.recorded]\nspeed = [1]",
+            "got `long`, which has none",
+            "[load.rho",
+        ),
+        (
+            "excess = { other = 0.05, by_task = { qa = 0.2 }, source = \"made up\" }",
+            "",
+            "expected `excess` of every method but the baseline, got none of `stream`",
+            "[method.stream",
+        ),
+        (
+            "n_requests = 500",
+            "n_requests = 0",
+            "expected a whole number from 1 to 1000000",
+            "n_requests",
+        ),
     ] {
         let (shown, line) = broken(from, to);
         assert!(shown.contains(wanted) && shown.contains("hint: "), "{to}: {shown}");
@@ -160,7 +220,9 @@ fn the_baseline_differs_from_itself_in_nothing() {
 
 #[test]
 fn too_many_simulations_are_refused() {
-    let text = FULL.replace("seed = 9", "seeds = 1000").replace("[2, 2.5]", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]");
+    let text = FULL
+        .replace("seed = 9", "seeds = 1000")
+        .replace("[2, 2.5]", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]");
     let error = parse(&text).expect_err("176000 simulations");
     assert!(error.line == 2 && error.message.contains("got 176000"), "{error}");
 }

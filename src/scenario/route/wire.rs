@@ -258,9 +258,7 @@ pub(in crate::scenario) struct TraceFile {
 }
 
 /// How rows of a file follow each other.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, serde::Serialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::scenario) enum Order {
     /// Each seed takes another window of the file.

@@ -18,7 +18,7 @@ use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::JoinSet,
 };
 
@@ -36,6 +36,8 @@ const LINGER_BYTES: usize = 64 << 20;
 /// A pause after an accept that failed for want of files or memory.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Connections beyond the limit that are told so at a time.
+const TURNED_AWAY_MAX: usize = 64;
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
     content-length: 83\r\nconnection: close\r\n\r\n\
@@ -48,6 +50,7 @@ pub(super) async fn run(
     mut draining: watch::Receiver<bool>,
 ) -> usize {
     let room = Arc::new(Semaphore::new(app.proxy.limits.connections));
+    let spare = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
     let (routes, limits) = (app::routes(app.clone()), limits(&app));
     let mut open = JoinSet::new();
     let mut told = draining.clone();
@@ -64,7 +67,10 @@ pub(super) async fn run(
         };
         let Ok(permit) = room.clone().try_acquire_owned() else {
             app.counts.connections_refused.fetch_add(1, Ordering::Relaxed);
-            turn_away(&stream);
+            // Beyond these, nobody waits for who comes too many.
+            if let Ok(permit) = spare.clone().try_acquire_owned() {
+                open.spawn(turn_away(stream, permit));
+            }
             continue;
         };
         app.counts.connections.fetch_add(1, Ordering::Relaxed);
@@ -93,9 +99,12 @@ fn limits(app: &App) -> GateLimits {
     GateLimits { head, head_time, idle_time, write_time }
 }
 
-/// One write that either fits the socket's buffer or is lost: nobody waits for who comes too many.
-fn turn_away(stream: &TcpStream) {
-    let _ = stream.try_write(TOO_MANY);
+/// Says why, and reads what the client sends meanwhile, so that it does not reset the connection under the answer.
+async fn turn_away(mut stream: TcpStream, permit: OwnedSemaphorePermit) {
+    if stream.write_all(TOO_MANY).await.is_ok() {
+        linger(stream).await;
+    }
+    drop(permit);
 }
 
 async fn connection(

@@ -131,8 +131,9 @@ pub async fn start(setup: Setup) -> anyhow::Result<Running> {
     let (writer, log) = log::Writer::start(folder, manifest, counts.clone(), say.clone())?;
     let clock = Clock(tokio::time::Instant::now());
     let (next_id, in_work) = (AtomicU64::new(0), AtomicUsize::new(0));
-    let app =
-        Arc::new(app::App { proxy, engines, desk, counts, log, clock, token, next_id, in_work });
+    let room = Arc::new(Semaphore::new(proxy.limits.buffer_bytes.min(Semaphore::MAX_PERMITS)));
+    let app = app::App { proxy, engines, desk, counts, log, clock, token, next_id, in_work, room };
+    let app = Arc::new(app);
     let (draining, told) = signal::channel(false);
     let reload = Arc::<Notify>::default();
     let mut caring: Vec<_> = (0..app.engines.len())

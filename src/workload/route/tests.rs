@@ -83,7 +83,11 @@ fn step_times_are_those_of_the_method_and_its_budget() {
                 let (b, l) = (f64::from(*b), f64::from(*l));
                 let decode_s = 0.03 + 1e-6 * b * l;
                 let prefill_s = 0.02 + 1e-4 * b * l;
-                format!("m,None,{b},{l},decode,{}\nm,None,{b},{l},prefill,{}\n", b / decode_s, b * l / prefill_s)
+                format!(
+                    "m,None,{b},{l},decode,{}\nm,None,{b},{l},prefill,{}\n",
+                    b / decode_s,
+                    b * l / prefill_s
+                )
             })
             .collect::<String>();
     let seen = crate::predict::measured::read(rows.as_bytes(), "m.csv", None).unwrap();

@@ -60,6 +60,11 @@ async fn each_hostile_request_has_its_status() {
         (request(&"x: a\r\n".repeat(30), ""), 431),
         (request("content-type: text/plain\r\ncontent-length: 2\r\n", "{}"), 415),
         (request("content-length: 2\r\n", "{}"), 415),
+        (
+            "POST /nothing HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nnever all of it"
+                .to_owned(),
+            404,
+        ),
         (json("nonsense"), 400),
         (json("{}"), 400),
         (json("{\"prompt\":\"a\",\"prompt\":\"b\"}"), 400),
@@ -152,8 +157,10 @@ async fn more_connections_than_there_may_be_are_turned_away_and_others_go_on() {
     first.write_all(health).await.unwrap();
     first.read_exact(&mut bytes).await.unwrap();
     let _idle = TcpStream::connect(place.address).await.unwrap();
-    let answer = raw(place.address, b"").await;
-    assert_eq!(status(&answer), 503, "{answer}");
+    for sent in [&b""[..], health] {
+        let answer = raw(place.address, sent).await;
+        assert_eq!(status(&answer), 503, "{answer}");
+    }
     first.write_all(health).await.unwrap();
     first.read_exact(&mut bytes).await.unwrap();
 }
