@@ -173,7 +173,9 @@ fn harm(judged: &Judged) -> Option<Plot> {
 
 /// Where requests went, by policy.
 fn shares(judged: &Judged) -> Option<Plot> {
-    let cells: Vec<&Summary> = judged.at(&judged.head).collect();
+    let lines = drawn(judged);
+    let is_drawn = |cell: &&Summary| lines.iter().any(|spec| spec.name == cell.key.policy);
+    let cells: Vec<&Summary> = judged.at(&judged.head).filter(is_drawn).collect();
     let methods: Vec<&String> = {
         let all: std::collections::BTreeSet<&String> =
             cells.iter().flat_map(|cell| cell.by_method.keys()).collect();
