@@ -30,13 +30,22 @@ expect 0 "$kvbench" report "$run" --format json >"$work/report.json"
 
 echo "-- every scenario plans, bad input exits 2"
 for scenario in scenarios/*.toml scenarios/paper/*.toml; do
-  [ "$scenario" = scenarios/engines.toml ] && continue
+  case $scenario in scenarios/engines.toml | scenarios/route-live-*) continue ;; esac
   expect 0 "$kvbench" plan "$scenario" --format json >/dev/null
 done
 printf 'name = "x"\nservic = 1\n' >"$work/bad.toml"
 expect 2 "$kvbench" run "$work/bad.toml" 2>"$work/err"
 grep -q "bad.toml:2:1" "$work/err" || { cat "$work/err" >&2; exit 1; }
 expect 2 "$kvbench" report "$work/nowhere" 2>/dev/null
+
+echo "-- route simulate: the paper's set-up at one load, and the same judged again"
+expect 0 "$kvbench" route simulate scenarios/route-paper.toml --results "$work/route" --format json \
+  --filter 'mixed-kivi/sharegpt/poisson-10/(as-claimed|-)/[a-z-]+/[0-1]$' >"$work/route.json"
+run=$(ls -d "$work"/route/*-route-paper-*)
+ls "$run"/route_requests-*.parquet "$run"/report.html "$run"/plots/*.png >/dev/null
+expect 0 "$kvbench" route report "$run" --format json >"$work/route-again.json"
+cmp "$work/route.json" "$work/route-again.json"
+grep -q '"speedup_vs_all_fp16"' "$work/route.json"
 
 echo "-- CUDA kernels: every one compiles for sm_80 and sm_90a without a spill"
 if [ -n "${KVBENCH_NVRTC_DIR:-}" ]; then

@@ -22,6 +22,7 @@ mod plots;
 pub mod predict;
 pub mod progress;
 pub mod report;
+pub mod route;
 pub mod run;
 pub mod schema;
 pub mod score;
@@ -88,6 +89,8 @@ enum Command {
     Adaptive(adaptive::AdaptiveArgs),
     /// Models fitted on runs: what a pass takes, how long an answer will be, and how far to trust them.
     Predict(predict::PredictArgs),
+    /// Which engine a request goes to where engines compress the KV cache differently: policies, simulated and live.
+    Route(route::RouteArgs),
     /// Answers of a run or of a file, scored by the rules of their data sets: LongBench, GSM8K, MATH, RULER.
     Score(score::ScoreArgs),
     /// Tokenizers and chat templates: what is sent, and how long it is.
@@ -137,6 +140,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Negatives(args) => negatives::run(&args, ui),
         Command::Adaptive(args) => adaptive::run(&args, ui),
         Command::Predict(args) => predict::run(&args, ui),
+        Command::Route(args) => route::run(&args, ui),
         Command::Score(args) => score::run(&args, ui),
         Command::Token(args) => token::run(&args, ui),
         Command::Doctor(args) => doctor::run(&args, ui),

@@ -9,7 +9,7 @@ use super::ui::Ui;
 use crate::{
     plan::{self, Cell},
     report::{self, Column, Table, Value},
-    scenario::{Scenario, Timing},
+    scenario::{RouteScenario, Scenario, Timing},
     units::{human_bytes, significant},
 };
 
@@ -29,6 +29,10 @@ pub struct PlanArgs {
 /// # Errors
 /// The scenario is not valid, or the filter leaves no cell.
 pub fn run(args: &PlanArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    if let Some(scenario) = RouteScenario::load_if_meant(&args.scenario)? {
+        super::route::plan(&scenario, args.filter.as_ref(), ui)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let scenario = Scenario::load(&args.scenario)?;
     let all = plan::expand(&scenario);
     let cells = match &args.filter {

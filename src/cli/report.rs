@@ -171,7 +171,7 @@ fn part_of(path: &str) -> Part {
 }
 
 /// Writes every file aside and renames it: a reader sees the old report or the new one.
-fn write(out: &Path, files: &ReportFiles) -> anyhow::Result<()> {
+pub(super) fn write(out: &Path, files: &ReportFiles) -> anyhow::Result<()> {
     for (relative, bytes) in &files.0 {
         let path = out.join(relative);
         let aside = path.with_extension(format!("{}.part", std::process::id()));

@@ -6,6 +6,7 @@ pub mod env;
 pub mod manifest;
 pub mod parquet;
 mod recorder;
+pub mod route;
 pub mod rows;
 mod run_dir;
 mod slo;
@@ -15,6 +16,9 @@ mod tests;
 pub use manifest::{Manifest, SCHEMA_VERSION};
 pub use parquet::Table;
 pub use recorder::{PROBE_METHOD, Recorder};
+pub use route::{
+    RouteDir, RouteEngineRow, RouteKind, RouteLog, RouteManifest, RouteRequestRow, RouteWorldRow,
+};
 pub use rows::{EngineMetricRow, KernelRow, RequestRow, Row, Sink, TelemetryRow};
 pub use run_dir::RunDir;
 pub use slo::tpot_ms;

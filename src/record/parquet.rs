@@ -120,18 +120,9 @@ macro_rules! nullable_field {
 }
 
 nullable_field!(i64, Int64Chunked, i64, |value| value);
+nullable_field!(bool, BooleanChunked, bool, |value| value);
 nullable_field!(f64, Float64Chunked, f64, |value| value);
 nullable_field!(String, StringChunked, str, str::to_owned);
-
-impl Field for bool {
-    fn column(name: &str, values: impl Iterator<Item = Self>) -> Column {
-        BooleanChunked::from_iter_options(name.into(), values.map(Some)).into_column()
-    }
-
-    fn values(column: &Column) -> anyhow::Result<Vec<Self>> {
-        column.bool()?.iter().map(|value| required(column, value)).collect()
-    }
-}
 
 impl Field for u64 {
     fn column(name: &str, values: impl Iterator<Item = Self>) -> Column {

@@ -1,9 +1,11 @@
 //! Tables and figures as plain data, rendered last: text, Markdown, CSV, JSON, SVG, PNG, HTML. Returns bytes, writes nothing.
 
 pub mod figure;
+mod grid;
 pub mod negatives;
 mod png;
 pub mod predict;
+pub mod route;
 pub mod run;
 mod scale;
 pub mod svg;

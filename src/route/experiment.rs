@@ -1,9 +1,25 @@
-//! What a scenario of the router asks for, without its spelling and its files.
+//! What a scenario of the router asks for, without its spelling and its files; and its cells, which are simulated one by one.
+//!
+//! [`Plan::new`] checks an [`Experiment`] and completes it: with the pools of the baseline alone that others are compared with, the
+//! controls (round robin, join shortest queue, least memory) and one policy for each oracle. [`cells`] lists what there is to simulate,
+//! and [`run_cell`] simulates one: the same cell gives the same rows, whichever else are run, in whatever order.
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     spec::PolicySpec,
     world::{MethodWorld, Skill, Traced},
 };
+
+mod cell;
+mod design;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub use cell::{CellError, CellRows, run_cell, worlds};
+pub use design::{Design, DesignPool, Oracles};
+pub use plan::{Cell, Plan, PlanError, asks, cells};
 
 /// Engines that stand behind a router together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +84,8 @@ pub struct NamedSkill {
 }
 
 /// Limits within which an answer is on time; `None` for no such limit.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Slo {
     /// Seconds until the first token.
     pub ttft_s: Option<f64>,
@@ -99,7 +116,7 @@ pub struct Experiment {
     pub loads: Vec<LoadPlan>,
     /// Predictors; the first is what is reported unless another is named.
     pub skills: Vec<NamedSkill>,
-    /// Policies. Round robin and join shortest queue are always among them.
+    /// Policies. The controls and the oracles are added where they are not among them, see [`Plan::new`].
     pub policies: Vec<PolicySpec>,
     /// When an answer is on time, for goodput; `None` for no goodput.
     pub slo: Option<Slo>,

@@ -5,11 +5,21 @@
 //! the simulator ([`cluster`]) and the live proxy (`serve::route`) run the very same policies, and what one logs the other replays.
 
 pub mod ask;
+pub mod bound;
 pub mod cluster;
 pub mod decision;
+mod estimate;
 pub mod experiment;
+pub mod lengths;
 pub mod pool;
+pub mod risk;
+pub mod router;
+mod rules;
 pub mod spec;
+mod steps;
+pub mod task;
+#[cfg(test)]
+mod tests;
 pub mod world;
 
 pub use ask::Ask;

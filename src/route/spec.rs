@@ -3,11 +3,23 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// How an engine is chosen among those that may be asked. Ties go to the engine that stands first.
+/// How an engine is chosen among those that may be asked. Equals are taken by lot, by the seed: the order of a pool is no merit.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    clap::ValueEnum,
 )]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Rule {
     /// One after the other.
     RoundRobin,
@@ -21,15 +33,18 @@ pub enum Rule {
     LeastTokens,
     /// The one with the fewest tokens in its KV cache and its queue: the paper's load balancing (arXiv 2503.24000, section 5.4).
     LeastMemory,
-    /// Join shortest queue among engines of the one method that is fastest on an idle engine.
+    /// Join shortest queue among engines of the one method whose engines together serve most: requests a second of 1024 tokens of
+    /// prompt and 256 of answer, in full batches.
     StaticBest,
     /// The paper's `w/Thr`: the highest predicted decode throughput of the batch that the request would join.
     HighestThroughput,
     /// The paper's `w/Len`: the shortest predicted answer; equals by join shortest queue.
     ShortestAnswer,
-    /// The paper's `w/Both`: prefill time plus predicted length divided by predicted throughput, its own finish alone.
+    /// The paper's `w/Both`: its own finish alone, waiting, prefill and predicted length times the step of the batch that it joins.
+    /// (The paper's text multiplies length with throughput, which is no time.)
     EarliestFinish,
-    /// Its own finish plus the delay that it imposes on those inside.
+    /// Its own finish plus the delay that it imposes on those inside: its prompt stops each of them, and each of its steps makes
+    /// theirs longer. As many as there are now are taken to be there in all of its steps, since places that get free are taken.
     MarginalCost,
 }
 

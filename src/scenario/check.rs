@@ -61,7 +61,7 @@ pub(super) fn scenario(file: wire::File, text: &str) -> Checked<Scenario> {
 }
 
 /// Checks the names of one section and builds each entry.
-fn named<W, T>(
+pub(super) fn named<W, T>(
     tables: &Ordered<W>,
     section: &str,
     build: impl Fn(&Sp<String>, &W) -> Checked<T>,
@@ -98,7 +98,7 @@ fn known_engines(file: &wire::File) -> Checked<Vec<Engine>> {
     Ok(known)
 }
 
-fn check_name(name: &Sp<String>, what: &str) -> Checked<()> {
+pub(super) fn check_name(name: &Sp<String>, what: &str) -> Checked<()> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if !name.value.is_empty() && name.value.len() <= NAME_MAX && name.value.chars().all(good) {
         return Ok(());
@@ -113,7 +113,7 @@ fn check_name(name: &Sp<String>, what: &str) -> Checked<()> {
     ))
 }
 
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     let mut short: String = text.chars().take(NAME_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(NAME_MAX).is_some() {
         short.push('…');
@@ -159,7 +159,7 @@ fn check_aa(
     }
 }
 
-fn check_slo(slo: &Sp<wire::Slo>) -> Checked<Slo> {
+pub(super) fn check_slo(slo: &Sp<wire::Slo>) -> Checked<Slo> {
     let built = Slo {
         ttft_ms: slo.value.ttft_ms.map(|limit| limit.0),
         tpot_ms: slo.value.tpot_ms.map(|limit| limit.0),

@@ -13,6 +13,15 @@ const CELLS_MAX: usize = 100_000;
 /// Largest fp16 cache of one layer in a grid of shapes.
 const CACHE_BYTES_MAX: u64 = 1 << 38;
 
+/// Refuses a text that is too long to be a scenario.
+pub(super) fn text(text: &str) -> Result<(), Fault> {
+    if text.len() <= TEXT_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("expected at most {TEXT_BYTES_MAX} bytes, got {}", text.len());
+    Err(Fault::new(0, message, "is this a scenario file?"))
+}
+
 /// Checks the number of cells and the largest cache.
 pub(super) fn check(scenario: &Scenario, file: &wire::File) -> Result<(), Fault> {
     for target in &scenario.targets {

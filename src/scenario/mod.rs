@@ -22,6 +22,8 @@ mod method;
 mod metrics;
 mod places;
 mod preset;
+pub mod proxy;
+pub mod route;
 pub mod secret;
 mod start;
 mod target;
@@ -33,6 +35,7 @@ mod value;
 mod wire;
 mod wire_engine;
 mod wire_metrics;
+mod wire_proxy;
 mod wire_target;
 mod workload;
 
@@ -53,6 +56,7 @@ pub use load::{Load, NamedLoad};
 pub use metrics::{
     MetricKind, MetricName, MetricsFormat, MetricsSpec, Scale, SourceError, SourceName,
 };
+pub use route::RouteScenario;
 pub use start::{Command, Spot, Start};
 pub use targets::{
     Device, Endpoint, EngineTarget, KernelTarget, PAGES, Place, PrefixCache, Sampling, Target,
@@ -405,12 +409,7 @@ impl Scenario {
     /// # Errors
     /// The file cannot be read, or a [`ScenarioError`] with line, column and hint.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let bytes = std::fs::read(path).with_context(|| {
-            format!("{}: cannot read the scenario\n  hint: the path is relative to the working directory", path.display())
-        })?;
-        let text = String::from_utf8(bytes).with_context(|| {
-            format!("{}: expected UTF-8 text\n  hint: save the file as UTF-8", path.display())
-        })?;
+        let text = read_text(path)?;
         Ok(Self::parse(&text, &path.display().to_string())?)
     }
 
@@ -423,14 +422,26 @@ impl Scenario {
     }
 
     fn checked(text: &str) -> Result<Self, error::Fault> {
-        if text.len() > limit::TEXT_BYTES_MAX {
-            let message =
-                format!("expected at most {} bytes, got {}", limit::TEXT_BYTES_MAX, text.len());
-            return Err(error::Fault::new(0, message, "is this a scenario file?"));
+        limit::text(text)?;
+        if RouteScenario::is_meant(text) {
+            let message = "expected what engines or kernels are measured with, got an experiment of the router";
+            return Err(error::Fault::new(0, message, "run it with `kvbench route simulate`"));
         }
         let file: wire::File = toml::from_str(text).map_err(|error| error::translate(&error))?;
         check::scenario(file, text)
     }
+}
+
+fn read_text(path: &Path) -> anyhow::Result<String> {
+    let bytes = std::fs::read(path).with_context(|| {
+        format!(
+            "{}: cannot read the scenario\n  hint: the path is relative to the working directory",
+            path.display()
+        )
+    })?;
+    String::from_utf8(bytes).with_context(|| {
+        format!("{}: expected UTF-8 text\n  hint: save the file as UTF-8", path.display())
+    })
 }
 
 /// JSON Schema of the file.

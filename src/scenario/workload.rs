@@ -159,7 +159,8 @@ fn synthetic(name: &Sp<String>, wire: &wire::Synthetic) -> Result<Workload, Faul
     Ok(Workload::Synthetic { n_requests, prompt_tokens, output_tokens, tokens })
 }
 
-fn length(wire: &wire::Length) -> Result<LengthDist, Fault> {
+/// A distribution whose parameters agree.
+pub(super) fn length(wire: &wire::Length) -> Result<LengthDist, Fault> {
     match wire {
         wire::Length::Fixed(n) => Ok(LengthDist::Fixed(n.u32())),
         wire::Length::Uniform(wire) => {

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod density;
+mod exact;
 mod flip;
 mod kendall;
 mod mix;
@@ -17,6 +18,7 @@ pub use bootstrap::{
     paired_ratio, seeded,
 };
 pub use density::{bandwidth, density};
+pub use exact::{lower_bound, upper_bound};
 pub use flip::{Flipped, sign_flip_test};
 pub use kendall::{PairCounts, pair_counts, tau_b};
 pub use mix::mixed;

@@ -18,6 +18,7 @@ mod forced;
 mod intensity;
 pub mod longbench;
 pub mod make;
+pub mod route;
 mod schedule;
 mod synthetic;
 pub mod trace;

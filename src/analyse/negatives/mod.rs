@@ -248,6 +248,26 @@ impl<'a> Paired<'a> {
         Ok(rows.filter(is_broken).map(|(_, row)| row).collect())
     }
 
+    /// Samples that the baseline does well and the method has, in the baseline's order, with whether the method breaks them.
+    ///
+    /// # Errors
+    /// No such method.
+    pub fn judged(
+        &self,
+        method: &str,
+        theta: f64,
+        mode: Mode,
+    ) -> anyhow::Result<Vec<(&'a Score, bool)>> {
+        let members = self.members(method, &[method.to_owned()])?;
+        let benign = benign(&self.datasets(), &self.own(), mode);
+        let rows = self.baseline.rows.iter().enumerate().filter(|(i, _)| benign[*i]);
+        let judge = |(i, row): (usize, &'a Score)| {
+            let score = members.first().and_then(|scores| scores[i])?;
+            Some((row, lost(row.score, score, theta, mode)))
+        };
+        Ok(rows.filter_map(judge).collect())
+    }
+
     /// Counts of samples that every one of `members` breaks.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ mod glossary;
 pub mod judged;
 mod kernels;
 pub mod lengths;
-mod page;
+pub(super) mod page;
 mod quality;
 mod saturation;
 mod served;
@@ -142,14 +142,14 @@ fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// A name that is safe as a file name.
-fn slug(parts: &[&str]) -> String {
+pub(super) fn slug(parts: &[&str]) -> String {
     let joined = parts.join("-").to_lowercase();
     let safe = joined.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' });
     safe.collect::<String>().trim_matches(['-', '.']).to_owned()
 }
 
 /// Where the `n`th of `of` methods stands beside the middle of category `category`.
-fn dodge(category: usize, n: usize, of: usize) -> f64 {
+pub(super) fn dodge(category: usize, n: usize, of: usize) -> f64 {
     category as f64 + ((n as f64 + 0.5) / of.max(1) as f64 - 0.5) * 0.86
 }
 

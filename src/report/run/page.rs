@@ -11,8 +11,10 @@ use crate::{
         manifest::{Status, Verdict},
     },
     report::{
-        Format, Table, Value, render,
-        table::{escape_markdown, is_numeric},
+        Format, Table,
+        grid::{Grid, STYLE},
+        render,
+        table::escape_markdown,
     },
     units::human_bytes,
 };
@@ -86,6 +88,7 @@ impl<'a> Page<'a> {
         let mut templates = Environment::new();
         templates
             .add_template("report.html", TEMPLATE)
+            .and_then(|()| templates.add_template("style.css", STYLE))
             .context("report.html: the template does not parse")?;
         let page = context! {
             run_id => self.manifest.run_id.as_str(),
@@ -147,7 +150,8 @@ impl<'a> Page<'a> {
     }
 }
 
-fn definitions<S: AsRef<str>>(title: &str, entries: &[(S, S)]) -> String {
+/// A Markdown section of terms and their meaning.
+pub(in crate::report) fn definitions<S: AsRef<str>>(title: &str, entries: &[(S, S)]) -> String {
     let line = |(term, text): &(S, S)| {
         format!("- **{}**: {}\n", escape_markdown(term.as_ref()), escape_markdown(text.as_ref()))
     };
@@ -155,7 +159,7 @@ fn definitions<S: AsRef<str>>(title: &str, entries: &[(S, S)]) -> String {
 }
 
 /// A fence longer than any run of backticks in the text, so that the text cannot close it.
-fn fenced(text: &str) -> String {
+pub(in crate::report) fn fenced(text: &str) -> String {
     let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
     format!("{fence}toml\n{}\n{fence}", text.trim_end())
@@ -248,48 +252,4 @@ fn provenance(m: &Manifest) -> Vec<(String, String)> {
         }),
     );
     out
-}
-
-/// A table as the template wants it.
-#[derive(Serialize)]
-struct Grid {
-    title: String,
-    columns: Vec<Head>,
-    rows: Vec<Vec<Cell>>,
-}
-
-#[derive(Serialize)]
-struct Head {
-    header: String,
-    numeric: bool,
-}
-
-#[derive(Serialize)]
-struct Cell {
-    text: String,
-    numeric: bool,
-    long: bool,
-}
-
-impl Grid {
-    fn new(table: &Table) -> Self {
-        let numeric: Vec<bool> =
-            (0..table.columns.len()).map(|index| is_numeric(table, index)).collect();
-        let heads = table.columns.iter().zip(&numeric);
-        let cell = |(value, numeric): (&Value, &bool)| {
-            let text = value.human();
-            Cell { numeric: *numeric, long: text.len() > 60, text }
-        };
-        Self {
-            title: table.title.clone(),
-            columns: heads
-                .map(|(column, numeric)| Head { header: column.header(), numeric: *numeric })
-                .collect(),
-            rows: table
-                .rows
-                .iter()
-                .map(|row| row.iter().zip(&numeric).map(cell).collect())
-                .collect(),
-        }
-    }
 }

@@ -112,7 +112,7 @@ pub(in crate::report) fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
 
-pub(super) fn estimate(estimate: Option<Estimate>) -> Value {
+pub(in crate::report) fn estimate(estimate: Option<Estimate>) -> Value {
     let interval = estimate.and_then(|e| e.interval);
     Value::estimate(estimate.map(|e| e.value), interval.map(|i| i.0), interval.map(|i| i.1))
 }

@@ -1,0 +1,268 @@
+//! Where it is decided which engine a request goes to, and known what each engine has to do.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::watch;
+
+use super::{
+    breaker::{Breaker, BreakerRules, BreakerState, Verdict},
+    gauges::Gauges,
+    knowledge::Knowledge,
+};
+use crate::{
+    route::{Ask, Decision, EngineState, PolicySpec, router::Router},
+    scenario::proxy::Proxy,
+};
+
+/// A request that an engine has been sent.
+#[derive(Debug)]
+pub(super) struct Flight {
+    prompt_tokens: u64,
+    expected: f64,
+    n_out: AtomicU64,
+}
+
+impl Flight {
+    /// Chunks of the answer have come.
+    pub(super) fn came(&self, n: u64) {
+        self.n_out.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// Where a request was sent.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    /// The engine.
+    pub(super) engine: usize,
+    /// Number of the request.
+    id: u64,
+    /// What is known of it there.
+    pub(super) flight: Arc<Flight>,
+}
+
+struct EngineDesk {
+    breaker: Breaker,
+    flights: HashMap<u64, Arc<Flight>>,
+    /// What it says that others have it do, beside what was sent from here.
+    foreign_running: usize,
+    foreign_waiting: usize,
+    kv_usage: Option<f64>,
+    /// How often its breaker has opened.
+    opened: watch::Sender<u64>,
+}
+
+struct Inner {
+    router: Router,
+    knowledge: Arc<Knowledge>,
+    engines: Vec<EngineDesk>,
+    states: Vec<EngineState>,
+}
+
+/// The desk. Whatever is done at it is done in microseconds, under one lock.
+pub(super) struct Desk {
+    spec: PolicySpec,
+    seed: u64,
+    inner: Mutex<Inner>,
+}
+
+/// What an engine's line in `/metrics` is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Shown {
+    /// Requests that were sent to it from here and are not answered yet.
+    pub(super) in_flight: usize,
+    /// Where its breaker stands.
+    pub(super) breaker: BreakerState,
+    /// How often that has opened and closed.
+    pub(super) turns: (u64, u64),
+    /// Tokens that it is expected to yield yet.
+    pub(super) tokens_expected: f64,
+}
+
+impl Desk {
+    /// A desk in front of idle engines.
+    ///
+    /// # Errors
+    /// A policy that does not fit the pool.
+    pub(super) fn new(proxy: &Proxy, knowledge: Knowledge) -> anyhow::Result<Self> {
+        let open_ns = i64::try_from(proxy.breaker_open.as_nanos()).unwrap_or(i64::MAX);
+        let rules = BreakerRules { failures: proxy.breaker_failures, open_ns };
+        let engine = || EngineDesk {
+            breaker: Breaker::new(rules),
+            flights: HashMap::new(),
+            foreign_running: 0,
+            foreign_waiting: 0,
+            kv_usage: None,
+            opened: watch::Sender::new(0),
+        };
+        let router =
+            Router::new(&proxy.policy, &knowledge.pool, knowledge.risks.clone(), proxy.seed)?;
+        let engines = proxy.engines.iter().map(|_| engine()).collect();
+        let (knowledge, states) = (Arc::new(knowledge), Vec::new());
+        Ok(Self {
+            spec: proxy.policy.clone(),
+            seed: proxy.seed,
+            inner: Mutex::new(Inner { router, knowledge, engines, states }),
+        })
+    }
+
+    /// What a thread that panicked left behind is whole: no change spans two calls.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known at this moment.
+    pub(super) fn knowledge(&self) -> Arc<Knowledge> {
+        self.lock().knowledge.clone()
+    }
+
+    /// Puts other knowledge in the place of the present one. Requests that are being answered stay where they are.
+    ///
+    /// # Errors
+    /// The policy does not fit it; then the present one stays.
+    pub(super) fn learn(&self, knowledge: Knowledge) -> anyhow::Result<()> {
+        let router = Router::new(&self.spec, &knowledge.pool, knowledge.risks.clone(), self.seed)?;
+        let mut inner = self.lock();
+        inner.router = router;
+        inner.knowledge = Arc::new(knowledge);
+        Ok(())
+    }
+
+    /// Decides, and writes the request down at the engine that it goes to. Engines in `tried` are not asked again.
+    pub(super) fn place(&self, ask: &Ask<'_>, tried: &[usize]) -> (Decision, Option<Place>) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let pool = &inner.knowledge.pool;
+        inner.states.clear();
+        for (at, (engine, member)) in inner.engines.iter().zip(&pool.engines).enumerate() {
+            let mut state = engine.state(member.config.max_num_seqs, member.config.kv_budget);
+            let most = member.config.kv_blocks.map(|blocks| blocks * member.config.block_tokens);
+            if let (Some(usage), Some(most)) = (engine.kv_usage, most) {
+                state.kv_tokens = state.kv_tokens.max((usage * most as f64) as u64);
+            }
+            state.is_up &= !tried.contains(&at);
+            inner.states.push(state);
+        }
+        let decision = inner.router.decide(ask, pool, &inner.states);
+        let place = decision.engine.map(|at| {
+            let method = pool.engines[at].method;
+            let flight = Arc::new(Flight {
+                prompt_tokens: ask.prompt_tokens,
+                expected: ask.output_tokens.get(method).copied().unwrap_or(1.0),
+                n_out: AtomicU64::new(0),
+            });
+            let engine = &mut inner.engines[at];
+            engine.breaker.sent();
+            engine.flights.insert(ask.id, flight.clone());
+            Place { engine: at, id: ask.id, flight }
+        });
+        (decision, place)
+    }
+
+    /// An engine has begun to answer.
+    pub(super) fn answered(&self, place: &Place, now_ns: i64) {
+        self.lock().engines[place.engine].judge(|breaker| breaker.ended(Verdict::Good, now_ns));
+    }
+
+    /// A request is no longer at its engine.
+    pub(super) fn leave(&self, place: &Place, verdict: Verdict, now_ns: i64) {
+        let mut inner = self.lock();
+        let engine = &mut inner.engines[place.engine];
+        engine.flights.remove(&place.id);
+        engine.judge(|breaker| breaker.ended(verdict, now_ns));
+    }
+
+    /// What a health check found.
+    pub(super) fn probed(&self, engine: usize, is_good: bool, now_ns: i64) {
+        self.lock().engines[engine].judge(|breaker| breaker.probed(is_good, now_ns));
+    }
+
+    /// What an engine says of itself. It counts requests that were sent from here too.
+    pub(super) fn told(&self, engine: usize, gauges: Gauges) {
+        let mut inner = self.lock();
+        let Some(most) =
+            inner.knowledge.pool.engines.get(engine).map(|own| own.config.max_num_seqs)
+        else {
+            return;
+        };
+        let engine = &mut inner.engines[engine];
+        let own = engine.flights.len();
+        let (own_running, own_waiting) = (own.min(most), own.saturating_sub(most));
+        let beyond = |told: Option<f64>, own: usize| {
+            told.map_or(0, |told| (told as usize).saturating_sub(own))
+        };
+        engine.foreign_running = beyond(gauges.running, own_running);
+        engine.foreign_waiting = beyond(gauges.waiting, own_waiting);
+        engine.kv_usage = gauges.kv_usage;
+    }
+
+    /// Changes when the breaker of an engine opens.
+    pub(super) fn opened(&self, engine: usize) -> watch::Receiver<u64> {
+        self.lock().engines[engine].opened.subscribe()
+    }
+
+    /// Whether a request could go elsewhere: to an engine that is up, was not tried, and is safe whatever the guard knows.
+    pub(super) fn has_other(&self, tried: &[usize], than: usize) -> bool {
+        let inner = self.lock();
+        let pool = &inner.knowledge.pool;
+        let other = |(at, engine): (usize, &EngineDesk)| {
+            at != than
+                && !tried.contains(&at)
+                && engine.breaker.lets_through()
+                && (self.spec.guard.is_none() || pool.is_baseline(at))
+        };
+        inner.engines.iter().enumerate().any(other)
+    }
+
+    /// Whether each engine may be asked.
+    pub(super) fn up(&self) -> Vec<bool> {
+        self.lock().engines.iter().map(|engine| engine.breaker.lets_through()).collect()
+    }
+
+    /// Each engine, for `/metrics`.
+    pub(super) fn shown(&self) -> Vec<Shown> {
+        let shown = |engine: &EngineDesk| Shown {
+            in_flight: engine.flights.len(),
+            breaker: engine.breaker.state(),
+            turns: engine.breaker.turns(),
+            tokens_expected: engine.state(usize::MAX, None).output_tokens_left,
+        };
+        self.lock().engines.iter().map(shown).collect()
+    }
+}
+
+impl EngineDesk {
+    /// Changes the breaker and tells those who wait when that opened it.
+    fn judge(&mut self, change: impl FnOnce(&mut Breaker)) {
+        let (before, _) = self.breaker.turns();
+        change(&mut self.breaker);
+        let (after, _) = self.breaker.turns();
+        if after != before {
+            self.opened.send_replace(after);
+        }
+    }
+
+    fn state(&self, max_num_seqs: usize, kv_budget: Option<u64>) -> EngineState {
+        let mut state =
+            EngineState { is_up: self.breaker.lets_through(), ..EngineState::default() };
+        for flight in self.flights.values() {
+            let n_out = flight.n_out.load(Ordering::Relaxed);
+            if n_out == 0 {
+                state.prompt_tokens_left += flight.prompt_tokens;
+            } else {
+                let held = flight.prompt_tokens + n_out;
+                state.kv_tokens += kv_budget.map_or(held, |most| held.min(most));
+            }
+            state.output_tokens_left += (flight.expected - n_out as f64).max(1.0);
+        }
+        let own = self.flights.len();
+        state.running = own.min(max_num_seqs) + self.foreign_running;
+        state.waiting = own.saturating_sub(max_num_seqs) + self.foreign_waiting;
+        state
+    }
+}
