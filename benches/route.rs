@@ -101,7 +101,7 @@ fn pool(times: &Times) -> Pool {
             max_num_seqs: 64,
             max_batched_tokens: Some(8192),
             chunked_prefill: true,
-            mixing: if at % 2 == 0 { Mixing::DecodeFirst } else { Mixing::PrefillFirst },
+            mixing: if at.is_multiple_of(2) { Mixing::DecodeFirst } else { Mixing::PrefillFirst },
             kv_blocks: Some(4000),
             block_tokens: 16,
             kv_budget: (at % 4 == 3).then_some(512),

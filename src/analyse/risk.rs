@@ -192,7 +192,7 @@ mod tests {
 
     fn scores(name: &str, of: impl Fn(usize) -> f64) -> Scores {
         let row = |id: usize| Score {
-            dataset: if id % 2 == 0 { "qasper" } else { "my_own" }.into(),
+            dataset: if id.is_multiple_of(2) { "qasper" } else { "my_own" }.into(),
             id: id.to_string().into(),
             score: of(id),
             prompt_sha256: None,
@@ -255,7 +255,7 @@ mod tests {
     fn samples_without_a_length_are_told() {
         let lengths: PromptTokens = (0..398)
             .map(|id| {
-                let dataset = if id % 2 == 0 { "qasper" } else { "my_own" };
+                let dataset = if id.is_multiple_of(2) { "qasper" } else { "my_own" };
                 ((dataset.to_owned(), id.to_string()), if id < 200 { 100 } else { 5000 })
             })
             .collect();

@@ -105,7 +105,7 @@ mod tests {
         Sample {
             prompt: format!(
                 "{} number {at}",
-                if at % 2 == 0 { "an essay on" } else { "yes or no," }
+                if at.is_multiple_of(2) { "an essay on" } else { "yes or no," }
             ),
             family: at,
             task: None,
@@ -117,7 +117,8 @@ mod tests {
 
     /// Essays get some 400 tokens, other answers some 20; the method makes both half as long again.
     fn model() -> length::Model {
-        let base = |at: usize| if at % 2 == 0 { 400 + at as u32 } else { 20 + at as u32 / 10 };
+        let base =
+            |at: usize| if at.is_multiple_of(2) { 400 + at as u32 } else { 20 + at as u32 / 10 };
         let samples: Vec<Sample> = (0..160)
             .flat_map(|at| [sample(at, "fp16", base(at)), sample(at, "kivi-4", base(at) * 3 / 2)])
             .collect();

@@ -229,8 +229,8 @@ mod tests {
         Cell { task, bin, method, own: counts(300, 3), null: counts(300, 2) }
     }
 
-    /// What is promised: where the truth is p1 - p0, the bound is at least that in 95 of 100 cases. 4000 draws of it have a standard
-    /// error of 0.34 points.
+    /// What is promised: where the truth is p1 - p0, the bound is at least that in 95 of 100 cases. 2000 draws of it have a
+    /// standard error of 0.5 points.
     #[test]
     fn the_bound_holds_as_often_as_it_promises() {
         let mut rng = stats::seeded(5);
@@ -248,15 +248,8 @@ mod tests {
                 counts(n, drawn)
             };
             let mut holds = || excess_upper(draw(own), draw(null)).unwrap() >= own - null;
-            let share = (0..4000).filter(|_| holds()).count() as f64 / 4000.0;
+            let share = (0..2000).filter(|_| holds()).count() as f64 / 2000.0;
             assert!(share >= 0.94, "{n} answers, {own} against {null}: {share}");
-<<<<<<< HEAD
-            assert!(
-                share < 0.9999 || n < 1000 || own < 0.01,
-                "{own} against {null}: no bound at all"
-            );
-=======
->>>>>>> h-scn
         }
     }
 

@@ -7,7 +7,8 @@
 //! scenario changes nothing for those that are there.
 //!
 //! - True length of an answer: the baseline's tokens times `exp(N(mean_log, sigma_log))`, drawn for each prompt and method apart,
-//!   rounded, at least 1. The mean of a log-normal lies above its median: with `mean_log` 0 the mean grows by `sigma_log^2 / 2`.
+//!   rounded, at least 1 and at most the longest answer of the trace, which is taken for the limit that requests ask for. The mean of
+//!   a log-normal lies above its median: with `mean_log` 0 the mean grows by a factor of up to `exp(sigma_log^2 / 2)`.
 //! - Predicted length: the baseline's true tokens times `exp(N(0, length_sigma_log))`, one draw a prompt, as a predictor reads the
 //!   prompt once; times the method's `exp(mean_log)` where it knows that. It knows nothing of a method's shift on this prompt.
 //! - Broken prompts: each method breaks a prompt with the excess rate of its task, apart from the other methods. In the scores that
@@ -216,7 +217,14 @@ pub(super) struct Truth<'a> {
     pub(super) methods: &'a [MethodWorld],
     pub(super) baseline: usize,
     pub(super) skill: Skill,
+    /// No answer gets longer.
+    pub(super) tokens_most: u64,
     pub(super) seed: u64,
+}
+
+/// The longest answer of a trace.
+pub(super) fn tokens_most(rows: &[Traced]) -> u64 {
+    rows.iter().map(|row| row.output_tokens).max().unwrap_or(1)
 }
 
 impl Truth<'_> {
@@ -248,7 +256,7 @@ impl Truth<'_> {
         }
         let LengthShift { mean_log, sigma_log } = self.methods[method].shift;
         let shift = mean_log + sigma_log * normal(self.draw(Stream::Lengths, id, method));
-        ((row.output_tokens as f64 * shift.exp()).round() as u64).max(1)
+        ((row.output_tokens as f64 * shift.exp()).round() as u64).clamp(1, self.tokens_most.max(1))
     }
 
     fn predicted(&self, id: u64, row: &Traced, method: usize) -> f64 {

@@ -21,7 +21,7 @@ use crate::{
 
 /// Count by task, prompt length and method which answers a method breaks, for the guard of a router.
 #[derive(Debug, clap::Args)]
-pub struct RisksArgs {
+pub(super) struct RisksArgs {
     #[command(flatten)]
     source: Source,
     /// File to write.
@@ -39,7 +39,7 @@ pub struct RisksArgs {
 ///
 /// # Errors
 /// Scores that cannot be read, a loss that is none, a null without repeats, or a file that cannot be written.
-pub fn run(args: &RisksArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &RisksArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     ensure!(
         args.theta > 0.0 && args.theta <= 100.0,
         "--theta: expected a percentage above 0 and up to 100, got {}",

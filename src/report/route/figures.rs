@@ -17,7 +17,9 @@ const LINES_MAX: usize = 8;
 pub(super) fn plots(judged: &Judged) -> Vec<Plot> {
     let mut out = Vec::new();
     out.extend(over_load(judged, "e2e-mean", "Mean E2E by load", |cell| cell.e2e_mean_s));
-    out.extend(over_load(judged, "e2e-p99", "99th percentile of E2E by load", |cell| cell.e2e_p99_s));
+    out.extend(over_load(judged, "e2e-p99", "99th percentile of E2E by load", |cell| {
+        cell.e2e_p99_s
+    }));
     out.extend(gain_over_load(judged));
     out.extend(harm(judged));
     out.extend(shares(judged));
@@ -33,8 +35,9 @@ fn point(x: f64, estimate: Estimate) -> Point {
 /// Policies that could be run, as many as can be told apart; the controls first, so that they are never left out.
 fn drawn(judged: &Judged) -> Vec<&PolicySpec> {
     let design = &judged.design;
-    let is_control =
-        |name: &String| [&design.round_robin, &design.shortest_queue, &design.least_memory].contains(&name);
+    let is_control = |name: &String| {
+        [&design.round_robin, &design.shortest_queue, &design.least_memory].contains(&name)
+    };
     let usable = |spec: &&PolicySpec| !is_oracle(spec);
     let (mut first, rest): (Vec<&PolicySpec>, Vec<&PolicySpec>) =
         design.policies.iter().filter(usable).partition(|spec| is_control(&spec.name));
@@ -61,16 +64,17 @@ fn x_of(cell: &Summary) -> Option<f64> {
 fn x_axis(judged: &Judged) -> Axis {
     let is_rho = judged.sweep().all(|cell| cell.world.is_some_and(|world| world.rho.is_some()));
     if is_rho {
-        Axis::new("offered load, of what as many engines of the baseline keep up with", "", Scale::Linear)
+        Axis::new(
+            "offered load, of what as many engines of the baseline keep up with",
+            "",
+            Scale::Linear,
+        )
     } else {
         Axis::new("arrivals", "1/s", Scale::Linear)
     }
 }
 
-fn lines(
-    judged: &Judged,
-    of: impl Fn(&Summary) -> Option<Estimate>,
-) -> Vec<Series> {
+fn lines(judged: &Judged, of: impl Fn(&Summary) -> Option<Estimate>) -> Vec<Series> {
     let line = |spec: &PolicySpec| {
         let cells = judged.sweep().filter(|cell| cell.key.policy == spec.name);
         let mut points: Vec<Point> =
@@ -87,7 +91,10 @@ fn sweep_caption(judged: &Judged) -> String {
     let head = &judged.head;
     format!(
         "Pool {}, trace {}, predictors {}. Means over {} seeds, bars: 95 % bootstrap intervals over seeds. Simulated engines.",
-        head.pool, head.trace, head.skill, judged.n_seeds()
+        head.pool,
+        head.trace,
+        head.skill,
+        judged.n_seeds()
     )
 }
 
@@ -217,17 +224,26 @@ const BESIDE: [(&str, Rule); 4] = [
 fn table_8(judged: &Judged) -> Option<Plot> {
     let mut methods: Vec<&str> = Vec::new();
     for (method, cell) in tables::mixed(judged) {
-        if tables::of_paper(judged, &cell.key.pool, method).is_some() && !methods.contains(&method) {
+        if tables::of_paper(judged, &cell.key.pool, method).is_some() && !methods.contains(&method)
+        {
             methods.push(method);
         }
     }
     let panels = [
-        panel_8(judged, &methods, "over four engines of the method", |column| column.own_s, |cell| {
-            cell.speedups.own_pool_least_memory
-        }),
-        panel_8(judged, &methods, "over four engines without compression", |_| paper::FP16_S, |cell| {
-            cell.speedups.all_baseline_least_memory
-        }),
+        panel_8(
+            judged,
+            &methods,
+            "over four engines of the method",
+            |column| column.own_s,
+            |cell| cell.speedups.own_pool_least_memory,
+        ),
+        panel_8(
+            judged,
+            &methods,
+            "over four engines without compression",
+            |_| paper::FP16_S,
+            |cell| cell.speedups.all_baseline_least_memory,
+        ),
     ];
     let caption = format!(
         "Mean E2E of four engines under least memory over that of one engine without compression and three of the method. Black: {}. The others: simulated, {} seeds, bars: 95 % intervals.",

@@ -85,7 +85,10 @@ fn the_papers_numbers_stand_beside_those_of_its_policies_alone() {
     let Value::Float(gain) = only[theirs] else { panic!("{:?}", only[theirs]) };
     assert!((gain - 1.44).abs() < 0.01, "{gain}");
     let own = column(table, "vs_own");
-    assert!(table.rows.iter().all(|row| matches!(row[own], Value::Interval { .. })), "paired by seed");
+    assert!(
+        table.rows.iter().all(|row| matches!(row[own], Value::Interval { .. })),
+        "paired by seed"
+    );
     // Every row of every table is as wide as its head.
     assert!(all.iter().all(|table| table.rows.iter().all(|row| row.len() == table.columns.len())));
 }
@@ -117,7 +120,8 @@ fn sentences_follow_from_numbers() {
 fn every_figure_can_be_drawn_and_files_are_whole() {
     let judged = judged();
     let names: Vec<String> = figures::plots(&judged).into_iter().map(|plot| plot.name).collect();
-    let wanted = ["e2e-mean-mixed-t", "speedup-mixed-t", "harm-mixed-t", "shares-mixed-t", "table-8"];
+    let wanted =
+        ["e2e-mean-mixed-t", "speedup-mixed-t", "harm-mixed-t", "shares-mixed-t", "table-8"];
     assert!(wanted.iter().all(|name| names.contains(&(*name).to_owned())), "{names:?}");
     let files = build(&judged).unwrap();
     let page = files.0.iter().find(|(path, _)| path == "report.html").unwrap();

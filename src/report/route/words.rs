@@ -22,16 +22,8 @@ pub(super) fn notes(judged: &Judged) -> Vec<String> {
     let mut out = vec![
         "Simulated: engines are models of engines, and what a policy gains on them is no measurement of one.".to_owned(),
     ];
-<<<<<<< HEAD
-    if judged.design.n_seeds < 5 {
-        out.push(format!("{} seeds: intervals over so few are too narrow.", judged.design.n_seeds));
-=======
     if judged.n_seeds() < 5 {
-        out.push(format!(
-            "{} seeds: intervals over so few are too narrow.",
-            judged.n_seeds()
-        ));
->>>>>>> h-scn
+        out.push(format!("{} seeds: intervals over so few are too narrow.", judged.n_seeds()));
     }
     if judged.cells.iter().any(|cell| cell.n_failed > 0) {
         let failed: usize = judged.cells.iter().map(|cell| cell.n_failed).sum();

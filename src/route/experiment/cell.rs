@@ -15,7 +15,7 @@ use crate::{
         },
         risk::Risks,
         router::{Router, RouterError},
-        world::{Skill, Traced, Truth, believed, policy_seed, rows, times_ns},
+        world::{Skill, Traced, Truth, believed, policy_seed, rows, times_ns, tokens_most},
     },
     units::ns_to_s,
 };
@@ -60,6 +60,7 @@ struct World<'a> {
     pool: &'a PoolPlan,
     rows: Vec<&'a Traced>,
     times_ns: Vec<i64>,
+    tokens_most: u64,
     seed: u64,
 }
 
@@ -70,12 +71,14 @@ impl<'a> World<'a> {
         let rows = rows(&traces[trace], number, seed);
         let capacity_per_s = plan.capacity_per_s(pool, trace).unwrap_or(f64::NAN);
         let times_ns = times_ns(loads[load].arrivals, &rows, capacity_per_s, seed);
-        Self { plan, pool: &pools[pool], rows, times_ns, seed }
+        let tokens_most = tokens_most(&traces[trace].rows);
+        Self { plan, pool: &pools[pool], rows, times_ns, tokens_most, seed }
     }
 
     fn truth(&self, skill: Skill) -> Truth<'a> {
         let Experiment { methods, baseline, .. } = &self.plan.experiment;
-        Truth { methods, baseline: *baseline, skill, seed: self.seed }
+        let Self { tokens_most, seed, .. } = *self;
+        Truth { methods, baseline: *baseline, skill, tokens_most, seed }
     }
 
     fn arrivals(&self, skill: Skill) -> Vec<Arrival> {

@@ -44,7 +44,7 @@ fn trace(n: usize, n_requests: usize, is_sample: bool) -> TracePlan {
 fn arrivals(methods: &[MethodWorld], skill: Skill, seed: u64, n: usize) -> Vec<Arrival> {
     let trace = trace(n, n, false);
     let rows: Vec<&Traced> = trace.rows.iter().collect();
-    Truth { methods, baseline: 0, skill, seed }.arrivals(&rows, &vec![0; n])
+    Truth { methods, baseline: 0, skill, tokens_most: 1_000_000, seed }.arrivals(&rows, &vec![0; n])
 }
 
 fn logs(values: impl Iterator<Item = f64>) -> (f64, f64) {
@@ -69,6 +69,18 @@ fn lengths_shift_by_method_as_the_world_says() {
     // Drawn apart: the two have nothing to do with each other.
     let mut pairs: Vec<(f64, f64)> = ratio(1).zip(ratio(2)).take(2000).collect();
     assert!(stats::tau_b(&mut pairs).unwrap().abs() < 0.05);
+}
+
+#[test]
+fn no_answer_gets_longer_than_the_longest_of_the_trace() {
+    let (methods, trace) = (methods(), trace(200, 200, false));
+    let rows: Vec<&Traced> = trace.rows.iter().collect();
+    let tokens_most = tokens_most(&trace.rows);
+    let truth = Truth { methods: &methods, baseline: 0, skill: SKILL, tokens_most, seed: 1 };
+    let all = truth.arrivals(&rows, &[0; 200]);
+    let longest = all.iter().map(|a| a.output_tokens[1]).max();
+    assert_eq!((tokens_most, longest), (1000, Some(1000)));
+    assert!(all.iter().any(|a| a.output_tokens[1] < 1000));
 }
 
 #[test]
@@ -154,6 +166,7 @@ fn a_guard_learns_what_is_true_as_far_as_its_counts_tell() {
         methods: &methods,
         baseline: 0,
         skill: Skill { guard_answers, ..SKILL },
+        tokens_most: 1000,
         seed: 5,
     };
     let risks = truth(100_000).risks(&trace.rows).unwrap();
