@@ -314,7 +314,10 @@ failures = 2
         assert_eq!((shown[0].in_flight, shown[1].in_flight), (1, 1));
         assert!((shown[0].tokens_expected - 10.0).abs() < 1e-9, "{shown:?}");
         first.flight.came(60);
-        assert!((desk.shown()[0].tokens_expected - 1.0).abs() < 1e-9, "what was exceeded counts as 1");
+        assert!(
+            (desk.shown()[0].tokens_expected - 1.0).abs() < 1e-9,
+            "what was exceeded counts as 1"
+        );
         desk.leave(&first, Verdict::Good, 0);
         assert_eq!(desk.shown()[0].in_flight, 0);
         assert_eq!(place(&desk, 2, &[]).unwrap().engine, 0);
