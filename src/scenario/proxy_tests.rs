@@ -103,7 +103,7 @@ fn errors_have_a_place_and_a_remedy() {
         ),
         ("rule = \"marginal_cost\"", "rule = \"marginal\"", "f:37:8", "marginal_cost"),
         ("failures = 2", "failure = 2", "f:49:1", "did you mean `failures`?"),
-        ("[engine.b]", "[engine.B]", "f:28:9", "a-z"),
+        ("[engine.b]", "[engine.B]", "f:29:9", "a-z"),
     ] {
         let error = error(from, to);
         assert!(error.starts_with(&format!("{place}: ")) && error.contains(words), "{to}: {error}");

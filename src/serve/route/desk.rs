@@ -266,3 +266,86 @@ impl EngineDesk {
         state
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+name = "desk"
+baseline = "f16"
+[engine.a]
+url = "http://127.0.0.1:1"
+method = "f16"
+max_num_seqs = 4
+[engine.b]
+url = "http://127.0.0.1:2"
+method = "q4"
+max_num_seqs = 4
+[policy]
+rule = "join_shortest_queue"
+length.constant = 16
+[breaker]
+failures = 2
+"#;
+
+    fn desk() -> Desk {
+        let proxy = Proxy::parse(TEXT, "t").unwrap();
+        Desk::new(&proxy, Knowledge::read(&proxy).unwrap()).unwrap()
+    }
+
+    fn ask(id: u64) -> Ask<'static> {
+        let output_tokens = &[16.0, 16.0];
+        Ask { id, now_ns: 0, prompt_tokens: 10, output_tokens, task: None, breaks: None }
+    }
+
+    fn place(desk: &Desk, id: u64, tried: &[usize]) -> Option<Place> {
+        desk.place(&ask(id), tried).1
+    }
+
+    #[test]
+    fn requests_that_were_sent_count_until_they_leave() {
+        let desk = desk();
+        let first = place(&desk, 0, &[]).unwrap();
+        let second = place(&desk, 1, &[]).unwrap();
+        assert_eq!((first.engine, second.engine), (0, 1));
+        first.flight.came(6);
+        let shown = desk.shown();
+        assert_eq!((shown[0].in_flight, shown[1].in_flight), (1, 1));
+        assert!((shown[0].tokens_expected - 10.0).abs() < 1e-9, "{shown:?}");
+        first.flight.came(60);
+        assert!(
+            (desk.shown()[0].tokens_expected - 1.0).abs() < 1e-9,
+            "what was exceeded counts as 1"
+        );
+        desk.leave(&first, Verdict::Good, 0);
+        assert_eq!(desk.shown()[0].in_flight, 0);
+        assert_eq!(place(&desk, 2, &[]).unwrap().engine, 0);
+    }
+
+    #[test]
+    fn what_others_sent_counts_too_and_nothing_twice() {
+        let desk = desk();
+        let told = |running| Gauges { running: Some(running), ..Gauges::default() };
+        desk.told(0, told(3.0));
+        assert_eq!(place(&desk, 0, &[]).unwrap().engine, 1);
+        desk.told(0, told(0.0));
+        desk.told(1, told(1.0));
+        assert_eq!(place(&desk, 1, &[]).unwrap().engine, 0, "the one of engine b is its own");
+    }
+
+    #[test]
+    fn engines_that_were_tried_or_are_down_are_not_asked() {
+        let desk = desk();
+        assert_eq!(place(&desk, 0, &[0]).unwrap().engine, 1);
+        assert!(place(&desk, 1, &[0, 1]).is_none());
+        let opened = desk.opened(0);
+        desk.probed(0, false, 0);
+        assert!(!opened.has_changed().unwrap() && desk.has_other(&[], 1));
+        desk.probed(0, false, 0);
+        assert!(opened.has_changed().unwrap() && !desk.has_other(&[], 1));
+        assert!(desk.has_other(&[], 0) && !desk.has_other(&[1], 0));
+        assert_eq!(desk.up(), [false, true]);
+        assert!(place(&desk, 2, &[1]).is_none());
+    }
+}
