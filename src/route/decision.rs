@@ -25,9 +25,9 @@ pub struct Predicted {
     pub output_tokens: Option<f64>,
     /// Seconds until the first token.
     pub ttft_s: Option<f64>,
-    /// Seconds until the last token.
+    /// Seconds until the last token, with as many newcomers as there are leavers while it is there.
     pub e2e_s: Option<f64>,
-    /// Seconds by which all others inside are delayed, summed.
+    /// Seconds by which all others are delayed, summed: as many as there are beside it now, in all of its steps.
     pub delay_s: Option<f64>,
     /// Upper confidence bound of the excess rate of negatives of the chosen method, of one.
     pub harm_upper: Option<f64>,

@@ -1,16 +1,16 @@
 //! What a request would find at an engine, and what it would do to those inside: from counts alone, in the same few operations
 //! however many requests there are.
 //!
-//! The engine serves in the order of arrival. A request waits until a place and room in the KV cache are free, then for the prompts
-//! before its own, and decodes in the batch that it joins. The batch is taken to stay as large as it is: the places of those who leave
-//! are taken by those who come, as they are where load matters. From this follow
+//! The engine serves in the order of arrival. A request waits until a place and room in the KV cache are free, then for the
+//! prompts before its own, and decodes in the batch that it joins. The batch is taken to stay as large as it is: the places of
+//! those who leave are taken by those who come, as they are where load matters. From this follow
 //!
 //! - its own time: `wait + prefill + (tokens - 1) * step(with it)`;
-//! - the delay of others: `beside * (prefill + (tokens - 1) * (step(with it) - step(without)))`. Beside it are as many as there are now
-//!   in each of its steps, whoever they are, and its prompt stops each of them once;
-//! - what it will see of newcomers, whose prompts stop it in turn: of a batch of `beside`, each with `left` tokens to come, one leaves
-//!   every `left / beside` steps. This is in the time that is told, and in no cost: it is the newcomers' doing, and the rule charges
-//!   it to them when they come.
+//! - the delay of others: `beside * (prefill + (tokens - 1) * (step(with it) - step(without)))`. Beside it are as many as there
+//!   are now in each of its steps, whoever they are, and its prompt stops each of them once;
+//! - what it will see of newcomers, whose prompts stop it in turn: of a batch of `beside`, each with `left` tokens to come, one
+//!   leaves every `left / beside` steps. This is in the time that is told, and in no cost: it is the newcomers' doing, and the
+//!   rule charges it to them when they come.
 
 use super::{EngineState, steps::Steps};
 use crate::predict::simulate::{EngineConfig, Mixing};

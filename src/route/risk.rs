@@ -229,8 +229,8 @@ mod tests {
         Cell { task, bin, method, own: counts(300, 3), null: counts(300, 2) }
     }
 
-    /// What is promised: where the truth is p1 - p0, the bound is at least that in 95 of 100 cases. 2000 draws of it have a standard
-    /// error of 0.5 points.
+    /// What is promised: where the truth is p1 - p0, the bound is at least that in 95 of 100 cases. 2000 draws of it have a
+    /// standard error of 0.5 points.
     #[test]
     fn the_bound_holds_as_often_as_it_promises() {
         let mut rng = stats::seeded(5);
