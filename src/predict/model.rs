@@ -8,6 +8,7 @@ use super::{
     domain::{Domain, Place},
     interval::{Errors, LogInterval},
     local::Local,
+    origin::Rows,
 };
 
 /// What a model was made from.
@@ -55,6 +56,8 @@ pub struct Model {
     pub null: Option<Errors>,
     /// What the points span.
     pub domain: Domain,
+    /// Runs and files that it was fitted to, and which rows of each; `None` where nobody told, as in files of an older schema.
+    pub created_from: Option<Vec<Rows>>,
     /// Shapes.
     pub n_points: usize,
     /// Measurements, all repeats of all shapes.
@@ -80,6 +83,12 @@ pub struct Prediction {
 }
 
 impl Model {
+    /// The runs and files that it was fitted to, in words; `None` where nobody told.
+    pub fn origins(&self) -> Option<String> {
+        let all = self.created_from.as_ref()?;
+        Some(all.iter().map(Rows::words).collect::<Vec<_>>().join(", "))
+    }
+
     /// Its curve.
     pub fn curve(&self) -> Curve {
         Curve { terms: self.terms, coefficients: self.coefficients.clone() }

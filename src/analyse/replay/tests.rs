@@ -116,7 +116,7 @@ fn step_times_are_read_off_whole_requests() {
         .iter()
         .filter(|t| t.cell.load.starts_with("closed") && t.cell.method == "fp16")
         .collect();
-    let found = calibrate(&chosen, config().mixing, None).unwrap();
+    let found = calibrate(&chosen, &config()).unwrap();
     assert_eq!((found.n_answers, found.n_alone > 100), (240, true));
     let near = |a: f64, b: f64, by: f64| (a / b - 1.0).abs() < by;
     let LinearTimes { step_s, per_sequence_s, per_kv_token_s, per_prompt_token_s, .. } =
@@ -127,7 +127,7 @@ fn step_times_are_read_off_whole_requests() {
     assert!(near(found.request_s, 0.0005, 0.1), "{found:?}");
     assert!(near(found.turnaround_s, 0.0002, 0.1), "{found:?}");
     assert!(found.fit_error_pct < 1.0, "{found:?}");
-    let few = calibrate(&chosen[..0], config().mixing, None).unwrap_err();
+    let few = calibrate(&chosen[..0], &config()).unwrap_err();
     assert!(few.contains("expected 20 answers") && few.contains("got 0 and 0"), "{few}");
 }
 
@@ -144,7 +144,7 @@ fn who_met_a_row_that_failed_did_not_meet_an_idle_engine() {
     let of = |closed: &str| -> Calibration {
         let own = cells.iter().filter(|t| t.cell.load.starts_with(closed));
         let own: Vec<_> = own.filter(|t| t.cell.method == "fp16").collect();
-        calibrate(&own, config().mixing, None).unwrap()
+        calibrate(&own, &config()).unwrap()
     };
     let (alone, both) = (of("closed-1"), of("closed"));
     assert_eq!((alone.n_answers, alone.n_alone), (120, 120));
@@ -153,7 +153,7 @@ fn who_met_a_row_that_failed_did_not_meet_an_idle_engine() {
     assert!((both.turnaround_s / 0.0002 - 1.0).abs() < 0.1, "{both:?}");
 
     let failed: Vec<&CellTrace> = cells.iter().filter(|t| t.cell.load == "closed-4").collect();
-    let error = calibrate(&failed, config().mixing, None).unwrap_err();
+    let error = calibrate(&failed, &config()).unwrap_err();
     assert!(error.contains("60 requests met rows that failed"), "{error}");
 }
 
@@ -184,7 +184,7 @@ fn a_few_requests_that_were_held_up_change_little() {
     for request in cells.iter_mut().flat_map(|trace| trace.requests.iter_mut().step_by(15)) {
         request.last_token_ns += 400 * MS;
     }
-    let found = calibrate(&cells.iter().collect::<Vec<_>>(), config().mixing, None).unwrap();
+    let found = calibrate(&cells.iter().collect::<Vec<_>>(), &config()).unwrap();
     let step = |batch: f64| found.times.step_s + batch * found.times.per_sequence_s;
     for (batch, expected) in [(1.0, 0.0011), (4.0, 0.0020)] {
         assert!((step(batch) / expected - 1.0).abs() < 0.05, "{batch}: {found:?}");

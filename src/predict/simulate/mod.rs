@@ -17,6 +17,7 @@ mod engine;
 mod linear;
 mod replay;
 mod schedule;
+mod tiles;
 
 pub use config::{ConfigError, EngineConfig, Mixing};
 pub use engine::{
@@ -24,6 +25,7 @@ pub use engine::{
 };
 pub use linear::LinearTimes;
 pub use replay::{Client, Load, Outcome, ReplayError, Replayed, replay};
+pub use tiles::Tiles;
 
 #[cfg(test)]
 mod tests;
