@@ -15,7 +15,7 @@ use super::{
     Observation, Phase, Source, Subject, Work,
     curve::{Curve, Row, Terms},
     domain::Domain,
-    interval::{Errors, LogInterval},
+    interval::{Errors, LogInterval, growth},
     local::Local,
     model::{Kind, Model},
     points::{Group, Point, groups, noise},
@@ -190,6 +190,8 @@ struct Held {
     cell: Cell,
     /// `ln(measured / predicted)`.
     log_ratio: f64,
+    /// How far it lies from what the fit saw, see [`Place`](super::domain::Place).
+    distance: f64,
 }
 
 /// A fit with what it says of points that it did not see, and its factor where it is the baseline's.
@@ -285,10 +287,14 @@ fn held_out(rows: &[Row], train: Train<'_>) -> Vec<Held> {
             in_part.flat_map(|(_, rows)| rows.iter().copied()).collect::<Vec<_>>()
         };
         let held = of(true);
-        let Some(fitted) = train(&of(false), &held) else { continue };
+        let rest = of(false);
+        let Some(fitted) = train(&rest, &held) else { continue };
+        let works: Vec<Work> = rest.iter().map(|row| row.work).collect();
+        let Some(domain) = Domain::of(&works) else { continue };
         out.extend(held.iter().map(|row| Held {
             cell: cell(&row.work),
             log_ratio: (row.time_s / fitted.time_s(&row.work)).ln(),
+            distance: domain.place(&row.work).distance,
         }));
     }
     out.retain(|held| held.log_ratio.is_finite());
@@ -310,6 +316,8 @@ fn model(
     let null = baseline.and_then(|baseline| {
         Errors::of(&log_ratios(&held_out(&rows, &|_, held| baseline.without(held))))
     });
+    let at_the_edge: Vec<f64> =
+        held.iter().map(|held| held.log_ratio / growth(held.distance)).collect();
     let held = log_ratios(&held);
     Model {
         subject: group.subject.clone(),
@@ -323,12 +331,38 @@ fn model(
         coefficients: fitted.curve.coefficients,
         residuals: fitted.local,
         errors: Errors::of(&held),
-        interval: LogInterval::of(&held),
+        interval: LogInterval::of(&at_the_edge),
         null,
         domain: Domain::of(&works).expect("a group has a point"),
         created_from: (!group.rows.is_empty()).then(|| group.rows.clone()),
         n_points: works.len(),
         n_repeats: group.points.iter().map(|point| point.n_repeats).sum(),
         noise: noise(&group.points),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five points of one shape that a curve of its own hits are one shape, beside four where the baseline's does better.
+    #[test]
+    fn points_of_one_shape_buy_no_coefficients() {
+        let tried = |off: [f64; 2]| -> Tried {
+            let held = |shape: i64, off: f64| Held {
+                cell: [shape, 0, 0],
+                log_ratio: -off.ln_1p(),
+                distance: 1.0,
+            };
+            let one_shape = (0..5).map(|_| held(0, off[0]));
+            let held = one_shape.chain((1..5).map(|shape| held(shape, off[1]))).collect();
+            let curve = Curve { terms: Terms::Step, coefficients: Vec::new() };
+            ((Fitted { curve, local: None }, held), None)
+        };
+        let own = tried([0.01, 0.04]);
+        let calibrated = |off: [f64; 2]| (tried(off).0, Some(2.0));
+        assert_eq!(simplest(own, calibrated([0.11, 0.01])).1, Some(2.0));
+        let own = tried([0.01, 0.04]);
+        assert_eq!(simplest(own, calibrated([0.11, 0.09])).1, None, "better at every shape");
     }
 }

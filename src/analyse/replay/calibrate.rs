@@ -109,6 +109,24 @@ pub fn calibrate(cells: &[&CellTrace], config: &EngineConfig) -> Result<Calibrat
     })
 }
 
+/// The same where the rules may have tiles: whether the engine computes in them depends on how it was built and on which device it runs,
+/// which nobody tells, so the works with tiles stay where they fit the cells better. Both ways have as many costs.
+pub(super) fn calibrate_rules(
+    cells: &[&CellTrace],
+    config: &mut EngineConfig,
+) -> Result<Calibration, String> {
+    let found = calibrate(cells, config)?;
+    let plain = EngineConfig { tiles: None, ..*config };
+    if config.tiles.is_some() {
+        let without = calibrate(cells, &plain)?;
+        if without.fit_error_pct <= found.fit_error_pct {
+            *config = plain;
+            return Ok(without);
+        }
+    }
+    Ok(found)
+}
+
 /// Costs and the mean absolute error in percent. Errors count relative to the fitted time (relative to the measured one, rows that
 /// came out short would weigh more and the fit would end below the mean), and beyond [`CLIP`] robust standard deviations a row pulls
 /// no harder than it would from there (Huber): one request that a busy machine held up says nothing of the engine.

@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Context as _;
 use regex::Regex;
 
+use calibrate::calibrate_rules;
 pub use calibrate::{Calibration, calibrate};
 pub use compare::{Compared, METRICS, Metric, STATS, Stat};
 pub use file::from_file;
@@ -156,7 +157,7 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
         let mut config = rules.config;
         // Step times from elsewhere know of no tiles.
         config.tiles = config.tiles.filter(|_| options.fitted.is_none());
-        let (fitted, fitted_to) = fitted(&own, (&target, &method), &config, options)?;
+        let (fitted, fitted_to) = fitted(&own, (&target, &method), &mut config, options)?;
         let judged: Vec<&CellTrace> = own
             .iter()
             .copied()
@@ -286,7 +287,7 @@ fn engines(cells: &[CellTrace], aa_method: &str) -> Vec<(String, String)> {
 fn fitted(
     own: &[&CellTrace],
     (target, method): (&str, &str),
-    config: &EngineConfig,
+    config: &mut EngineConfig,
     options: &Options<'_>,
 ) -> anyhow::Result<(Fitted, Vec<String>)> {
     if let Some(given) = options.fitted {
@@ -298,7 +299,7 @@ fn fitted(
     };
     let ids: Vec<String> = chosen.iter().map(|trace| trace.cell.id.clone()).collect();
     let calibration =
-        calibrate(&chosen, config).map_err(anyhow::Error::msg).with_context(|| {
+        calibrate_rules(&chosen, config).map_err(anyhow::Error::msg).with_context(|| {
             format!(
                 "{target}, {method}: cannot be calibrated on {} cells ({})",
                 ids.len(),
