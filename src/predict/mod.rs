@@ -29,8 +29,6 @@ pub mod nnls;
 pub mod origin;
 pub mod pass;
 pub mod points;
-#[cfg(test)]
-mod probe_tmp;
 pub mod profile;
 pub mod regret;
 pub mod simulate;
