@@ -2,7 +2,7 @@ use rand::RngExt as _;
 
 use super::*;
 use crate::{
-    predict::simulate::{LinearTimes, Mixing, Request},
+    predict::simulate::{LinearTimes, Mixing, Request, Tiles},
     record::{RequestRow, parquet::TableRow as _},
     stats,
 };
@@ -30,7 +30,12 @@ fn config() -> EngineConfig {
 }
 
 /// Rows of a cell as a real client would have written them, had it sat beside an engine of known times.
-fn rows(id: &str, times: LinearTimes, load: &Load, n: usize, seed: u64) -> Vec<RequestRow> {
+fn rows(
+    id: &str,
+    (times, config): (LinearTimes, EngineConfig),
+    load: &Load,
+    (n, seed): (usize, u64),
+) -> Vec<RequestRow> {
     let mut rng = stats::seeded(seed);
     let requests: Vec<Request> = (0..n)
         .map(|id| Request {
@@ -40,7 +45,7 @@ fn rows(id: &str, times: LinearTimes, load: &Load, n: usize, seed: u64) -> Vec<R
             output_tokens: rng.random_range(5..120),
         })
         .collect();
-    let engine = Engine::new(config(), Arc::new(times)).unwrap().with_tokens();
+    let engine = Engine::new(config, Arc::new(times)).unwrap().with_tokens();
     let client = Client { request_ns: MS / 2, turnaround_ns: MS / 5 };
     let done = replay(engine, &requests, load, client).unwrap();
     let part: Vec<&str> = id.split('/').collect();
@@ -80,6 +85,11 @@ fn poisson(rate: f64, n: usize, seed: u64) -> Load {
 
 /// Two calibration loads and two that are judged, two repeats each, of a method and its control.
 fn run_of(times: LinearTimes) -> RunData {
+    run_under(times, config())
+}
+
+/// The same of an engine with these rules.
+fn run_under(times: LinearTimes, config: EngineConfig) -> RunData {
     let (mut ids, mut all) = (Vec::new(), Vec::new());
     for method in ["fp16", "fp16-aa"] {
         for repeat in 0..2_u64 {
@@ -93,7 +103,7 @@ fn run_of(times: LinearTimes) -> RunData {
                     "closed-4" => Load::Closed { concurrency: 4, start_ns: 0 },
                     _ => poisson(rate, 60, seed),
                 };
-                all.extend(rows(&id, times, &kind, 60, seed));
+                all.extend(rows(&id, (times, config), &kind, (60, seed)));
                 ids.push(id);
             }
         }
@@ -222,6 +232,44 @@ fn an_engine_that_is_simulated_rightly_is_foretold() {
         ttft.null_error_pct().unwrap() < -10.0,
         "who leaves out the queue is too early: {ttft:?}"
     );
+}
+
+/// Attention in tiles makes a prompt cost more beside others; who counts pairs instead is wrong where the batch is another.
+#[test]
+fn an_engine_with_tiles_is_foretold() {
+    let tiled = EngineConfig { tiles: Some(Tiles::GGML_CPU), ..config() };
+    let times = LinearTimes { per_pair_s: 1e-7, per_prompt_token_s: 5e-6, ..truth() };
+    let replays = run(&run_under(times, tiled), &Options::default()).unwrap();
+    let fitted = &replays.simulated[0];
+    assert_eq!(fitted.config.tiles, Some(Tiles::GGML_CPU));
+    let per_pair_s = fitted.fitted.calibration.as_ref().unwrap().times.per_pair_s;
+    assert!((per_pair_s / 1e-7 - 1.0).abs() < 0.05, "{per_pair_s}");
+    for one in replays.points.iter().flat_map(|point| &point.compared) {
+        assert!(one.error_pct().abs() < 3.0, "{one:?}");
+    }
+    // The rules of an engine that computes no tiles fit its own cells better without.
+    let plain = run(&run_of(truth()), &Options::default()).unwrap();
+    assert_eq!(plain.simulated[0].config.tiles, None);
+}
+
+/// The step that draws a stop token delays the next request and yields nothing.
+#[test]
+fn a_stop_token_takes_a_step_that_no_client_sees() {
+    let mut data = run_of(truth());
+    let mut all = RequestRow::rows(&data.requests).unwrap();
+    for row in &mut all {
+        // What came last was the stop token: it has no chunk, and the stream ends with it.
+        row.done_ns = row.last_token_ns;
+        row.chunk_ns.pop();
+        row.last_token_ns = row.chunk_ns.last().copied();
+        row.finish_reason = Some("stop".to_owned());
+    }
+    let ids: Vec<&str> = data.manifest.cells.iter().map(|cell| cell.id.as_str()).collect();
+    data.requests = super::super::tests::data(&ids, &[], &all).requests;
+    let replays = run(&data, &Options::default()).unwrap();
+    for one in replays.points.iter().flat_map(|point| &point.compared) {
+        assert!(one.error_pct().abs() < 2.0, "{one:?}");
+    }
 }
 
 /// What would be a wrong forecast is one: the engine became slower after it was calibrated.
