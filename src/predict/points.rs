@@ -45,11 +45,13 @@ impl Point {
 }
 
 type Key = (Subject, Phase, bool, String, Option<u64>);
+/// Passes by shape, and the rows of all of them.
+type Seen<'a> = (BTreeMap<[u64; 4], Pass>, Vec<&'a Rows>);
 
 /// Groups, the baseline of a subject and phase before its methods. Observations of one shape, such as those of two runs, are repeats
 /// of it: held out apart, one would give away the other.
 pub fn groups(observations: &[Observation]) -> Vec<Group> {
-    let mut by_key: BTreeMap<Key, (BTreeMap<[u64; 4], Pass>, Vec<&Rows>)> = BTreeMap::new();
+    let mut by_key: BTreeMap<Key, Seen<'_>> = BTreeMap::new();
     for seen in observations {
         let work = &seen.pass.work;
         let budget = seen.budget.filter(|_| work.phase == Phase::Decode).map(f64::to_bits);
@@ -62,7 +64,7 @@ pub fn groups(observations: &[Observation]) -> Vec<Group> {
         pass.repeats_s.extend(&seen.pass.repeats_s);
         rows.extend(&seen.rows);
     }
-    let one = |(key, (passes, rows)): (Key, (BTreeMap<_, Pass>, Vec<&Rows>))| {
+    let one = |(key, (passes, rows)): (Key, Seen<'_>)| {
         group(key, passes.into_values(), Rows::merged(rows))
     };
     by_key.into_iter().map(one).collect()

@@ -105,7 +105,7 @@ fn four_of_five_held_out_shapes_of_a_small_grid_fall_into_the_interval() {
     let prompts = |batch: f64, len: f64| Work::prefill_alike(batch, (len, 0.0));
     let steps = |batch: f64, len: f64| Work::decode_alike(batch, len, None);
     let prefill = |work: &Work| 2e-3 + 4e-6 * work.new_tokens + 6e-9 * work.attended;
-    let grids: [(Vec<Work>, &dyn Fn(&Work) -> f64); 2] = [
+    let grids: [Known<'_>; 2] = [
         (grid(&[1.0, 2.0], &[128.0, 256.0, 512.0, 1024.0], prompts), &prefill),
         (
             grid(&[1.0, 2.0, 4.0, 8.0, 16.0], &[512.0, 1024.0, 2048.0, 4096.0, 8192.0], steps),
@@ -132,6 +132,9 @@ fn four_of_five_held_out_shapes_of_a_small_grid_fall_into_the_interval() {
         assert!((0.75..=0.85).contains(&share), "{} shapes: {share}", works.len());
     }
 }
+
+/// Works, and the seconds that each takes.
+type Known<'a> = (Vec<Work>, &'a dyn Fn(&Work) -> f64);
 
 fn grid(batches: &[f64], lens: &[f64], work: impl Fn(f64, f64) -> Work) -> Vec<Work> {
     batches.iter().flat_map(|batch| lens.iter().map(|len| work(*batch, *len))).collect()
