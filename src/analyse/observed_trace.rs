@@ -56,6 +56,10 @@ pub struct Observed {
     pub cached_tokens: u64,
     /// Tokens of the answer that came: a stop token, which has no text, is none.
     pub output_tokens: u64,
+    /// Whether a stop token ended it: drawing it took the engine a step more, in which nothing came.
+    pub is_stopped: bool,
+    /// When the engine was done with it: with the last token, or a step later with the stop token.
+    pub ended_ns: i64,
     /// When each of them came; empty where the chunks do not tell.
     pub token_ns: Vec<i64>,
 }
@@ -77,9 +81,9 @@ impl Observed {
         Some(ns_to_s(self.last_token_ns - self.first_token_ns) / more as f64)
     }
 
-    /// The same as an engine is asked, with an answer as long as the one that came.
+    /// The same as an engine is asked, with an answer as long as the one that came, and the stop token where one was drawn.
     pub fn request(&self) -> Request {
-        self.request_of(self.output_tokens)
+        self.request_of(self.output_tokens + u64::from(self.is_stopped))
     }
 
     /// The same with an answer of another length, such as one that was predicted; at least one token.
@@ -168,6 +172,7 @@ fn observed(cell: &CellFacts, row: &RequestRow) -> Result<Observed, &'static str
         return Err("its tokens were not counted by the server");
     };
     let (output_tokens, token_ns) = arrivals(row, output);
+    let is_stopped = output_tokens < output;
     if prompt_tokens == 0 || output_tokens == 0 {
         return Err("without a token of prompt or answer");
     }
@@ -180,6 +185,11 @@ fn observed(cell: &CellFacts, row: &RequestRow) -> Result<Observed, &'static str
         prompt_tokens,
         cached_tokens: count(row.cached_tokens).unwrap_or(0),
         output_tokens,
+        is_stopped,
+        ended_ns: row
+            .done_ns
+            .filter(|done| is_stopped && *done > last_token_ns)
+            .unwrap_or(last_token_ns),
         token_ns,
     })
 }
@@ -231,7 +241,12 @@ mod tests {
         let other = "example/vllm/fp16/chat/closed-2/0";
         let rows = [
             row(id, 0),
-            RequestRow { output_tokens: Some(4), finish_reason: Some("stop".into()), ..row(id, 1) },
+            RequestRow {
+                output_tokens: Some(4),
+                finish_reason: Some("stop".into()),
+                done_ns: Some(4_500_000_000),
+                ..row(id, 1)
+            },
             RequestRow { cached_tokens: Some(5), chunk_ns: vec![], ..row(id, 2) },
             RequestRow { err: Some("reset".into()), done_ns: Some(5_000_000_000), ..row(id, 3) },
             RequestRow { output_tokens: None, ..row(id, 4) },
@@ -259,6 +274,8 @@ mod tests {
         let [cached, stopped, plain] = trace.requests.as_slice() else { panic!() };
         assert_eq!((cached.cached_tokens, cached.token_ns.len()), (5, 0), "no chunk, no arrival");
         assert_eq!((stopped.output_tokens, stopped.token_ns.len()), (3, 3), "a stop token is none");
+        assert_eq!((stopped.is_stopped, stopped.request().output_tokens), (true, 4), "but a step");
+        assert_eq!((stopped.ended_ns, plain.ended_ns), (4_500_000_000, 4_000_000_000));
         assert!((plain.tpot_s().unwrap() - 1.0).abs() < 1e-9);
         assert!((plain.e2e_s() - 3.999_999).abs() < 1e-9 && plain.ttft_s() < 2.0);
         assert_eq!((plain.request().output_tokens, plain.request_of(0).output_tokens), (3, 1));

@@ -7,6 +7,7 @@ use super::{
     fit::{self, Options},
     interval::Errors,
     model::Model,
+    origin::Rows,
     points::{self, Group, Point},
     split::{Round, Split, shape},
     table::Table,
@@ -182,6 +183,7 @@ fn merged(observations: &[Observation]) -> Vec<Observation> {
             Some(at) => {
                 let held: &mut Observation = &mut out[*at];
                 held.pass.repeats_s.extend(&one.pass.repeats_s);
+                held.rows = Rows::merged(held.rows.iter().chain(&one.rows));
             }
             None => {
                 index.insert(key, out.len());

@@ -19,7 +19,7 @@ const SECONDS_MAX: f64 = 1e9;
 pub(super) fn of_file(file: &ModelFile) -> Option<String> {
     let mut seen = BTreeSet::new();
     for (at, model) in file.models.iter().enumerate() {
-        let fault = of_model(model).or_else(|| {
+        let fault = of_model(model).or_else(|| origins(model, file)).or_else(|| {
             // One method may be the baseline of one run and not of another.
             let budget = model.budget.map(f64::to_bits);
             let key = (&model.subject, &model.method, model.is_baseline, model.phase, budget);
@@ -44,6 +44,13 @@ fn of_model(model: &Model) -> Option<String> {
         .or_else(|| counts(model))
         .or_else(|| domain(&model.domain))
         .or_else(|| times(model))
+}
+
+/// A run that the file as a whole does not name.
+fn origins(model: &Model, file: &ModelFile) -> Option<String> {
+    let is_known = |from: &str| file.created_from.iter().any(|origin| origin.name() == from);
+    let unknown = model.created_from.iter().flatten().find(|rows| !is_known(&rows.from))?;
+    Some(format!("expected rows of a run or file in created_from, got those of {}", unknown.from))
 }
 
 /// A fault, unless `holds`.

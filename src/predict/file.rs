@@ -1,4 +1,4 @@
-//! Models on disk: `{"schema": "kvbench-throughput/1", "created_from": [...], "models": [...]}`.
+//! Models on disk: `{"schema": "kvbench-throughput/2", "created_from": [...], "models": [...]}`.
 
 use std::collections::BTreeSet;
 
@@ -11,15 +11,17 @@ use super::{
 };
 
 /// What this version writes and reads.
-pub const SCHEMA: &str = "kvbench-throughput/1";
+pub const SCHEMA: &str = "kvbench-throughput/2";
+/// What it reads as well: models there do not tell which rows they were fitted to, nor how their server was started.
+pub const SCHEMA_BEFORE: &str = "kvbench-throughput/1";
 
 /// Fitted models and where they come from. JSON; times in seconds; numbers come back to the last bit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelFile {
-    /// [`SCHEMA`].
+    /// [`SCHEMA`], or [`SCHEMA_BEFORE`] of an older file.
     pub schema: String,
-    /// Runs and files that were fitted; which of its models each one is in is not told.
+    /// Runs and files that were fitted; each model tells which of them, and which rows, are its own.
     pub created_from: Vec<Origin>,
     /// One a subject, method (with its budget) and phase.
     pub models: Vec<Model>,
@@ -39,6 +41,13 @@ pub struct Origin {
 #[derive(Deserialize)]
 struct Versioned {
     schema: String,
+}
+
+impl Origin {
+    /// What models call it by: the id of a run, the path of a file.
+    pub fn name(&self) -> &str {
+        self.run_id.as_deref().unwrap_or(&self.path)
+    }
 }
 
 impl ModelFile {
@@ -64,11 +73,12 @@ impl ModelFile {
         let versioned: Versioned = serde_json::from_str(text).map_err(|error| {
             anyhow::anyhow!("{name}: expected a file of `kvbench predict fit`, got {error}{hint}")
         })?;
-        if versioned.schema != SCHEMA {
-            bail!("{name}: expected schema {SCHEMA}, got {}{hint}", versioned.schema);
+        let schema = versioned.schema;
+        if ![SCHEMA, SCHEMA_BEFORE].contains(&schema.as_str()) {
+            bail!("{name}: expected schema {SCHEMA} or {SCHEMA_BEFORE}, got {schema}{hint}");
         }
         let file: Self = serde_json::from_str(text).with_context(|| {
-            format!("{name}: expected a whole file of schema {SCHEMA}, got another")
+            format!("{name}: expected a whole file of schema {schema}, got another")
         })?;
         ensure!(!file.models.is_empty(), "{name}: expected a model, got none{hint}");
         if let Some(fault) = fault::of_file(&file) {

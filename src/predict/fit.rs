@@ -15,7 +15,7 @@ use super::{
     Observation, Phase, Source, Subject, Work,
     curve::{Curve, Row, Terms},
     domain::Domain,
-    interval::{Errors, LogInterval},
+    interval::{Errors, LogInterval, growth},
     local::Local,
     model::{Kind, Model},
     points::{Group, Point, groups, noise},
@@ -29,7 +29,7 @@ pub const OWN_MIN: usize = 12;
 /// Shapes below which three coefficients are not fitted at all.
 const COEFFICIENTS_MIN: usize = 4;
 /// Shapes from which corrections at measured points are tried, each measured more than once: those of single shots are their noise.
-const LOCAL_MIN: usize = 50;
+const LOCAL_MIN: usize = 20;
 /// Shapes up to which each is held out alone; above, in ten parts.
 const ALONE_MAX: usize = 60;
 const PARTS: usize = 10;
@@ -184,20 +184,40 @@ fn of_group(
     Ok(model(group, fitted, baseline, factor))
 }
 
-/// A fit with what it says of points that it did not see, and its factor where it is the baseline's.
-type Tried = ((Fitted, Vec<f64>), Option<f64>);
+/// What a fit says of a point that it did not see.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    cell: Cell,
+    /// `ln(measured / predicted)`.
+    log_ratio: f64,
+    /// How far it lies from what the fit saw, see [`Place`](super::domain::Place).
+    distance: f64,
+}
 
-/// One factor, unless coefficients of its own are better by more than chance.
+/// A fit with what it says of points that it did not see, and its factor where it is the baseline's.
+type Tried = ((Fitted, Vec<Held>), Option<f64>);
+
+/// Relative error at each cell, mean over its points: five points of one shape tell of one shape.
+fn off_by_cell(held: &[Held]) -> BTreeMap<Cell, f64> {
+    let mut sums: BTreeMap<Cell, (f64, f64)> = BTreeMap::new();
+    for one in held {
+        let sum = sums.entry(one.cell).or_default();
+        *sum = (sum.0 + ((-one.log_ratio).exp() - 1.0).abs(), sum.1 + 1.0);
+    }
+    sums.into_iter().map(|(cell, (off, n))| (cell, off / n)).collect()
+}
+
+/// One factor, unless coefficients of its own are better by more than chance over the shapes.
 fn simplest(own: Tried, calibrated: Tried) -> Tried {
-    let off = |tried: &Tried| -> Vec<f64> {
-        tried.0.1.iter().map(|ratio| ((-ratio).exp() - 1.0).abs()).collect()
-    };
-    let (own_off, calibrated_off) = (off(&own), off(&calibrated));
-    if own_off.len() != calibrated_off.len() {
+    if own.0.1.len() != calibrated.0.1.len() {
         // Some point could be predicted by one of them only: nothing to pair.
         return own;
     }
-    let worse: Vec<f64> = calibrated_off.iter().zip(&own_off).map(|(c, o)| c - o).collect();
+    let (own_off, calibrated_off) = (off_by_cell(&own.0.1), off_by_cell(&calibrated.0.1));
+    let worse: Vec<f64> = calibrated_off
+        .iter()
+        .filter_map(|(cell, off)| own_off.get(cell).map(|own| off - own))
+        .collect();
     let n = worse.len() as f64;
     let mean = worse.iter().sum::<f64>() / n;
     let variance = worse.iter().map(|one| (one - mean).powi(2)).sum::<f64>() / (n - 1.0);
@@ -212,12 +232,13 @@ fn own(group: &Group, rows: &[Row]) -> Result<Tried, String> {
     let richer = group.subject.source == Source::Kernel && n_cells >= OWN_MIN;
     let terms: &[Terms] = if richer { &[Terms::Step, Terms::Kernel] } else { &[Terms::Step] };
     // More parameters are kept only where they do better on points that were held out.
-    let mut best: Option<(f64, (Fitted, Vec<f64>))> = None;
+    let mut best: Option<(f64, (Fitted, Vec<Held>))> = None;
     for (terms, with_local) in terms.iter().flat_map(|t| with_local.iter().map(move |l| (*t, *l))) {
         let train = |rows: &[Row], _: &[Row]| curve(rows, terms, with_local);
         let Some(fitted) = train(rows, &[]) else { continue };
         let held = held_out(rows, &train);
-        let error = Errors::of(&held).map_or(f64::INFINITY, |errors| errors.mape_pct);
+        let off: Vec<f64> = off_by_cell(&held).into_values().collect();
+        let error = stats::mean(&off).unwrap_or(f64::INFINITY);
         if best.as_ref().is_none_or(|best| error < best.0) {
             best = Some((error, (fitted, held)));
         }
@@ -249,9 +270,8 @@ fn calibrate(rows: &[Row], baseline: &Baseline<'_>) -> Result<Tried, String> {
     Ok(((fitted, held), factor))
 }
 
-/// `ln(measured / predicted)` of each point by a model that saw neither it nor another of its [`cell`]. Points that the rest cannot be
-/// fitted without are left out.
-fn held_out(rows: &[Row], train: Train<'_>) -> Vec<f64> {
+/// Each point by a model that saw neither it nor another of its [`cell`]. Points that the rest cannot be fitted without are left out.
+fn held_out(rows: &[Row], train: Train<'_>) -> Vec<Held> {
     let mut cells: BTreeMap<Cell, Vec<Row>> = BTreeMap::new();
     for row in rows {
         cells.entry(cell(&row.work)).or_default().push(*row);
@@ -267,23 +287,38 @@ fn held_out(rows: &[Row], train: Train<'_>) -> Vec<f64> {
             in_part.flat_map(|(_, rows)| rows.iter().copied()).collect::<Vec<_>>()
         };
         let held = of(true);
-        let Some(fitted) = train(&of(false), &held) else { continue };
-        out.extend(held.iter().map(|row| (row.time_s / fitted.time_s(&row.work)).ln()));
+        let rest = of(false);
+        let Some(fitted) = train(&rest, &held) else { continue };
+        let works: Vec<Work> = rest.iter().map(|row| row.work).collect();
+        let Some(domain) = Domain::of(&works) else { continue };
+        out.extend(held.iter().map(|row| Held {
+            cell: cell(&row.work),
+            log_ratio: (row.time_s / fitted.time_s(&row.work)).ln(),
+            distance: domain.place(&row.work).distance,
+        }));
     }
-    out.retain(|ratio| ratio.is_finite());
+    out.retain(|held| held.log_ratio.is_finite());
     out
+}
+
+fn log_ratios(held: &[Held]) -> Vec<f64> {
+    held.iter().map(|held| held.log_ratio).collect()
 }
 
 fn model(
     group: &Group,
-    (fitted, held): (Fitted, Vec<f64>),
+    (fitted, held): (Fitted, Vec<Held>),
     baseline: Option<&Baseline<'_>>,
     factor: Option<f64>,
 ) -> Model {
     let works: Vec<Work> = group.points.iter().map(|point| point.work).collect();
     let rows: Vec<Row> = group.points.iter().map(Point::row).collect();
-    let null = baseline
-        .and_then(|baseline| Errors::of(&held_out(&rows, &|_, held| baseline.without(held))));
+    let null = baseline.and_then(|baseline| {
+        Errors::of(&log_ratios(&held_out(&rows, &|_, held| baseline.without(held))))
+    });
+    let at_the_edge: Vec<f64> =
+        held.iter().map(|held| held.log_ratio / growth(held.distance)).collect();
+    let held = log_ratios(&held);
     Model {
         subject: group.subject.clone(),
         method: group.method.clone(),
@@ -296,11 +331,38 @@ fn model(
         coefficients: fitted.curve.coefficients,
         residuals: fitted.local,
         errors: Errors::of(&held),
-        interval: LogInterval::of(&held),
+        interval: LogInterval::of(&at_the_edge),
         null,
         domain: Domain::of(&works).expect("a group has a point"),
+        created_from: (!group.rows.is_empty()).then(|| group.rows.clone()),
         n_points: works.len(),
         n_repeats: group.points.iter().map(|point| point.n_repeats).sum(),
         noise: noise(&group.points),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Five points of one shape that a curve of its own hits are one shape, beside four where the baseline's does better.
+    #[test]
+    fn points_of_one_shape_buy_no_coefficients() {
+        let tried = |off: [f64; 2]| -> Tried {
+            let held = |shape: i64, off: f64| Held {
+                cell: [shape, 0, 0],
+                log_ratio: -off.ln_1p(),
+                distance: 1.0,
+            };
+            let one_shape = (0..5).map(|_| held(0, off[0]));
+            let held = one_shape.chain((1..5).map(|shape| held(shape, off[1]))).collect();
+            let curve = Curve { terms: Terms::Step, coefficients: Vec::new() };
+            ((Fitted { curve, local: None }, held), None)
+        };
+        let own = tried([0.01, 0.04]);
+        let calibrated = |off: [f64; 2]| (tried(off).0, Some(2.0));
+        assert_eq!(simplest(own, calibrated([0.11, 0.01])).1, Some(2.0));
+        let own = tried([0.01, 0.04]);
+        assert_eq!(simplest(own, calibrated([0.11, 0.09])).1, None, "better at every shape");
     }
 }

@@ -53,6 +53,15 @@ impl Errors {
     }
 }
 
+/// How much larger a relative error is so many times beyond what was fitted. An error of a slope grows with the distance, the time it
+/// is a share of as well; what is left is that the largest cost has more and more of the time, and its error less and less to be
+/// made up for by the others'. Residuals of points beyond the rest of their kind are divided by the same, so that the interval of such
+/// a point holds what it should whatever the power: points at the edge of a grid are among those that were held out, and their
+/// errors are not counted twice.
+pub(super) fn growth(distance: f64) -> f64 {
+    distance.max(1.0).sqrt()
+}
+
 impl LogInterval {
     /// The 80 % interval of a new point's `ln(measured / predicted)`, from those of points that were held out.
     ///
@@ -78,11 +87,9 @@ impl LogInterval {
         Some(Self { p10: at(0.1)?, p90: at(0.9)? })
     }
 
-    /// Half-widths multiplied.
-    pub(super) fn widened(self, by: f64) -> Self {
-        let middle = f64::midpoint(self.p10, self.p90);
-        let half = by * (self.p90 - self.p10) / 2.0;
-        Self { p10: middle - half, p90: middle + half }
+    /// Both ends multiplied.
+    pub(super) fn scaled(self, by: f64) -> Self {
+        Self { p10: by * self.p10, p90: by * self.p90 }
     }
 
     /// The interval of one repeat, where this one is of the median over repeats: `noise` is their mean absolute deviation from it.
@@ -137,6 +144,6 @@ mod tests {
         let interval = LogInterval { p10: -0.03, p90: 0.03 };
         let single = interval.of_one_repeat(0.04 / (NORMAL_90 * PER_ABSOLUTE));
         assert!((single.p90 - 0.05).abs() < 1e-12 && (single.p10 + 0.05).abs() < 1e-12);
-        assert!((interval.widened(2.0).p90 - 0.06).abs() < 1e-12);
+        assert!((interval.scaled(2.0).p90 - 0.06).abs() < 1e-12);
     }
 }

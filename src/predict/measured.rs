@@ -1,17 +1,30 @@
-//! Throughput that somebody else measured: CSV with the columns `model,method,bsz,prompt_len,stage,thr`.
+//! Throughput that somebody else measured: CSV with the columns `model,method,bsz,prompt_len,stage,thr` and, where it is known,
+//! `pass_tokens`.
 //!
 //! `thr` is tokens per second of the whole batch, so a decode step took `bsz / thr` and the prefill of the batch
-//! `bsz * prompt_len / thr`. `stage` is `prefill`, or `decode` (also `decoding`). An engine that reads a batch of prompts in
-//! several passes has all of them in the time of one row.
+//! `bsz * prompt_len / thr`. `stage` is `prefill`, or `decode` (also `decoding`).
+//!
+//! An engine that reads a batch of prompts in several passes has all of them in the time of one row. `pass_tokens` says how many tokens
+//! of prompts a pass holds at most: prompts fill passes one after the other, and one that does not fit is cut. Such a row is an
+//! observation of the mean of its passes, and its time is that of the row over their number: a pass costs a sum that is linear in its
+//! work, so the mean of works takes the mean of times, and each pass pays the overhead of one. Where the column is not there or empty
+//! a row is one pass.
 
 use std::{collections::BTreeMap, io::Read};
 
 use anyhow::{bail, ensure};
 
-use super::{Observation, Pass, Phase, Source, Subject, Work, columns::Columns};
+use super::{
+    Observation, Pass, Phase, Source, Subject, Work,
+    columns::Columns,
+    origin::{Numbers, Rows},
+};
 
 /// What the device and engine of a file are called: its columns tell of neither.
 const UNTOLD: &str = "not told";
+
+/// Column that tells how prompts are cut into passes.
+const PASS_TOKENS: &str = "pass_tokens";
 
 /// First letters of methods that drop tokens, lower case.
 const EVICTING: [&str; 3] = ["h2o", "stream", "snap"];
@@ -31,6 +44,10 @@ pub struct MeasuredRow {
     pub phase: Phase,
     /// Tokens per second, all sequences together.
     pub thr: f64,
+    /// Most tokens of prompts in a pass; `None` where the file does not tell, and a prefill is taken as one pass.
+    pub pass_tokens: Option<u32>,
+    /// Line of the file, from 1.
+    pub line: u64,
 }
 
 impl MeasuredRow {
@@ -41,6 +58,29 @@ impl MeasuredRow {
             Phase::Prefill => f64::from(self.prompt_len),
         };
         f64::from(self.bsz) * tokens / self.thr
+    }
+
+    /// What each pass of its prefill worked on, in order.
+    fn prefill_passes(&self) -> Vec<Work> {
+        let len = u64::from(self.prompt_len);
+        let most = self.pass_tokens.map_or(u64::MAX, u64::from);
+        let (mut passes, mut chunks, mut room) = (Vec::new(), Vec::new(), most);
+        for _ in 0..self.bsz {
+            let mut there = 0;
+            while there < len {
+                let chunk = (len - there).min(room);
+                chunks.push((chunk as f64, there as f64));
+                (there, room) = (there + chunk, room - chunk);
+                if room == 0 {
+                    passes.push(Work::prefill(chunks.drain(..)));
+                    room = most;
+                }
+            }
+        }
+        if !chunks.is_empty() {
+            passes.push(Work::prefill(chunks));
+        }
+        passes
     }
 
     /// Whether nothing is compressed.
@@ -101,6 +141,8 @@ pub fn rows(reader: impl Read, name: &str) -> anyhow::Result<Vec<MeasuredRow>> {
         (table.texts("model")?, table.texts("method")?, table.texts("stage")?);
     let [bsz, lens, thr] =
         [table.numbers("bsz")?, table.numbers("prompt_len")?, table.numbers("thr")?];
+    let pass_tokens =
+        if table.has(PASS_TOKENS) { table.numbers(PASS_TOKENS)? } else { vec![None; table.len()] };
     let one = |row: usize| {
         let bad = |column: &str, expected: &str, got: &str| {
             anyhow::anyhow!(
@@ -129,6 +171,10 @@ pub fn rows(reader: impl Read, name: &str) -> anyhow::Result<Vec<MeasuredRow>> {
             prompt_len: whole("prompt_len", lens[row])?,
             phase,
             thr: rate.ok_or_else(|| bad("thr", "tokens per second above 0", &told(thr[row])))?,
+            pass_tokens: pass_tokens[row]
+                .map(|tokens| whole(PASS_TOKENS, Some(tokens)))
+                .transpose()?,
+            line: table.line(row),
         })
     };
     (0..table.len()).map(one).collect()
@@ -193,23 +239,29 @@ pub fn read_with(
     if let Some(model) = model {
         rows = of_model(rows, name, model)?;
     }
-    let mut groups: BTreeMap<(String, String, Phase, u32, u32), Vec<MeasuredRow>> = BTreeMap::new();
+    let mut groups: BTreeMap<_, Vec<MeasuredRow>> = BTreeMap::new();
     for row in rows {
-        let key = (row.model.clone(), row.method.clone(), row.phase, row.bsz, row.prompt_len);
-        groups.entry(key).or_default().push(row);
+        let place = (row.model.clone(), row.method.clone(), row.phase);
+        // How prompts are cut changes nothing of a decode step.
+        let pass_tokens = row.pass_tokens.filter(|_| row.phase == Phase::Prefill);
+        groups.entry((place, row.bsz, row.prompt_len, pass_tokens)).or_default().push(row);
     }
-    Ok(groups.into_values().map(|rows| observation(&rows, options)).collect())
+    Ok(groups.into_values().filter_map(|rows| observation(&rows, name, options)).collect())
 }
 
-fn observation(rows: &[MeasuredRow], options: &MeasuredOptions) -> Observation {
-    let first = &rows[0];
+/// Rows of one shape; `None` of none.
+fn observation(rows: &[MeasuredRow], name: &str, options: &MeasuredOptions) -> Option<Observation> {
+    let first = rows.first()?;
     let budget = options.budget.filter(|_| evicts(&first.method));
     let (sequences, len) = (f64::from(first.bsz), f64::from(first.prompt_len));
-    let work = match first.phase {
-        Phase::Decode => Work::decode_alike(sequences, len + options.generated, budget),
-        Phase::Prefill => Work::prefill_alike(sequences, (len, 0.0)),
+    let passes = match first.phase {
+        Phase::Decode => vec![Work::decode_alike(sequences, len + options.generated, budget)],
+        Phase::Prefill => first.prefill_passes(),
     };
-    Observation {
+    let n_passes = passes.len() as f64;
+    let repeats_s = rows.iter().map(|row| row.duration_s() / n_passes).collect();
+    let lines: Numbers = rows.iter().map(|row| row.line).collect();
+    Some(Observation {
         subject: Subject {
             source: Source::File,
             target: None,
@@ -217,12 +269,14 @@ fn observation(rows: &[MeasuredRow], options: &MeasuredOptions) -> Observation {
             device: UNTOLD.to_owned(),
             model: first.model.clone(),
             tensor_parallel: 1,
+            started_with: None,
         },
         method: first.method.clone(),
         is_baseline: first.is_baseline(),
         budget,
-        pass: Pass { work, repeats_s: rows.iter().map(MeasuredRow::duration_s).collect() },
-    }
+        pass: Pass { work: Work::mean(&passes)?, repeats_s },
+        rows: vec![Rows { from: name.to_owned(), rows: lines }],
+    })
 }
 
 #[cfg(test)]
@@ -249,6 +303,32 @@ a/Llama-2-13b,None-16,2,1000,decode,50
         let free = MeasuredOptions { budget: None, generated: 64.0 };
         let all = read_with(FILE.as_bytes(), "t.csv", Some("7b"), &free).unwrap();
         assert!((all[0].pass.work.attended - 2128.0).abs() < 1e-9);
+    }
+
+    /// 3 prompts of 1000 tokens in passes of 2000: two whole ones, then one.
+    #[test]
+    fn prompts_that_are_cut_are_priced_as_their_passes() {
+        let of = |shape: &str, thr: f64| {
+            let text =
+                format!("model,method,bsz,prompt_len,stage,thr,pass_tokens\n{shape},{thr},2000\n");
+            let text = text.replace(&format!(",{thr},2000"), &format!(",prefill,{thr},2000"));
+            read(text.as_bytes(), "t.csv", None).unwrap().remove(0)
+        };
+        let cost = |work: &Work| 0.25 + 1e-4 * work.new_tokens + 1e-8 * work.attended;
+        let whole = Work::prefill([(1000.0, 0.0)]);
+        let time_s = cost(&Work::prefill([(1000.0, 0.0); 2])) + cost(&whole);
+        let seen = of("m,None,3,1000", 3000.0 / time_s);
+        assert!((seen.pass.work.new_tokens - 1500.0).abs() < 1e-9, "{seen:?}");
+        assert!((seen.pass.repeats_s[0] / cost(&seen.pass.work) - 1.0).abs() < 1e-12);
+        // A prompt of 5000 tokens is cut twice; what is cut attends to what is there.
+        let chunks = [(2000.0, 0.0), (2000.0, 2000.0), (1000.0, 4000.0)];
+        let time_s: f64 = chunks.iter().map(|chunk| cost(&Work::prefill([*chunk]))).sum();
+        let seen = of("m,None,1,5000", 5000.0 / time_s);
+        assert!((seen.pass.work.cached - 2000.0).abs() < 1e-9, "{seen:?}");
+        assert!((seen.pass.repeats_s[0] / cost(&seen.pass.work) - 1.0).abs() < 1e-12);
+        let bad = "model,method,bsz,prompt_len,stage,thr,pass_tokens\nm,None,1,9,prefill,1,0\n";
+        let error = read(bad.as_bytes(), "t.csv", None).unwrap_err().to_string();
+        assert!(error.contains("a whole number from 1 in `pass_tokens`, got `0`"), "{error}");
     }
 
     #[test]

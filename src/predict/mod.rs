@@ -26,6 +26,7 @@ pub mod local;
 pub mod measured;
 pub mod model;
 pub mod nnls;
+pub mod origin;
 pub mod pass;
 pub mod points;
 pub mod profile;

@@ -6,8 +6,9 @@ use super::{
     Phase, StepTimes, Subject, Work,
     curve::{Coefficient, Curve, Terms, exact_or_none},
     domain::{Domain, Place},
-    interval::{Errors, LogInterval},
+    interval::{Errors, LogInterval, growth},
     local::Local,
+    origin::Rows,
 };
 
 /// What a model was made from.
@@ -48,13 +49,15 @@ pub struct Model {
     pub residuals: Option<Local>,
     /// Cross-validated errors; `None` where nothing could be held out.
     pub errors: Option<Errors>,
-    /// Of a new shape's median over repeats, from cross-validated residuals; `None` below four of them.
+    /// Of a new shape's median over repeats, inside of the domain, from cross-validated residuals; `None` below four of them.
     pub interval: Option<LogInterval>,
     /// Errors of the baseline's curve, at what this method keeps, on this method's points, each by a curve that was fitted without the
     /// baseline's points of its shape. `None` for the baseline, and without one.
     pub null: Option<Errors>,
     /// What the points span.
     pub domain: Domain,
+    /// Runs and files that it was fitted to, and which rows of each; `None` where nobody told, as in files of an older schema.
+    pub created_from: Option<Vec<Rows>>,
     /// Shapes.
     pub n_points: usize,
     /// Measurements, all repeats of all shapes.
@@ -80,6 +83,12 @@ pub struct Prediction {
 }
 
 impl Model {
+    /// The runs and files that it was fitted to, in words; `None` where nobody told.
+    pub fn origins(&self) -> Option<String> {
+        let all = self.created_from.as_ref()?;
+        Some(all.iter().map(Rows::words).collect::<Vec<_>>().join(", "))
+    }
+
     /// Its curve.
     pub fn curve(&self) -> Curve {
         Curve { terms: self.terms, coefficients: self.coefficients.clone() }
@@ -92,14 +101,14 @@ impl Model {
         curve * self.residuals.as_ref().map_or(1.0, |local| local.factor(work))
     }
 
-    /// Seconds with their interval and their place. Outside the domain the interval is wider by as many times as the pass lies
-    /// beyond the range: errors of a slope grow in proportion to the distance. Far from it nothing that was held out tells how they
-    /// grow, so there is none.
+    /// Seconds with their interval and their place. Outside the domain the interval is wider, by the root of how many times the pass
+    /// lies beyond the range; the residuals that it comes from were divided by the same. Far from the domain nothing that was held out
+    /// tells how errors grow, so there is none.
     pub fn predict(&self, work: &Work) -> Prediction {
         let (time_s, place) = (self.time_s(work), self.domain.place(work));
         let around = |logs: LogInterval| (time_s * logs.p10.exp(), time_s * logs.p90.exp());
         let median = self.interval.filter(|_| !place.far);
-        let median = median.map(|logs| logs.widened(place.distance));
+        let median = median.map(|logs| logs.scaled(growth(place.distance)));
         let single = median.map(|logs| self.noise.map_or(logs, |noise| logs.of_one_repeat(noise)));
         Prediction {
             time_s,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::origin::Rows;
 use crate::stats;
 
 /// Which half of serving a pass belongs to.
@@ -84,6 +85,19 @@ impl Work {
         work
     }
 
+    /// The mean of works of one phase, the first one's; `None` of nothing.
+    pub fn mean(works: &[Work]) -> Option<Work> {
+        let first = works.first()?;
+        let mean = |of: fn(&Work) -> f64| works.iter().map(of).sum::<f64>() / works.len() as f64;
+        Some(Work {
+            phase: first.phase,
+            batch: mean(|work| work.batch),
+            new_tokens: mean(|work| work.new_tokens),
+            attended: mean(|work| work.attended),
+            cached: mean(|work| work.cached),
+        })
+    }
+
     /// The regressors: 1, sequences (decode) or new tokens (prefill), what attention reads.
     pub fn features(&self) -> [f64; 3] {
         [1.0, self.new_tokens, self.attended]
@@ -147,6 +161,9 @@ pub struct Subject {
     pub model: String,
     /// Ranks that share a layer's heads.
     pub tensor_parallel: u32,
+    /// How its server was started: words and environment beside the engine's own and the method's, as the scenario has them. `None`
+    /// where there are none, or where nobody tells (kernels, a server that ran already, a file of somebody else's).
+    pub started_with: Option<String>,
 }
 
 /// A pass of a method on a subject.
@@ -162,6 +179,8 @@ pub struct Observation {
     pub budget: Option<f64>,
     /// What it took. Its work is after the budget.
     pub pass: Pass,
+    /// The rows it rests on; empty where nobody told.
+    pub rows: Vec<Rows>,
 }
 
 /// Whatever can tell what a step of an engine takes.

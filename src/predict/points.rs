@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Observation, Pass, Phase, Source, Subject, Work, curve::Row};
+use super::{Observation, Pass, Phase, Source, Subject, Work, curve::Row, origin::Rows};
 use crate::stats;
 
 /// Everything that was measured of one method on one subject in one phase.
@@ -20,6 +20,8 @@ pub struct Group {
     pub phase: Phase,
     /// One a shape.
     pub points: Vec<Point>,
+    /// The rows that all of it rests on; empty where nobody told.
+    pub rows: Vec<Rows>,
 }
 
 /// One shape.
@@ -43,11 +45,13 @@ impl Point {
 }
 
 type Key = (Subject, Phase, bool, String, Option<u64>);
+/// Passes by shape, and the rows of all of them.
+type Seen<'a> = (BTreeMap<[u64; 4], Pass>, Vec<&'a Rows>);
 
 /// Groups, the baseline of a subject and phase before its methods. Observations of one shape, such as those of two runs, are repeats
 /// of it: held out apart, one would give away the other.
 pub fn groups(observations: &[Observation]) -> Vec<Group> {
-    let mut by_key: BTreeMap<Key, BTreeMap<[u64; 4], Pass>> = BTreeMap::new();
+    let mut by_key: BTreeMap<Key, Seen<'_>> = BTreeMap::new();
     for seen in observations {
         let work = &seen.pass.work;
         let budget = seen.budget.filter(|_| work.phase == Phase::Decode).map(f64::to_bits);
@@ -55,13 +59,18 @@ pub fn groups(observations: &[Observation]) -> Vec<Group> {
             (seen.subject.clone(), work.phase, !seen.is_baseline, seen.method.clone(), budget);
         let shape = [work.batch, work.new_tokens, work.cached, work.attended].map(f64::to_bits);
         let fresh = || Pass { work: *work, repeats_s: Vec::new() };
-        let pass = by_key.entry(key).or_default().entry(shape).or_insert_with(fresh);
+        let (passes, rows) = by_key.entry(key).or_default();
+        let pass = passes.entry(shape).or_insert_with(fresh);
         pass.repeats_s.extend(&seen.pass.repeats_s);
+        rows.extend(&seen.rows);
     }
-    by_key.into_iter().map(|(key, passes)| group(key, passes.into_values())).collect()
+    let one = |(key, (passes, rows)): (Key, Seen<'_>)| {
+        group(key, passes.into_values(), Rows::merged(rows))
+    };
+    by_key.into_iter().map(one).collect()
 }
 
-fn group(key: Key, passes: impl Iterator<Item = Pass>) -> Group {
+fn group(key: Key, passes: impl Iterator<Item = Pass>, rows: Vec<Rows>) -> Group {
     let (subject, phase, is_method, method, budget) = key;
     let point = |pass: Pass| Point {
         work: pass.work,
@@ -76,6 +85,7 @@ fn group(key: Key, passes: impl Iterator<Item = Pass>) -> Group {
         budget: budget.map(f64::from_bits),
         phase,
         points: passes.map(point).collect(),
+        rows,
     }
 }
 
@@ -126,7 +136,7 @@ impl Subject {
         format!("{} [{}]", self.words(), self.source.name())
     }
 
-    /// One line: `llama-2-7b on A6000 (llamacpp b9917, target server-fast)`.
+    /// One line: `llama-2-7b on A6000 (llamacpp b9917, target server-fast, -np 4)`.
     pub fn words(&self) -> String {
         // A server that told no name goes by that of its target already.
         let target = self.target.as_ref().filter(|target| **target != self.engine);
@@ -135,7 +145,8 @@ impl Subject {
             0 | 1 => String::new(),
             n => format!(", tp {n}"),
         };
-        format!("{} on {} ({}{target}{ranks})", self.model, self.device, self.engine)
+        let with = self.started_with.as_ref().map_or(String::new(), |with| format!(", {with}"));
+        format!("{} on {} ({}{target}{ranks}{with})", self.model, self.device, self.engine)
     }
 }
 

@@ -180,6 +180,7 @@ mod tests {
                 device: "d".into(),
                 model: "m".into(),
                 tensor_parallel: 1,
+                started_with: None,
             },
             method: method.into(),
             is_baseline: method == "fp16",

@@ -252,6 +252,7 @@ mod tests {
             device: "d".into(),
             model: "m".into(),
             tensor_parallel: 1,
+            started_with: None,
         };
         let mut out = Vec::new();
         for (method, is_baseline) in [("fp16", true), ("kivi-4", false)] {
@@ -264,6 +265,7 @@ mod tests {
                         is_baseline,
                         budget: None,
                         pass: Pass { work, repeats_s: vec![1.0] },
+                        rows: Vec::new(),
                     });
                 }
             }

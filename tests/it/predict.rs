@@ -53,7 +53,7 @@ fn a_fitted_file_predicts_with_its_domain_and_provenance() {
     let dir = tempfile::tempdir().unwrap();
     let model = fitted(dir.path());
     let file: Value = serde_json::from_str(&fs::read_to_string(&model).unwrap()).unwrap();
-    assert_eq!(file["schema"], "kvbench-throughput/1");
+    assert_eq!(file["schema"], "kvbench-throughput/2");
     assert_eq!(file["models"].as_array().unwrap().len(), 12);
     let ask = |method: &str, kv_len: &str, more: &[&str]| {
         let mut args = vec!["throughput", "--model", &model, "--method", method, "--batch", "4"];
@@ -119,11 +119,11 @@ fn what_is_unclear_or_broken_is_an_error_with_a_remedy() {
     );
     let broken = dir.path().join("broken.json");
     let text = fs::read_to_string(&model).unwrap();
-    fs::write(&broken, text.replace("throughput/1", "throughput/0")).unwrap();
+    fs::write(&broken, text.replace("throughput/2", "throughput/0")).unwrap();
     ask(
         broken.to_str().unwrap(),
         "KIVI-4",
-        "expected schema kvbench-throughput/1, got kvbench-throughput/0",
+        "expected schema kvbench-throughput/2 or kvbench-throughput/1, got kvbench-throughput/0",
     );
     fs::write(&broken, &text[..text.len() / 2]).unwrap();
     ask(broken.to_str().unwrap(), "KIVI-4", "broken.json: expected");

@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Collected, Key, Run, Told, mean_work,
+    Collected, Key, Repeat, Run, Told,
     timeline::{self, Stream, Tokens},
 };
 use crate::{
@@ -45,8 +45,9 @@ pub(super) fn add(run: &Run<'_>, found: &mut Collected) -> anyhow::Result<()> {
     found.leave_out("request sent before measuring began", before.len());
     let mut cells: BTreeMap<Cell<'_>, Vec<Stream<'_>>> = BTreeMap::new();
     let rows = measured.iter().map(|row| (row, true)).chain(before.iter().map(|row| (row, false)));
-    for (row, is_measured) in rows {
-        let stream = Stream { row, is_measured, tokens: Tokens::of(row) };
+    // Rows before measuring give nothing, so their numbers are nobody's.
+    for (number, (row, is_measured)) in (0..).zip(rows) {
+        let stream = Stream { row, number, is_measured, tokens: Tokens::of(row) };
         cells.entry(cell(row)).or_default().push(stream);
     }
     let invalid = invalid(run);
@@ -82,6 +83,7 @@ fn invalid<'a>(run: &Run<'a>) -> BTreeSet<&'a str> {
 
 /// One repeat of one point.
 struct Place<'a> {
+    run: &'a Run<'a>,
     subject: Subject,
     method: Told,
     name: String,
@@ -98,11 +100,22 @@ impl Place<'_> {
             shape,
         }
     }
+
+    /// What a bin of streams shows.
+    fn repeat(
+        &self,
+        (work, duration_s): (Work, f64),
+        streams: impl Iterator<Item = usize>,
+    ) -> Repeat {
+        let rows = self.run.rows(streams.map(|stream| self.streams[stream].number));
+        Repeat { work, duration_s, rows }
+    }
 }
 
 fn observe(run: &Run<'_>, cell: &Cell<'_>, streams: &[Stream<'_>], found: &mut Collected) {
     let method = run.method(cell.method);
     let place = Place {
+        run,
         subject: run.subject(cell.target, cell.method),
         name: format!("{}/{}/{}", cell.target, cell.workload, cell.load),
         method,
@@ -160,18 +173,15 @@ fn decode(place: &Place<'_>, seen: &timeline::Seen, found: &mut Collected) -> BT
         }
         let durations = steps.iter().map(|step| step.duration_s).collect();
         let works: Vec<Work> = steps.iter().map(|step| step.work).collect();
-        let Some((work, duration_s)) = value(&works, durations) else {
+        let Some(value) = value(&works, durations) else {
             found
                 .leave_steps_out("decode step of a bin whose chunks came all at once", steps.len());
             continue;
         };
         let batch = i64::try_from(batch).unwrap_or(i64::MAX);
-        found.observe(
-            place.key(vec![phase(&work), batch, kv_bin]),
-            &place.method,
-            work,
-            duration_s,
-        );
+        let key = place.key(vec![phase(&value.0), batch, kv_bin]);
+        let streams = steps.iter().map(|step| step.stream);
+        found.observe(key, &place.method, place.repeat(value, streams));
         used.extend(steps.iter().map(|step| step.stream));
     }
     used
@@ -205,9 +215,10 @@ fn prefill(
     for ((chunk_bin, kv_bin), requests) in bins {
         let works: Vec<Work> = requests.iter().map(|(_, work, _)| *work).collect();
         let durations = requests.iter().map(|(_, _, ttft_s)| *ttft_s).collect();
-        if let Some((work, duration_s)) = value(&works, durations) {
-            let key = place.key(vec![phase(&work), chunk_bin, kv_bin]);
-            found.observe(key, &place.method, work, duration_s);
+        if let Some(value) = value(&works, durations) {
+            let key = place.key(vec![phase(&value.0), chunk_bin, kv_bin]);
+            let streams = requests.iter().map(|(index, ..)| *index);
+            found.observe(key, &place.method, place.repeat(value, streams));
             used.extend(requests.iter().map(|(index, ..)| *index));
         }
     }
@@ -221,5 +232,5 @@ fn phase(work: &Work) -> i64 {
 /// Mean work and median time; `None` where that is no time.
 fn value(works: &[Work], mut durations_s: Vec<f64>) -> Option<(Work, f64)> {
     let median = stats::median(&mut durations_s).filter(|median| *median > 0.0)?;
-    Some((mean_work(works)?, median))
+    Some((Work::mean(works)?, median))
 }

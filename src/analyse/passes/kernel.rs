@@ -6,7 +6,7 @@
 
 use polars::prelude::{DataFrame, DataType, Expr, IntoLazy as _, col, lit};
 
-use super::{Collected, Key, Run, Told};
+use super::{Collected, Key, Repeat, Run, Told};
 use crate::{
     predict::{Phase, Source, Subject, Work},
     record::PROBE_METHOD,
@@ -16,9 +16,13 @@ use crate::{
 const TEXTS: [&str; 7] = ["backend", "device", "model_shape", "op", "method", "run_id", "target"];
 const NUMBERS: [&str; 6] = ["tensor_parallel", "batch", "q_len", "kv_len", "kv_tokens", "repeat"];
 
+/// Column for the place of a row in the table.
+const NUMBER: &str = "row";
+
 /// Adds every decode and prefill launch that was timed and passed its check.
 pub(super) fn add(run: &Run<'_>, found: &mut Collected) -> anyhow::Result<()> {
-    let frame = valid(run.data.kernels.clone(), found)?;
+    let numbered = run.data.kernels.clone().with_row_index(NUMBER.into(), None)?;
+    let frame = valid(numbered, found)?;
     let keys: Vec<Expr> = TEXTS.iter().chain(&NUMBERS).map(|name| col(*name)).collect();
     let medians = frame
         .lazy()
@@ -26,6 +30,7 @@ pub(super) fn add(run: &Run<'_>, found: &mut Collected) -> anyhow::Result<()> {
         .agg([
             col("duration_ns").cast(DataType::Float64).median().alias("median_ns"),
             col("duration_ns").count().cast(DataType::Int64).alias("launches"),
+            col(NUMBER).cast(DataType::UInt64),
         ])
         .collect()?;
     for row in rows(&medians)? {
@@ -58,12 +63,15 @@ struct Row {
     numbers: [i64; 6],
     median_ns: f64,
     launches: usize,
+    /// Places of the launches in the table.
+    places: Vec<u64>,
 }
 
 fn rows(frame: &DataFrame) -> anyhow::Result<Vec<Row>> {
     let texts = TEXTS.map(|name| frame.column(name).and_then(|column| column.str()));
     let numbers = NUMBERS.map(|name| frame.column(name).and_then(|column| column.i64()));
     let (medians, launches) = (frame.column("median_ns")?.f64()?, frame.column("launches")?.i64()?);
+    let places = frame.column(NUMBER)?.list()?;
     let mut out = Vec::with_capacity(frame.height());
     for row in 0..frame.height() {
         let mut next = Row {
@@ -71,6 +79,7 @@ fn rows(frame: &DataFrame) -> anyhow::Result<Vec<Row>> {
             numbers: [0; 6],
             median_ns: known(medians.get(row), "median_ns")?,
             launches: usize::try_from(known(launches.get(row), "launches")?)?,
+            places: known(places.get_as_series(row), NUMBER)?.u64()?.iter().flatten().collect(),
         };
         for (slot, column) in next.texts.iter_mut().zip(&texts) {
             let column = column.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -112,6 +121,7 @@ fn place(run: &Run<'_>, row: &Row, found: &mut Collected) {
         device: device.clone(),
         model: model.clone(),
         tensor_parallel,
+        started_with: None,
     };
     let phase = i64::from(work.phase == Phase::Decode);
     let key = Key {
@@ -122,7 +132,8 @@ fn place(run: &Run<'_>, row: &Row, found: &mut Collected) {
         shape: vec![phase, batch, q_len, kv_len, kv_tokens],
     };
     found.n_rows_used += row.launches;
-    found.observe(key, &method, work, row.median_ns / NS_PER_S);
+    let rows = run.rows(row.places.iter().copied());
+    found.observe(key, &method, Repeat { work, duration_s: row.median_ns / NS_PER_S, rows });
 }
 
 /// What a launch works on, or why that is not known.

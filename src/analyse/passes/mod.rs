@@ -8,7 +8,10 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use crate::{
-    predict::{Observation, Pass, Subject, Work},
+    predict::{
+        Observation, Pass, Subject, Work,
+        origin::{Numbers, Rows},
+    },
     scenario::Scenario,
 };
 
@@ -101,6 +104,12 @@ impl<'a> Run<'a> {
         Self { data, scenario: Scenario::parse(text, "the run's scenario").ok() }
     }
 
+    /// Rows of this run.
+    fn rows(&self, numbers: impl IntoIterator<Item = u64>) -> Rows {
+        let rows: Numbers = numbers.into_iter().collect();
+        Rows { from: self.data.manifest.run_id.clone(), rows }
+    }
+
     fn method(&self, name: &str) -> Told {
         let baseline = &self.data.manifest.scenario.baseline;
         let name = if name == self.data.aa_method() { baseline.as_str() } else { name };
@@ -146,6 +155,15 @@ struct Group {
     /// Work of each repeat: in a bin they differ a little.
     works: Vec<Work>,
     repeats_s: Vec<f64>,
+    rows: Vec<Rows>,
+}
+
+/// One repeat of something.
+struct Repeat {
+    work: Work,
+    duration_s: f64,
+    /// Rows of the run that it was read off.
+    rows: Rows,
 }
 
 impl Collected {
@@ -161,16 +179,17 @@ impl Collected {
         }
     }
 
-    /// One repeat of something.
-    fn observe(&mut self, key: Key, method: &Told, work: Work, duration_s: f64) {
+    fn observe(&mut self, key: Key, method: &Told, repeat: Repeat) {
         let group = self.groups.entry(key).or_insert_with(|| Group {
             is_baseline: method.is_baseline,
             budget: method.budget,
             works: Vec::new(),
             repeats_s: Vec::new(),
+            rows: Vec::new(),
         });
-        group.works.push(work);
-        group.repeats_s.push(duration_s);
+        group.works.push(repeat.work);
+        group.repeats_s.push(repeat.duration_s);
+        group.rows.push(repeat.rows);
     }
 
     fn finish(self) -> Passes {
@@ -192,19 +211,7 @@ fn observation((key, group): (Key, Group)) -> Option<Observation> {
         method: key.method,
         is_baseline: group.is_baseline,
         budget: group.budget,
-        pass: Pass { work: mean_work(&group.works)?, repeats_s: group.repeats_s },
-    })
-}
-
-/// The mean of works of one phase; `None` of nothing.
-fn mean_work(works: &[Work]) -> Option<Work> {
-    let first = works.first()?;
-    let mean = |of: fn(&Work) -> f64| works.iter().map(of).sum::<f64>() / works.len() as f64;
-    Some(Work {
-        phase: first.phase,
-        batch: mean(|work| work.batch),
-        new_tokens: mean(|work| work.new_tokens),
-        attended: mean(|work| work.attended),
-        cached: mean(|work| work.cached),
+        pass: Pass { work: Work::mean(&group.works)?, repeats_s: group.repeats_s },
+        rows: Rows::merged(&group.rows),
     })
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::Run;
 use crate::{
     predict::{Source, Subject},
-    scenario::{EngineTarget, PrefixCache, TargetKind},
+    scenario::{EngineTarget, PrefixCache, TargetKind, secret},
 };
 
 /// What stands where the run does not tell.
@@ -15,16 +15,37 @@ const UNKNOWN: &str = "unknown";
 const RANKS: [&str; 5] = ["--tensor-parallel-size", "-tp", "--tp", "--tp-size", "--tp_size"];
 
 impl Run<'_> {
-    /// The target of a cell, which carries the name of its variant.
-    fn engine_target(&self, target: &str) -> Option<&EngineTarget> {
+    /// The target of a cell, which carries the name of its variant, and that variant.
+    fn engine_variant(&self, target: &str) -> Option<(&EngineTarget, &str)> {
         let targets = &self.scenario.as_ref()?.targets;
         targets.iter().find_map(|known| match &known.kind {
             TargetKind::Engine(engine) => {
                 let mut variants = engine.variants(&known.name).into_iter();
-                variants.any(|(name, _)| name == target).then_some(engine.as_ref())
+                let (_, variant) = variants.find(|(name, _)| name == target)?;
+                Some((engine.as_ref(), variant))
             }
             TargetKind::Kernel(_) => None,
         })
+    }
+
+    fn engine_target(&self, target: &str) -> Option<&EngineTarget> {
+        self.engine_variant(target).map(|(engine, _)| engine)
+    }
+
+    /// What its server was started with beside the engine's own words and the method's: a server with other slots, threads or batches is
+    /// another one, whatever its target is called.
+    fn started_with(&self, target: &str) -> Option<String> {
+        let (engine, variant) = self.engine_variant(target)?;
+        let start = engine.start()?;
+        let off = engine.engine.as_ref().filter(|_| engine.prefix_cache == PrefixCache::Off);
+        let off = off.map(|engine| engine.prefix_cache.off_flags.as_slice()).unwrap_or_default();
+        let variant = start.variants.get(variant).map(Vec::as_slice).unwrap_or_default();
+        let program = start.program.as_slice();
+        let words = [&start.wrapper, program, off, variant, &start.flags].concat();
+        let env = start.env.iter();
+        let env = env.map(|(name, value)| format!("{name}={}", secret::hidden_value(name, value)));
+        let all: Vec<String> = env.chain(secret::hidden(&words)).collect();
+        (!all.is_empty()).then(|| all.join(" "))
     }
 
     /// Whether no prompt of this target can have been in a prefix cache unless its row says so.
@@ -59,6 +80,7 @@ impl Run<'_> {
             device: self.device(),
             model: asked.or_else(|| text("/facts/models/0")).unwrap_or_else(|| UNKNOWN.to_owned()),
             tensor_parallel: said.map_or(1, ranks),
+            started_with: self.started_with(target),
         }
     }
 

@@ -113,6 +113,9 @@ fn kernels_give_one_median_a_repeat_and_the_control_is_a_repeat() {
     rows_in.push(launch("fp16", "prefill", 0, 9 * MS));
     let passes = of(&[run(&rows_in, &[])]).unwrap();
     assert_eq!((passes.n_rows_used, passes.left_out.len()), (7, 0), "{:?}", passes.left_out);
+    let rows: Vec<String> =
+        passes.observations.iter().map(|it| it.rows[0].rows.to_string()).collect();
+    assert_eq!(rows, ["6", "0-4", "5"], "places of the launches in the table");
     let decode = of_phase(&passes, Phase::Decode);
     let [fp16, stream] = decode[..] else { panic!("{decode:?}") };
     assert_eq!(fp16.pass.repeats_s, [0.002, 0.005, 0.004]);
@@ -159,6 +162,8 @@ fn repeats_of_two_runs_add_up() {
     let passes = of(&[one(1), one(3)]).unwrap();
     assert_eq!(passes.observations.len(), 1);
     assert_eq!(passes.observations[0].pass.repeats_s, [0.001, 0.003]);
+    let rows = &passes.observations[0].rows;
+    assert_eq!((rows.len(), rows[0].rows.to_string()), (1, "0".to_owned()), "{rows:?}");
 }
 
 #[test]
@@ -205,6 +210,30 @@ fn two_servers_of_one_binary_are_two_subjects() {
     let decode = groups.iter().filter(|group| group.phase == Phase::Decode);
     let times: Vec<f64> = decode.map(|group| group.points[0].time_s).collect();
     assert_eq!(times, [0.03, 0.01], "none is fitted with the other");
+}
+
+/// Two runs of one target, whose server had other slots in each, are no repeats of one another.
+#[test]
+fn other_flags_are_another_subject() {
+    let started = |flags: &str, ms: i64| {
+        let mut data = run(&[], &[answer(0, 0, 20, ms, 10)]);
+        let start = format!(
+            "engine = \"llamacpp\"\nmodel = \"toy.gguf\"\nendpoint = \"completions\"\nmethods = [\"fp16\"]\nflags = [{flags}]"
+        );
+        let running = "url = \"http://127.0.0.1:8000/\"\nendpoint = \"completions\"\nmodel = \"toy\"\nmethod = \"fp16\"";
+        assert!(SCENARIO.contains(running));
+        data.manifest.scenario.text = SCENARIO.replace(running, &start);
+        data
+    };
+    let (four, eight) = (started("\"-np\", \"4\"", 30), started("\"-np\", \"8\"", 10));
+    let passes = of(&[four.clone(), eight]).unwrap();
+    let decode = of_phase(&passes, Phase::Decode);
+    let [four_slots, eight_slots] = decode[..] else { panic!("{decode:?}") };
+    assert_eq!(four_slots.pass.repeats_s, [0.03]);
+    assert!(four_slots.subject.words().contains("-np 4"), "{}", four_slots.subject.words());
+    assert!(eight_slots.subject.is_called("-NP 8"), "{}", eight_slots.subject.words());
+    let again = of(&[four.clone(), four]).unwrap();
+    assert_eq!(of_phase(&again, Phase::Decode)[0].pass.repeats_s, [0.03, 0.03]);
 }
 
 #[test]
@@ -297,6 +326,7 @@ fn two_chunks_at_once_on_a_border_are_one_gap() {
     let second = answer(1, 30, 20, 10, 1);
     let streams = [&first, &second].map(|row| timeline::Stream {
         row,
+        number: 0,
         is_measured: true,
         tokens: timeline::Tokens::of(row),
     });

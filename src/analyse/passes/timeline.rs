@@ -11,6 +11,8 @@ use crate::{predict::Work, record::RequestRow, units::ns_to_s};
 /// A request that was sent.
 pub(super) struct Stream<'a> {
     pub(super) row: &'a RequestRow,
+    /// Its place in the table.
+    pub(super) number: u64,
     /// Whether its passes count; requests before measuring only stand in the way.
     pub(super) is_measured: bool,
     /// Where its tokens are known.

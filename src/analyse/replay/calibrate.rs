@@ -15,8 +15,9 @@
 use crate::{
     analyse::observed_trace::{CellTrace, NO_END, Observed},
     predict::{
+        Work,
         nnls::nnls,
-        simulate::{LinearTimes, Mixing},
+        simulate::{EngineConfig, LinearTimes, Mixing},
     },
     stats,
     units::ns_to_s,
@@ -60,23 +61,21 @@ impl Row {
     }
 }
 
-/// Fits step times of one method to its calibration cells.
+/// Fits step times of one method to its calibration cells, whose engine has these rules.
 ///
 /// # Errors
 /// Too few requests beside rows that are in no trace, or none that met an idle engine; in words.
-pub fn calibrate(
-    cells: &[&CellTrace],
-    mixing: Mixing,
-    kv_budget: Option<u64>,
-) -> Result<Calibration, String> {
+pub fn calibrate(cells: &[&CellTrace], config: &EngineConfig) -> Result<Calibration, String> {
     let mut rows: Vec<Row> = Vec::new();
     for cell in cells {
-        rows.extend(cell.requests.iter().filter_map(|own| answer(own, cell, mixing, kv_budget)));
+        let prompts: Vec<Prompt> =
+            cell.requests.iter().map(|own| prompt(own, cell, config)).collect();
+        rows.extend(cell.requests.iter().filter_map(|own| answer(own, cell, &prompts, config)));
     }
     let n_answers = rows.len();
     rows.extend(cells.iter().flat_map(|cell| {
         let alone = cell.requests.iter().filter(|own| is_alone(own, cell));
-        alone.filter_map(first_token)
+        alone.filter_map(|own| first_token(own, config))
     }));
     let n_alone = rows.len() - n_answers;
     if n_answers < REQUESTS_MIN || n_alone == 0 {
@@ -110,6 +109,24 @@ pub fn calibrate(
     })
 }
 
+/// The same where the rules may have tiles: whether the engine computes in them depends on how it was built and on which device it runs,
+/// which nobody tells, so the works with tiles stay where they fit the cells better. Both ways have as many costs.
+pub(super) fn calibrate_rules(
+    cells: &[&CellTrace],
+    config: &mut EngineConfig,
+) -> Result<Calibration, String> {
+    let found = calibrate(cells, config)?;
+    let plain = EngineConfig { tiles: None, ..*config };
+    if config.tiles.is_some() {
+        let without = calibrate(cells, &plain)?;
+        if without.fit_error_pct <= found.fit_error_pct {
+            *config = plain;
+            return Ok(without);
+        }
+    }
+    Ok(found)
+}
+
 /// Costs and the mean absolute error in percent. Errors count relative to the fitted time (relative to the measured one, rows that
 /// came out short would weigh more and the fit would end below the mean), and beyond [`CLIP`] robust standard deviations a row pulls
 /// no harder than it would from there (Huber): one request that a busy machine held up says nothing of the engine.
@@ -138,15 +155,65 @@ fn fit(rows: &[Row]) -> Option<([f64; COSTS], f64)> {
     Some((costs, 100.0 * stats::mean(&off)?))
 }
 
-/// The steps between the first token of an answer and its last.
-fn answer(own: &Observed, cell: &CellTrace, mixing: Mixing, kv_budget: Option<u64>) -> Option<Row> {
+/// The step of a prompt: what it costs beside a step of those that decode meanwhile.
+#[derive(Debug, Clone, Copy)]
+struct Prompt {
+    /// Tokens that are computed.
+    new_tokens: f64,
+    /// Pairs of tokens that cost what prompts' pairs do.
+    pairs: f64,
+    /// Cached tokens that are read as decoding reads them, beyond those of the sequences that decode; below 0 where these are among
+    /// the pairs.
+    kv_tokens: f64,
+}
+
+/// The prompt of a request beside all that decoded when its first token came.
+fn prompt(own: &Observed, cell: &CellTrace, config: &EngineConfig) -> Prompt {
+    let at = own.first_token_ns;
+    let decodes = |other: &&Observed| other.first_token_ns < at && at <= other.last_token_ns;
+    let kv = |other: &Observed| {
+        let came = other.token_ns.partition_point(|token| *token < at) as u64;
+        config
+            .kv_budget
+            .map_or(other.prompt_tokens + came, |most| most.min(other.prompt_tokens + came))
+            as f64
+    };
+    let decoding: Vec<f64> = cell.requests.iter().filter(decodes).map(kv).collect();
+    in_pass(own, &decoding, config)
+}
+
+fn in_pass(own: &Observed, decoding: &[f64], config: &EngineConfig) -> Prompt {
+    let cached = own.cached_tokens.min(own.prompt_tokens - 1) as f64;
+    let chunk = (own.prompt_tokens as f64 - cached, cached);
+    let Some(tiles) = config.tiles else {
+        return Prompt {
+            new_tokens: chunk.0,
+            pairs: Work::prefill([chunk]).attended,
+            kv_tokens: 0.0,
+        };
+    };
+    let (prefill, decode) = tiles.pass(decoding, &[chunk]);
+    let kv_tokens = decode.attended - decoding.iter().sum::<f64>();
+    Prompt { new_tokens: chunk.0, pairs: prefill.attended, kv_tokens }
+}
+
+/// The steps between the first token of an answer and its last. `prompts` are those of the cell's requests, in their order.
+fn answer(
+    own: &Observed,
+    cell: &CellTrace,
+    prompts: &[Prompt],
+    config: &EngineConfig,
+) -> Option<Row> {
+    let (mixing, kv_budget) = (config.mixing, config.kv_budget);
     let (first, last) = (own.first_token_ns, own.last_token_ns);
     if own.token_ns.len() < 2 || last <= first || met_left_out(cell, first, last) {
         return None;
     }
+    let kept = |kv: u64| kv_budget.map_or(kv, |most| kv.min(most)) as f64;
     let mut costs = [0.0; COSTS];
     costs[0] = (own.token_ns.len() - 1) as f64;
-    for other in cell.requests.iter().filter(|o| o.sent_ns < last && o.last_token_ns > first) {
+    let others = cell.requests.iter().zip(prompts);
+    for (other, prompt) in others.filter(|(o, _)| o.sent_ns < last && o.last_token_ns > first) {
         if other.token_ns.is_empty() {
             return None;
         }
@@ -156,28 +223,34 @@ fn answer(own: &Observed, cell: &CellTrace, mixing: Mixing, kv_budget: Option<u6
             } else if place > 0 {
                 let kv = other.prompt_tokens + place as u64;
                 costs[1] += 1.0;
-                costs[2] += kv_budget.map_or(kv, |most| kv.min(most)) as f64;
+                costs[2] += kept(kv);
             } else if !same {
-                add_prompt(&mut costs, other);
+                add_prompt(&mut costs, *prompt);
                 // A prompt that shares no step with decoding has one of its own.
                 costs[0] += f64::from(u8::from(mixing == Mixing::PrefillFirst));
             }
         }
+        // The step that drew another's stop token held that one too, and nothing came of it.
+        if other.is_stopped && other.last_token_ns > first && other.last_token_ns < last {
+            costs[1] += 1.0;
+            costs[2] += kept(other.prompt_tokens + other.output_tokens);
+        }
     }
+    // What decoded in a prompt's step may have been counted at another token of it.
+    costs[2] = costs[2].max(0.0);
     Some(Row { costs, time_s: ns_to_s(last - first) })
 }
 
-fn add_prompt(costs: &mut [f64; COSTS], request: &Observed) {
-    let cached = request.cached_tokens.min(request.prompt_tokens - 1) as f64;
-    let chunk = request.prompt_tokens as f64 - cached;
+fn add_prompt(costs: &mut [f64; COSTS], prompt: Prompt) {
+    costs[2] += prompt.kv_tokens;
     costs[3] += 1.0;
-    costs[4] += chunk;
-    costs[5] += chunk * (cached + chunk / 2.0);
+    costs[4] += prompt.new_tokens;
+    costs[5] += prompt.pairs;
 }
 
 fn is_alone(own: &Observed, cell: &CellTrace) -> bool {
     let mut others = cell.requests.iter().filter(|other| !std::ptr::eq(own, *other));
-    others.all(|other| other.last_token_ns < own.sent_ns || other.sent_ns > own.first_token_ns)
+    others.all(|other| other.ended_ns < own.sent_ns || other.sent_ns > own.first_token_ns)
         && !met_left_out(cell, own.sent_ns, own.first_token_ns)
 }
 
@@ -187,10 +260,10 @@ fn met_left_out(cell: &CellTrace, from_ns: i64, until_ns: i64) -> bool {
 }
 
 /// One step and the way.
-fn first_token(own: &Observed) -> Option<Row> {
+fn first_token(own: &Observed, config: &EngineConfig) -> Option<Row> {
     let mut costs = [0.0; COSTS];
     (costs[0], costs[6]) = (1.0, 1.0);
-    add_prompt(&mut costs, own);
+    add_prompt(&mut costs, in_pass(own, &[], config));
     let time_s = own.ttft_s();
     (time_s > 0.0).then_some(Row { costs, time_s })
 }
@@ -204,7 +277,7 @@ fn turnaround_s(cells: &[&CellTrace]) -> f64 {
         let Some(start) = cell.requests.first().map(|r| r.sent_ns) else { continue };
         let others = cell.left_out_ns.iter().copied().filter(|(_, end)| *end > start);
         let spans: Vec<(i64, i64)> =
-            cell.requests.iter().map(|r| (r.sent_ns, r.last_token_ns)).chain(others).collect();
+            cell.requests.iter().map(|r| (r.sent_ns, r.ended_ns)).chain(others).collect();
         // Who does not know how long a place was taken cannot tell how long it was free.
         if spans.len() <= 2 * n || spans.iter().any(|(_, end)| *end == NO_END) {
             continue;

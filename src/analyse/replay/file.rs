@@ -148,11 +148,13 @@ mod tests {
                         device: "cpu".to_owned(),
                         model: "m".to_owned(),
                         tensor_parallel: 1,
+                        started_with: None,
                     },
                     method: "fp16".to_owned(),
                     is_baseline: true,
                     budget: None,
                     pass: Pass { work, repeats_s: vec![time_s; 2] },
+                    rows: Vec::new(),
                 }));
             }
         }

@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Context as _;
 use regex::Regex;
 
+use calibrate::calibrate_rules;
 pub use calibrate::{Calibration, calibrate};
 pub use compare::{Compared, METRICS, Metric, STATS, Stat};
 pub use file::from_file;
@@ -28,12 +29,12 @@ pub use rules::Stated;
 
 use super::{
     Point, RunData,
-    observed_trace::{self, CellTrace},
+    observed_trace::{self, CellTrace, Observed},
 };
 use crate::{
     predict::{
         StepTimes,
-        simulate::{Client, Engine, EngineConfig, Load, Outcome, Times, replay},
+        simulate::{Client, Engine, EngineConfig, Load, Outcome, Replayed, Times, replay},
     },
     units::{ns_to_s, s_to_ns},
 };
@@ -153,7 +154,10 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
             cells.iter().filter(|t| t.cell.target == target && t.cell.method == method).collect();
         let rules = rules::rules(&data.manifest, (&target, &method), &options.stated)?;
         note(&mut out.notes, &target, rules.notes);
-        let (fitted, fitted_to) = fitted(&own, (&target, &method), &rules.config, options)?;
+        let mut config = rules.config;
+        // Step times from elsewhere know of no tiles.
+        config.tiles = config.tiles.filter(|_| options.fitted.is_none());
+        let (fitted, fitted_to) = fitted(&own, (&target, &method), &mut config, options)?;
         let judged: Vec<&CellTrace> = own
             .iter()
             .copied()
@@ -166,7 +170,7 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
         used.calibrated.extend(calibrated);
         used.judged.extend(&judged);
         out.calibrated_on.extend(fitted_to);
-        let engine = Simulated { target, method, config: rules.config, fitted };
+        let engine = Simulated { target, method, config, fitted };
         let points: Vec<ReplayPoint> = by_point(&judged)
             .iter()
             .map(|traces| point(data, &engine, traces, &cells))
@@ -283,7 +287,7 @@ fn engines(cells: &[CellTrace], aa_method: &str) -> Vec<(String, String)> {
 fn fitted(
     own: &[&CellTrace],
     (target, method): (&str, &str),
-    config: &EngineConfig,
+    config: &mut EngineConfig,
     options: &Options<'_>,
 ) -> anyhow::Result<(Fitted, Vec<String>)> {
     if let Some(given) = options.fitted {
@@ -294,9 +298,8 @@ fn fitted(
         None => usual(own, config.max_num_seqs),
     };
     let ids: Vec<String> = chosen.iter().map(|trace| trace.cell.id.clone()).collect();
-    let calibration = calibrate(&chosen, config.mixing, config.kv_budget)
-        .map_err(anyhow::Error::msg)
-        .with_context(|| {
+    let calibration =
+        calibrate_rules(&chosen, config).map_err(anyhow::Error::msg).with_context(|| {
             format!(
                 "{target}, {method}: cannot be calibrated on {} cells ({})",
                 ids.len(),
@@ -391,10 +394,22 @@ fn simulate<'a>(engine: &Simulated, trace: &'a CellTrace) -> anyhow::Result<Repe
         turnaround_ns: s_to_ns(engine.fitted.turnaround_s),
     };
     let idle = Engine::new(engine.config, engine.fitted.times.clone()).with_context(place)?;
-    let done = replay(idle, &requests, &load, client).with_context(place)?;
+    let mut done = replay(idle.with_tokens(), &requests, &load, client).with_context(place)?;
+    for (request, index) in trace.requests.iter().zip(0..).filter(|(own, _)| own.is_stopped) {
+        as_seen(request, &mut done, index);
+    }
     let n_preempted = done.engine.state().n_preempted;
     let kv_tokens_most = done.engine.kv_tokens_most();
     Ok(Repeat { trace, outcomes: done.outcomes, n_preempted, kv_tokens_most })
+}
+
+/// What a client sees of an answer that a stop token ended: the token before it is the last that comes.
+fn as_seen(request: &Observed, done: &mut Replayed, index: usize) {
+    let last = request.output_tokens.checked_sub(1).and_then(|last| usize::try_from(last).ok());
+    let came = last.and_then(|last| done.token_ns[index].get(last).copied());
+    if let (Some(outcome), Some(came)) = (&mut done.outcomes[index], came) {
+        (outcome.finished_ns, outcome.output_tokens) = (came, request.output_tokens);
+    }
 }
 
 fn point(

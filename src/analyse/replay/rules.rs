@@ -4,7 +4,7 @@ use anyhow::bail;
 use serde_json::Value;
 
 use crate::{
-    predict::simulate::{EngineConfig, Mixing},
+    predict::simulate::{EngineConfig, Mixing, Tiles},
     record::Manifest,
     scenario::Scenario,
 };
@@ -137,6 +137,10 @@ pub(super) fn rules(
         kv_blocks: stated.kv_tokens.or(pool).map(|tokens| (tokens / block_tokens).max(1)),
         block_tokens,
         kv_budget: budget(manifest, method),
+        // What a method of ours keeps is chosen when the whole prompt has been read.
+        evicts_after_prefill: true,
+        context_tokens: context(said, engine, &words, max_num_seqs),
+        tiles: tiles(engine, &words),
     };
     config.check().map_err(|error| anyhow::anyhow!("{target}, {method}: {error}"))?;
     let slots_share = engine == Some("llamacpp") && is_unified(&words);
@@ -194,19 +198,63 @@ fn words(said: &Value) -> Vec<String> {
     }
 }
 
-/// The number behind a flag, `-np 4` or `--parallel=4`; the last one counts, as engines read it.
-fn number(words: &[String], names: &[&str]) -> Option<u64> {
-    let at = |(at, word): (usize, &String)| match word.split_once('=') {
-        Some((flag, value)) if names.contains(&flag) => value.parse().ok(),
-        _ if names.contains(&word.as_str()) => words.get(at + 1)?.parse().ok(),
+/// The word behind a flag, `-np 4` or `--parallel=4`; the last one counts, as engines read it.
+fn word<'a>(words: &'a [String], names: &[&str]) -> Option<&'a str> {
+    let at = |(at, word): (usize, &'a String)| match word.split_once('=') {
+        Some((flag, value)) if names.contains(&flag) => Some(value),
+        _ if names.contains(&word.as_str()) => words.get(at + 1).map(String::as_str),
         _ => None,
     };
     words.iter().enumerate().rev().find_map(at)
 }
 
+/// The number behind a flag.
+fn number(words: &[String], names: &[&str]) -> Option<u64> {
+    word(words, names)?.parse().ok()
+}
+
 fn kv_tokens(said: &Value) -> Option<u64> {
     let told = said["proof"]["tells"]["kv_tokens"].as_str()?;
     told.parse::<f64>().ok().filter(|tokens| *tokens >= 1.0).map(|tokens| tokens as u64)
+}
+
+/// Names of the types of keys and of values, and what ggml computes in tiles: both of them f16, its own choice, or both f32.
+const TYPES: [&[&str]; 2] = [&["-ctk", "--cache-type-k"], &["-ctv", "--cache-type-v"]];
+const TILED: [&str; 2] = ["f16", "f32"];
+
+/// Tiles of llama.cpp's flash attention on a CPU over one cache for all slots. With layers on a GPU (`-ngl`), without flash attention, or
+/// with a cache a slot, attention is computed otherwise.
+fn tiles(engine: Option<&str>, words: &[String]) -> Option<Tiles> {
+    let [keys, values] = TYPES.map(|names| word(words, names).unwrap_or("f16"));
+    let has_flash =
+        !matches!(word(words, &["-fa", "--flash-attn"]), Some("off" | "0" | "disabled"));
+    let on_cpu = number(words, &["-ngl", "--gpu-layers", "--n-gpu-layers"]).unwrap_or(0) == 0;
+    let tiled = keys == values && TILED.contains(&keys) && has_flash && on_cpu;
+    (engine == Some("llamacpp") && tiled && is_unified(words)).then_some(Tiles::GGML_CPU)
+}
+
+/// Tokens of one sequence, as the server told or as its words have it. llama-server gives every slot all of a shared cache, else an
+/// equal part of it, in whole lots of 256 (`llama_context`); a model that was trained on less allows less, which only the server tells.
+fn context(
+    said: Option<&Value>,
+    engine: Option<&str>,
+    words: &[String],
+    seqs: usize,
+) -> Option<u64> {
+    let told = said.and_then(|said| said["proof"]["tells"]["max_model_len"].as_str());
+    if let Some(told) = told.and_then(|told| told.parse().ok()).filter(|tokens| *tokens > 0) {
+        return Some(told);
+    }
+    match engine {
+        Some("llamacpp") => {
+            let all = number(words, &["-c", "--ctx-size"]).filter(|tokens| *tokens > 0)?;
+            let part = if is_unified(words) { all } else { all / (seqs as u64).max(1) };
+            Some(part.next_multiple_of(256))
+        }
+        Some("vllm") => number(words, &["--max-model-len"]),
+        Some("lmdeploy") => number(words, &["--session-len"]),
+        _ => None,
+    }
 }
 
 /// Most tokens that a method of ours keeps; what an engine evicts under a method of its own is not known here.
@@ -251,6 +299,9 @@ mod tests {
             kv_blocks: None,
             block_tokens: 1,
             kv_budget: None,
+            evicts_after_prefill: true,
+            context_tokens: Some(2048),
+            tiles: Some(Tiles::GGML_CPU),
         };
         assert_eq!((config, notes.len()), (expected, 0));
         let split = of(&told("llamacpp", &words[..7]), &Stated::default()).unwrap();
@@ -282,6 +333,22 @@ mod tests {
         assert!(error.contains("a block (32 tokens) or more, got 31 tokens"), "{error}");
         let tight = Stated { max_batched_tokens: Some(2), ..stated };
         assert!(of(&unknown, &tight).unwrap_err().to_string().contains("max_batched_tokens"));
+    }
+
+    #[test]
+    fn a_sequence_has_its_context() {
+        let of = |engine: &str, words: &[&str]| {
+            let stated = Stated { max_num_seqs: Some(4), ..Stated::default() };
+            of(&told(engine, words), &stated).unwrap().config.context_tokens
+        };
+        assert_eq!(of("llamacpp", &["llama-server", "-c", "2048", "-np", "4"]), Some(512));
+        assert_eq!(of("llamacpp", &["llama-server", "-c", "2000", "-np", "4", "-kvu"]), Some(2048));
+        assert_eq!(of("llamacpp", &["llama-server", "-np", "4"]), None, "the model's own");
+        assert_eq!(of("vllm", &["vllm", "--max-model-len=900"]), Some(900));
+        let mut said = told("llamacpp", &["llama-server", "-c", "2048", "-np", "4", "-kvu"]);
+        said.engines.get_mut("t/f16").unwrap()["proof"]["tells"]["max_model_len"] = json!("512");
+        let rules = rules(&said, ("t", "f16"), &Stated::default()).unwrap();
+        assert_eq!(rules.config.context_tokens, Some(512), "what the server told comes first");
     }
 
     #[test]

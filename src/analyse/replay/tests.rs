@@ -2,7 +2,7 @@ use rand::RngExt as _;
 
 use super::*;
 use crate::{
-    predict::simulate::{LinearTimes, Mixing, Request},
+    predict::simulate::{LinearTimes, Mixing, Request, Tiles},
     record::{RequestRow, parquet::TableRow as _},
     stats,
 };
@@ -30,7 +30,12 @@ fn config() -> EngineConfig {
 }
 
 /// Rows of a cell as a real client would have written them, had it sat beside an engine of known times.
-fn rows(id: &str, times: LinearTimes, load: &Load, n: usize, seed: u64) -> Vec<RequestRow> {
+fn rows(
+    id: &str,
+    (times, config): (LinearTimes, EngineConfig),
+    load: &Load,
+    (n, seed): (usize, u64),
+) -> Vec<RequestRow> {
     let mut rng = stats::seeded(seed);
     let requests: Vec<Request> = (0..n)
         .map(|id| Request {
@@ -40,7 +45,7 @@ fn rows(id: &str, times: LinearTimes, load: &Load, n: usize, seed: u64) -> Vec<R
             output_tokens: rng.random_range(5..120),
         })
         .collect();
-    let engine = Engine::new(config(), Arc::new(times)).unwrap().with_tokens();
+    let engine = Engine::new(config, Arc::new(times)).unwrap().with_tokens();
     let client = Client { request_ns: MS / 2, turnaround_ns: MS / 5 };
     let done = replay(engine, &requests, load, client).unwrap();
     let part: Vec<&str> = id.split('/').collect();
@@ -80,6 +85,11 @@ fn poisson(rate: f64, n: usize, seed: u64) -> Load {
 
 /// Two calibration loads and two that are judged, two repeats each, of a method and its control.
 fn run_of(times: LinearTimes) -> RunData {
+    run_under(times, config())
+}
+
+/// The same of an engine with these rules.
+fn run_under(times: LinearTimes, config: EngineConfig) -> RunData {
     let (mut ids, mut all) = (Vec::new(), Vec::new());
     for method in ["fp16", "fp16-aa"] {
         for repeat in 0..2_u64 {
@@ -93,7 +103,7 @@ fn run_of(times: LinearTimes) -> RunData {
                     "closed-4" => Load::Closed { concurrency: 4, start_ns: 0 },
                     _ => poisson(rate, 60, seed),
                 };
-                all.extend(rows(&id, times, &kind, 60, seed));
+                all.extend(rows(&id, (times, config), &kind, (60, seed)));
                 ids.push(id);
             }
         }
@@ -116,7 +126,7 @@ fn step_times_are_read_off_whole_requests() {
         .iter()
         .filter(|t| t.cell.load.starts_with("closed") && t.cell.method == "fp16")
         .collect();
-    let found = calibrate(&chosen, config().mixing, None).unwrap();
+    let found = calibrate(&chosen, &config()).unwrap();
     assert_eq!((found.n_answers, found.n_alone > 100), (240, true));
     let near = |a: f64, b: f64, by: f64| (a / b - 1.0).abs() < by;
     let LinearTimes { step_s, per_sequence_s, per_kv_token_s, per_prompt_token_s, .. } =
@@ -127,7 +137,7 @@ fn step_times_are_read_off_whole_requests() {
     assert!(near(found.request_s, 0.0005, 0.1), "{found:?}");
     assert!(near(found.turnaround_s, 0.0002, 0.1), "{found:?}");
     assert!(found.fit_error_pct < 1.0, "{found:?}");
-    let few = calibrate(&chosen[..0], config().mixing, None).unwrap_err();
+    let few = calibrate(&chosen[..0], &config()).unwrap_err();
     assert!(few.contains("expected 20 answers") && few.contains("got 0 and 0"), "{few}");
 }
 
@@ -144,7 +154,7 @@ fn who_met_a_row_that_failed_did_not_meet_an_idle_engine() {
     let of = |closed: &str| -> Calibration {
         let own = cells.iter().filter(|t| t.cell.load.starts_with(closed));
         let own: Vec<_> = own.filter(|t| t.cell.method == "fp16").collect();
-        calibrate(&own, config().mixing, None).unwrap()
+        calibrate(&own, &config()).unwrap()
     };
     let (alone, both) = (of("closed-1"), of("closed"));
     assert_eq!((alone.n_answers, alone.n_alone), (120, 120));
@@ -153,7 +163,7 @@ fn who_met_a_row_that_failed_did_not_meet_an_idle_engine() {
     assert!((both.turnaround_s / 0.0002 - 1.0).abs() < 0.1, "{both:?}");
 
     let failed: Vec<&CellTrace> = cells.iter().filter(|t| t.cell.load == "closed-4").collect();
-    let error = calibrate(&failed, config().mixing, None).unwrap_err();
+    let error = calibrate(&failed, &config()).unwrap_err();
     assert!(error.contains("60 requests met rows that failed"), "{error}");
 }
 
@@ -184,7 +194,7 @@ fn a_few_requests_that_were_held_up_change_little() {
     for request in cells.iter_mut().flat_map(|trace| trace.requests.iter_mut().step_by(15)) {
         request.last_token_ns += 400 * MS;
     }
-    let found = calibrate(&cells.iter().collect::<Vec<_>>(), config().mixing, None).unwrap();
+    let found = calibrate(&cells.iter().collect::<Vec<_>>(), &config()).unwrap();
     let step = |batch: f64| found.times.step_s + batch * found.times.per_sequence_s;
     for (batch, expected) in [(1.0, 0.0011), (4.0, 0.0020)] {
         assert!((step(batch) / expected - 1.0).abs() < 0.05, "{batch}: {found:?}");
@@ -222,6 +232,44 @@ fn an_engine_that_is_simulated_rightly_is_foretold() {
         ttft.null_error_pct().unwrap() < -10.0,
         "who leaves out the queue is too early: {ttft:?}"
     );
+}
+
+/// Attention in tiles makes a prompt cost more beside others; who counts pairs instead is wrong where the batch is another.
+#[test]
+fn an_engine_with_tiles_is_foretold() {
+    let tiled = EngineConfig { tiles: Some(Tiles::GGML_CPU), ..config() };
+    let times = LinearTimes { per_pair_s: 1e-7, per_prompt_token_s: 5e-6, ..truth() };
+    let replays = run(&run_under(times, tiled), &Options::default()).unwrap();
+    let fitted = &replays.simulated[0];
+    assert_eq!(fitted.config.tiles, Some(Tiles::GGML_CPU));
+    let per_pair_s = fitted.fitted.calibration.as_ref().unwrap().times.per_pair_s;
+    assert!((per_pair_s / 1e-7 - 1.0).abs() < 0.05, "{per_pair_s}");
+    for one in replays.points.iter().flat_map(|point| &point.compared) {
+        assert!(one.error_pct().abs() < 3.0, "{one:?}");
+    }
+    // The rules of an engine that computes no tiles fit its own cells better without.
+    let plain = run(&run_of(truth()), &Options::default()).unwrap();
+    assert_eq!(plain.simulated[0].config.tiles, None);
+}
+
+/// The step that draws a stop token delays the next request and yields nothing.
+#[test]
+fn a_stop_token_takes_a_step_that_no_client_sees() {
+    let mut data = run_of(truth());
+    let mut all = RequestRow::rows(&data.requests).unwrap();
+    for row in &mut all {
+        // What came last was the stop token: it has no chunk, and the stream ends with it.
+        row.done_ns = row.last_token_ns;
+        row.chunk_ns.pop();
+        row.last_token_ns = row.chunk_ns.last().copied();
+        row.finish_reason = Some("stop".to_owned());
+    }
+    let ids: Vec<&str> = data.manifest.cells.iter().map(|cell| cell.id.as_str()).collect();
+    data.requests = super::super::tests::data(&ids, &[], &all).requests;
+    let replays = run(&data, &Options::default()).unwrap();
+    for one in replays.points.iter().flat_map(|point| &point.compared) {
+        assert!(one.error_pct().abs() < 2.0, "{one:?}");
+    }
 }
 
 /// What would be a wrong forecast is one: the engine became slower after it was calibrated.

@@ -15,7 +15,7 @@ use crate::{
         RunData,
         replay::{self, Options, Replays, Stated},
     },
-    predict::{ModelFile, simulate::Mixing},
+    predict::{Model, ModelFile, simulate::Mixing},
     report::{Format, narrow, predict::replay as report, render},
 };
 
@@ -146,7 +146,13 @@ fn with_model(args: &ReplayArgs, data: &RunData, path: &Path) -> anyhow::Result<
     };
     let mut replays = replay::run(data, &Options { fitted: Some(&fitted), ..options(args) })?;
     let own = Some(data.manifest.run_id.as_str());
-    if file.created_from.iter().any(|origin| origin.run_id.as_deref() == own) {
+    // Which models of the file saw the run is told by those that know their rows, else by the file as a whole.
+    let saw = |model: &Model| match &model.created_from {
+        Some(rows) => rows.iter().any(|one| Some(one.from.as_str()) == own),
+        None => file.created_from.iter().any(|origin| origin.run_id.as_deref() == own),
+    };
+    let is_called = |model: &&Model| model.subject.is_called(&args.subject);
+    if file.models.iter().filter(is_called).any(saw) {
         replays.notes.push(format!(
             "{}: was fitted to this very run, so these errors are no forecast's",
             path.display()

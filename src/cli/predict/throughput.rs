@@ -75,11 +75,11 @@ pub(super) fn run(args: &ThroughputArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     if let Some(why) = no_interval(model, &said) {
         ui.note(why);
     }
-    ui.note(&format!(
-        "of {}; the file was fitted to {}",
-        model.subject.words(),
-        report::origins(&file)
-    ));
+    let fitted_to = match model.origins() {
+        Some(own) => format!("fitted to {own}"),
+        None => format!("the file was fitted to {}", report::origins(&file)),
+    };
+    ui.note(&format!("of {}; {fitted_to}", model.subject.words()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -218,5 +218,6 @@ fn as_json(
         "n_points": model.n_points,
         "errors": serde_json::to_value(model.errors)?,
         "created_from": serde_json::to_value(&file.created_from)?,
+        "fitted_to": serde_json::to_value(&model.created_from)?,
     }))
 }

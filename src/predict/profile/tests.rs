@@ -41,7 +41,7 @@ fn profile() -> Profile {
 
 fn row(phase: Phase, bsz: u32, prompt_len: u32, thr: f64) -> MeasuredRow {
     let (model, method) = ("m".to_owned(), "None-16".to_owned());
-    MeasuredRow { model, method, bsz, prompt_len, phase, thr }
+    MeasuredRow { model, method, bsz, prompt_len, phase, thr, pass_tokens: None, line: 1 }
 }
 
 #[test]

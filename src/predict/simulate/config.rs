@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Tiles;
+
 /// How prompts and decoding share steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -35,9 +37,17 @@ pub struct EngineConfig {
     pub kv_blocks: Option<u64>,
     /// Tokens of a block.
     pub block_tokens: u64,
-    /// Most tokens of a sequence that the method keeps, `None` for all. Decoding reads so many and blocks hold so many; that a
-    /// long prompt lies there whole until its pass has ended is not counted.
+    /// Most tokens of a sequence that the method keeps, `None` for all. Decoding reads so many and blocks hold so many.
     pub kv_budget: Option<u64>,
+    /// Whether what a method evicts is evicted when the last pass of a prompt has ended, so that until then the prompt lies in the cache
+    /// whole (SnapKV, H2O: what is kept is chosen by attention that has to be computed first); else no more than `kv_budget` ever does.
+    pub evicts_after_prefill: bool,
+    /// Most tokens of one sequence, prompt and answer together; `None` for no limit. A prompt that leaves no room is refused, and an
+    /// answer ends where the room does: llama-server's slots (`-c` over `-np`, all of `-c` with `-kvu`), vLLM's `--max-model-len`.
+    pub context_tokens: Option<u64>,
+    /// Tiles in which the attention of a long pass is computed; `None` where what is masked costs nothing. With [`Mixing::Slots`] only, and
+    /// with step times that were fitted to works of [`Tiles::pass`].
+    pub tiles: Option<Tiles>,
 }
 
 /// Why rules are none.
@@ -72,6 +82,9 @@ impl EngineConfig {
             kv_blocks: None,
             block_tokens: 16,
             kv_budget: None,
+            evicts_after_prefill: false,
+            context_tokens: None,
+            tiles: None,
         }
     }
 
@@ -86,6 +99,8 @@ impl EngineConfig {
             ("kv_blocks", self.kv_blocks == Some(0)),
             ("block_tokens", self.block_tokens == 0),
             ("kv_budget", self.kv_budget == Some(0)),
+            ("context_tokens", self.context_tokens == Some(0)),
+            ("tiles", self.tiles.is_some_and(|tiles| tiles.rows == 0 || tiles.cells == 0)),
             ("ubatch_tokens", self.mixing == Mixing::Slots { ubatch_tokens: 0 }),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, zero)| *zero) {
@@ -111,5 +126,15 @@ impl EngineConfig {
     /// Blocks that so many tokens of one sequence fill.
     pub fn blocks_of(&self, tokens: u64) -> u64 {
         self.kept(tokens).div_ceil(self.block_tokens)
+    }
+
+    /// Tokens of a prompt that stay until its last pass has ended, of so many that went in.
+    pub(super) fn kept_of_prompt(&self, tokens: u64) -> u64 {
+        if self.evicts_after_prefill { tokens } else { self.kept(tokens) }
+    }
+
+    /// Blocks that so many tokens of one sequence fill while they are computed as a prompt.
+    pub(super) fn blocks_of_prompt(&self, tokens: u64) -> u64 {
+        self.kept_of_prompt(tokens).div_ceil(self.block_tokens)
     }
 }

@@ -61,6 +61,14 @@ pub enum Rejected {
         /// Blocks of the pool.
         has: u64,
     },
+    /// A prompt that leaves no token of its context for an answer.
+    #[error("its prompt of {prompt_tokens} tokens leaves no room in a context of {has}")]
+    LongerThanItsContext {
+        /// Tokens of the prompt.
+        prompt_tokens: u64,
+        /// Tokens of the context.
+        has: u64,
+    },
     /// Prompts are not cut, and its prompt (as long as it can get when it has to be computed anew) is longer than a step.
     #[error("{needs} tokens have to be computed at once and a step holds {has}")]
     LongerThanAStep {
@@ -162,6 +170,11 @@ impl Sequence {
     fn cached(&self) -> u64 {
         if self.decodes() { self.attended().saturating_sub(1) } else { self.computed }
     }
+
+    /// Tokens that the cache holds of so many of it.
+    fn held(&self, config: &EngineConfig, tokens: u64) -> u64 {
+        if self.decodes() { config.kept(tokens) } else { config.kept_of_prompt(tokens) }
+    }
 }
 
 /// An engine under way.
@@ -236,8 +249,15 @@ impl Engine {
             return Err(Rejected::OutOfOrder);
         }
         self.pushed_ns = at_ns;
-        self.waiting.push_back(Sequence::new(request, at_ns));
+        let output_tokens = self.output_tokens(&request);
+        self.waiting.push_back(Sequence::new(Request { output_tokens, ..request }, at_ns));
         Ok(())
+    }
+
+    /// Tokens of its answer, which ends where its context does.
+    pub fn output_tokens(&self, request: &Request) -> u64 {
+        let room = self.config.context_tokens.map(|has| has.saturating_sub(request.prompt_tokens));
+        room.map_or(request.output_tokens, |room| request.output_tokens.min(room))
     }
 
     /// Whether a request can be served at all, however empty the engine is.
@@ -248,9 +268,14 @@ impl Engine {
         if request.prompt_tokens == 0 || request.output_tokens == 0 {
             return Err(Rejected::Empty);
         }
+        let prompt_tokens = request.prompt_tokens;
+        if let Some(has) = self.config.context_tokens.filter(|has| prompt_tokens >= *has) {
+            return Err(Rejected::LongerThanItsContext { prompt_tokens, has });
+        }
         // The last token of an answer never enters the cache.
-        let longest = request.prompt_tokens + request.output_tokens - 1;
-        let needs = self.config.blocks_of(longest);
+        let longest = prompt_tokens + self.output_tokens(request) - 1;
+        // Thrown out, it is computed anew as a prompt, with all of its answer so far.
+        let needs = self.config.blocks_of_prompt(longest);
         if let Some(has) = self.config.kv_blocks.filter(|has| needs > *has) {
             return Err(Rejected::NeverFits { needs, has });
         }
@@ -308,15 +333,14 @@ impl Engine {
 
     /// Tokens in the cache when the step that was planned has run, before any answer makes room.
     fn kv_tokens_of_step(&self) -> u64 {
-        let held = |s: &Sequence| if s.decodes() { s.cached() } else { s.computed };
-        self.running.iter().map(|s| self.config.kept(held(s) + s.share)).sum()
+        self.running.iter().map(|s| s.held(&self.config, s.cached() + s.share)).sum()
     }
 
     /// What lies behind the step: tokens are there, and answers end.
     fn end(&mut self, events: &mut Vec<Event>) {
         self.n_steps += 1;
         let (now_ns, blocks_used) = (self.now_ns, &mut self.blocks_used);
-        let tells_tokens = self.tells_tokens;
+        let (tells_tokens, config) = (self.tells_tokens, self.config);
         self.running.retain_mut(|sequence| {
             let share = std::mem::take(&mut sequence.share);
             if share == 0 {
@@ -324,9 +348,15 @@ impl Engine {
             }
             let mut tell =
                 |what| events.push(Event { at_ns: now_ns, id: sequence.request.id, what });
-            sequence.computed += if sequence.decodes() { 0 } else { share };
+            let was_prompt = !sequence.decodes();
+            sequence.computed += if was_prompt { share } else { 0 };
             if !sequence.decodes() {
                 return true;
+            }
+            if was_prompt {
+                let kept = config.blocks_of(sequence.target);
+                *blocks_used -= sequence.blocks - kept;
+                sequence.blocks = kept;
             }
             sequence.generated += 1;
             match sequence.generated {
@@ -360,7 +390,7 @@ impl Engine {
             running: self.running.len(),
             waiting: self.waiting.len(),
             prompt_tokens_left: all().map(Sequence::left).sum(),
-            kv_tokens: self.running.iter().map(|s| self.config.kept(s.cached())).sum(),
+            kv_tokens: self.running.iter().map(|s| s.held(&self.config, s.cached())).sum(),
             kv_blocks_used: self.blocks_used,
             n_steps: self.n_steps,
             n_preempted: self.n_preempted,

@@ -5,8 +5,9 @@
 //! one through the requests of a load.
 //!
 //! A step holds whole numbers of tokens: one of every sequence that decodes, and as many tokens of prompts as the rules of the
-//! engine ([`Mixing`]) leave room for. The last token of a prompt yields the first token of the answer, so an answer of n tokens takes
-//! n - 1 decode steps. Time stands in integer nanoseconds, so that what happens at one moment has one order.
+//! engine ([`Mixing`]) leave room for. The last token of a prompt yields the first token of the answer, so an answer of n tokens
+//! takes n - 1 decode steps; where a stop token ends it, whoever asks counts it as one more. Time stands in integer nanoseconds,
+//! so that what happens at one moment has one order.
 //!
 //! What is left out, because it is no property of the engine's rules: a prefix cache that frees blocks (`cached_tokens` shorten the
 //! prefill and still fill blocks of their own), speculative decoding, swapping to host memory (a preempted sequence is computed
@@ -17,6 +18,7 @@ mod engine;
 mod linear;
 mod replay;
 mod schedule;
+mod tiles;
 
 pub use config::{ConfigError, EngineConfig, Mixing};
 pub use engine::{
@@ -24,6 +26,7 @@ pub use engine::{
 };
 pub use linear::LinearTimes;
 pub use replay::{Client, Load, Outcome, ReplayError, Replayed, replay};
+pub use tiles::Tiles;
 
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ pub struct Outcome {
     pub first_token_ns: i64,
     /// When the last token was there.
     pub finished_ns: i64,
-    /// Tokens of the answer.
+    /// Tokens of the answer, which its context may have cut short.
     pub output_tokens: u64,
     /// How often it was thrown out.
     pub n_preempted: u32,
@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
             admitted_ns: i64::MIN,
             first_token_ns: 0,
             finished_ns: 0,
-            output_tokens: request.output_tokens,
+            output_tokens: engine.output_tokens(request),
             n_preempted: 0,
         };
         let outcomes = requests.iter().map(|request| (blank(request), false)).collect();

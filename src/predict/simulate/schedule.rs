@@ -89,7 +89,7 @@ impl Engine {
             && budget > 0
         {
             let fits = first.left() <= budget;
-            let blocks = self.config.blocks_of(first.target);
+            let blocks = self.config.blocks_of_prompt(first.target);
             if !(fits || self.config.chunked_prefill) || blocks > self.free_blocks() {
                 break;
             }
@@ -126,7 +126,8 @@ impl Engine {
     }
 
     fn pass_s(&self, prefill: &Work, decode: &Work) -> f64 {
-        let there = |work: &Work| work.batch > 0.0;
+        // Of a pass in tiles, the work of decoding may hold what prompts attend to and no sequence.
+        let there = |work: &Work| work.batch > 0.0 || work.attended > 0.0;
         self.times.step_s(Some(prefill).filter(|w| there(w)), Some(decode).filter(|w| there(w)))
     }
 
@@ -153,6 +154,12 @@ impl Engine {
             }
         }
         let pass = |(chunks, part): Pass<'_>| {
+            if let Some(tiles) = self.config.tiles {
+                let kept = |s: &&Sequence| self.config.kept(s.attended()) as f64;
+                let decoding: Vec<f64> = part.iter().map(kept).collect();
+                let (prefill, decode) = tiles.pass(&decoding, &chunks);
+                return self.pass_s(&prefill, &decode);
+            }
             self.pass_s(&Work::prefill(chunks), &self.decode_work(part.iter().copied()))
         };
         passes.into_iter().map(pass).sum()

@@ -154,6 +154,71 @@ fn the_budget_caps_what_is_read_and_what_is_stored() {
     assert!(close(done[0].tpot_s().unwrap(), step));
 }
 
+/// The same prompt beside sequences that decode: in tiles it pays for what they have in the cache.
+#[test]
+fn a_prompt_in_tiles_costs_more_beside_others() {
+    let slots = |tiles: Option<Tiles>| {
+        let mixing = Mixing::Slots { ubatch_tokens: 512 };
+        let config = EngineConfig { mixing, tiles, ..chunked(2048, 4) };
+        let step = |others: usize| {
+            let requests = [vec![ask(100, 50); others], vec![ask(80, 1)]].concat();
+            let times: Vec<i64> =
+                requests.iter().map(|r| if r.output_tokens > 1 { 0 } else { 300 * MS }).collect();
+            let done = all(&open(engine(config), &requests, &times));
+            done[others].finished_ns - done[others].admitted_ns
+        };
+        crate::units::ns_to_s(step(3) - step(0))
+    };
+    let (flat, tiled) = (slots(None), slots(Some(Tiles::GGML_CPU)));
+    // Three sequences of some 110 cells touch 8 tiles of 4096 pairs, and make the rows of the prompt one tile more.
+    assert!(tiled - flat > 7.0 * 4096.0 * linear().per_pair_s, "{flat} {tiled}");
+}
+
+/// A prompt of 100 tokens lies in the cache whole until its last pass; then the 64 that are kept do.
+#[test]
+fn what_is_evicted_after_a_prompt_fills_blocks_until_then() {
+    let config = EngineConfig {
+        kv_budget: Some(64),
+        kv_blocks: Some(7),
+        block_tokens: 16,
+        evicts_after_prefill: true,
+        ..chunked(60, 4)
+    };
+    let rejected = Rejected::NeverFits { needs: 8, has: 7 };
+    assert_eq!(engine(config).accepts(&ask(100, 20)), Err(rejected));
+    assert!(
+        engine(EngineConfig { evicts_after_prefill: false, ..config })
+            .accepts(&ask(100, 20))
+            .is_ok()
+    );
+    let mut one = engine(config);
+    one.push(0, Request { id: 1, ..ask(100, 9) }).unwrap();
+    one.push(0, Request { id: 2, ..ask(40, 9) }).unwrap();
+    let (mut events, mut used) = (Vec::new(), Vec::new());
+    while one.next_event_ns().is_some() {
+        one.advance(&mut events).unwrap();
+        let state = one.state();
+        used.push((state.kv_blocks_used, state.kv_tokens));
+    }
+    // Planned and ended: two passes of the first prompt, then the second beside its answer.
+    let expected = [(7, 0), (7, 60), (7, 60), (4, 64), (7, 64), (7, 64 + 40)];
+    assert_eq!(used[..6], expected, "{used:?}");
+    assert_eq!(one.kv_tokens_most(), 64 + 47);
+}
+
+#[test]
+fn an_answer_ends_with_its_context() {
+    let config = EngineConfig { context_tokens: Some(64), ..EngineConfig::unlimited(4) };
+    let refused = Rejected::LongerThanItsContext { prompt_tokens: 64, has: 64 };
+    let done = open(engine(config), &[ask(64, 1), ask(60, 30), ask(60, 2)], &[0, 0, 0]);
+    assert_eq!(done.rejected, [(0, refused)]);
+    let lengths: Vec<u64> = done.outcomes.iter().flatten().map(|o| o.output_tokens).collect();
+    assert_eq!(lengths, [4, 2]);
+    let long = EngineConfig::unlimited(4);
+    let same = all(&open(engine(long), &[ask(60, 4), ask(60, 2)], &[0, 0]));
+    assert_eq!(done.outcomes[1..].iter().flatten().copied().collect::<Vec<_>>(), same);
+}
+
 #[test]
 fn what_can_never_fit_is_refused_with_the_reason() {
     let small = EngineConfig { kv_blocks: Some(4), ..EngineConfig::unlimited(4) };
@@ -356,6 +421,8 @@ proptest! {
         blocks in 3_u64..30,
         seqs in 1_usize..6,
         budget in proptest::option::of(8_u64..60),
+        (whole, tiled) in any::<(bool, bool)>(),
+        context in proptest::option::of(20_u64..100),
         tokens in proptest::option::of(20_u64..120),
         asked in vec((1_u64..80, 1_u64..30, 0_i64..40), 1..40),
     ) {
@@ -368,6 +435,9 @@ proptest! {
             kv_blocks: Some(blocks),
             block_tokens: 8,
             kv_budget: budget,
+            evicts_after_prefill: whole,
+            context_tokens: context,
+            tiles: tiled.then_some(Tiles::GGML_CPU),
         };
         let mut engine = engine(config);
         let (mut at, mut taken) = (0, 0);

@@ -15,6 +15,7 @@ use crate::{
     predict::{
         ModelFile, Phase,
         eval::{Gain, Held, Predictor, Score},
+        file::Origin,
         regret::Decisions,
         split::Split,
     },
@@ -42,10 +43,7 @@ pub const COVERAGE_PCT: f64 = 80.0;
 
 /// Runs and files that models were made from.
 pub fn origins(file: &ModelFile) -> String {
-    let one = |origin: &crate::predict::file::Origin| {
-        origin.run_id.clone().unwrap_or_else(|| origin.path.clone())
-    };
-    file.created_from.iter().map(one).collect::<Vec<_>>().join(", ")
+    file.created_from.iter().map(Origin::name).collect::<Vec<_>>().join(", ")
 }
 
 /// What the numbers come to, a sentence each: what has no null, against the null, the interval, the choices.

@@ -224,7 +224,11 @@ fn rules(engine: &Simulated) -> String {
         .kv_blocks
         .map_or(String::new(), |n| format!(", {n} blocks of {} tokens", config.block_tokens));
     let budget = config.kv_budget.map_or(String::new(), |n| format!(", keeps {n} tokens"));
-    format!("{} sequences, {mixing}{step}{pool}{budget}", config.max_num_seqs)
+    let context = config.context_tokens.map_or(String::new(), |n| format!(", contexts of {n}"));
+    let tiles = config.tiles.map_or(String::new(), |tiles| {
+        format!(", attention in tiles of {} x {}", tiles.rows, tiles.cells)
+    });
+    format!("{} sequences, {mixing}{step}{pool}{budget}{context}{tiles}", config.max_num_seqs)
 }
 
 fn left_out(replays: &Replays) -> Table {

@@ -50,6 +50,7 @@ pub fn models(models: &[Model]) -> Table {
         ("null_mape", "%"),
         ("corrected", ""),
         ("step", "s"),
+        ("fitted_to", ""),
     ];
     let title = "Fitted models; errors by cross-validation, the null is the baseline's curve at what a method keeps";
     let mut table = Table::new(title, columns(&names));
@@ -78,6 +79,7 @@ fn model(model: &Model) -> Vec<Value> {
         mape(model.null),
         text(if model.residuals.is_some() { "at points" } else { "no" }),
         Value::Text(costs(&model.coefficients)),
+        model.origins().map_or(Value::Missing, Value::Text),
     ]
 }
 
