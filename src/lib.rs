@@ -21,7 +21,7 @@
 //! | 0 | [`units`], [`stats`] |
 //! | 1 | [`method`], [`record`] |
 //! | 2 | [`kernel`], [`token`], [`predict`] |
-//! | 3 | [`scenario`] |
+//! | 3 | [`scenario`], [`encoder`] |
 //! | 4 | [`plan`] |
 //! | 5 | [`workload`] |
 //! | 6 | [`serve`], [`execute`], [`analyse`] |
@@ -47,6 +47,7 @@ pub mod kernel;
 pub mod predict;
 pub mod token;
 
+pub mod encoder;
 pub mod scenario;
 
 pub mod plan;

@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["units", "stats"],
     &["method", "record"],
     &["kernel", "token", "predict"],
-    &["scenario"],
+    &["scenario", "encoder"],
     &["plan"],
     &["workload"],
     &["serve", "execute", "analyse"],

@@ -1,6 +1,6 @@
 //! T2: what an encoder that the user supplies says of a prompt, made into few columns.
 //!
-//! A [`Encoder`] turns a prompt into a vector of some hundreds of numbers; corpora of answers are some hundreds of prompts, and trees that
+//! An [`Encoder`] turns a prompt into a vector of some hundreds of numbers; corpora of answers are some hundreds of prompts, and trees that
 //! may split on every number would find one that fits by chance. Two things are made of the vector instead, both on the rows that the
 //! forests are fitted on and on no others:
 //!
@@ -80,6 +80,9 @@ impl Identity {
 pub trait Encoder {
     /// What it is.
     fn identity(&self) -> &Identity;
+
+    /// Texts so far of which a part was cut off because they have more than [`Identity::tokens_max`] tokens.
+    fn n_cut(&self) -> usize;
 
     /// One vector a text, in the order of the texts. `told` hears how many are done.
     ///

@@ -13,6 +13,8 @@ use super::{
 };
 use crate::stats;
 
+mod encoder;
+
 const BASE: &str = "f16";
 
 /// Samples with what was read of their prompts.
