@@ -63,7 +63,7 @@ fn signed(vector: Vec<f64>) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use rand_distr::{Distribution as _, StandardNormal};
+    use rand_distr::{Distribution as _, Normal};
 
     use super::*;
 
@@ -71,13 +71,7 @@ mod tests {
     #[test]
     fn planted_directions_are_found_in_their_order() {
         let mut rng = stats::seeded(3);
-        let mut normal = |scale: f64| {
-            scale
-                * <StandardNormal as rand_distr::Distribution<f64>>::sample(
-                    &StandardNormal,
-                    &mut rng,
-                )
-        };
+        let mut normal = |scale: f64| Normal::new(0.0, scale).unwrap().sample(&mut rng);
         let rows: Vec<Vec<f32>> = (0..400)
             .map(|_| {
                 let (first, second) = (normal(5.0), normal(2.0));

@@ -142,7 +142,7 @@ fn vectors_that_say_nothing_are_not_learnt_by_heart() {
             })
             .collect(),
     );
-    let vector = |_: &Sample| (0..200).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let mut vector = |_: &Sample| (0..200).map(|_| rng.random_range(-1.0..1.0)).collect();
     let vectors = corpus.samples.iter().map(|one| (one.prompt.clone(), vector(one))).collect();
     let mut fake = Fake::of(vectors);
     corpus.encode(&mut fake);
@@ -212,7 +212,7 @@ fn files_of_t1_are_as_they_were_and_damaged_ones_are_refused() {
         serde_json::from_str(&corpus.fit_with(&fake.identity).unwrap().to_json().unwrap()).unwrap();
     let bad = [
         ("/schema", serde_json::json!(SCHEMA), "an `encoder`, or none"),
-        ("/encoder/components", serde_json::json!([]), "not of its width"),
+        ("/encoder/components/2", serde_json::json!([]), "not of its width"),
         ("/encoder/identity/width", serde_json::json!(99), "not of its width"),
         ("/encoder/score/weights/3", serde_json::json!(1e300), "not of numbers"),
         ("/inputs", serde_json::json!("prompt_length"), "features other than"),
