@@ -58,9 +58,7 @@ pub(super) fn open(
     let shown = place.model.display().to_string();
     let mut onnx = Onnx::of(&place, tokenizer, limit, environment).context(shown.clone())?;
     // One text shows what no name tells: whether the graph runs, and how many numbers it gives.
-    let probe = onnx
-        .encode(&["a text"], &mut |_| {})
-        .with_context(|| format!("{shown}: it does not run"))?;
+    let probe = onnx.encode(&["a text"], &mut |_| {})?;
     onnx.identity.width = probe.first().map_or(0, Vec::len);
     ensure!(onnx.identity.width > 0, "{shown}: expected vectors, got empty ones");
     onnx.n_cut = 0;
@@ -139,7 +137,12 @@ impl Onnx {
                 Ok((Cow::Owned(name.clone()), tensor.into()))
             };
         let inputs: Vec<_> = self.inputs.iter().map(tensor).collect::<anyhow::Result<_>>()?;
-        let outputs = self.session.run(inputs).map_err(said)?;
+        let outputs = self.session.run(inputs).map_err(|error| {
+            anyhow!(
+                "ONNX Runtime, on texts of {n_tokens} tokens: {error}\n  hint: an encoder has positions for so many tokens and no more: \
+                 --encoder-tokens sets a limit"
+            )
+        })?;
         let name = self.output.as_str();
         let output = outputs.get(name).with_context(|| format!("no output `{name}`"))?;
         let (shape, numbers) = output.try_extract_tensor::<f32>().map_err(|error| {
