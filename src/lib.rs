@@ -21,7 +21,7 @@
 //! | 0 | [`units`], [`stats`] |
 //! | 1 | [`method`], [`record`] |
 //! | 2 | [`kernel`], [`token`], [`predict`] |
-//! | 3 | [`route`] |
+//! | 3 | [`route`], [`encoder`] |
 //! | 4 | [`scenario`] |
 //! | 5 | [`plan`] |
 //! | 6 | [`workload`] |
@@ -48,6 +48,7 @@ pub mod kernel;
 pub mod predict;
 pub mod token;
 
+pub mod encoder;
 pub mod route;
 
 pub mod scenario;

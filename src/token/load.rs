@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context as _, anyhow, bail, ensure};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tokenizers::{PostProcessor as _, TruncationDirection};
 
 use crate::units::hex;
 
@@ -30,7 +31,19 @@ pub struct Tokenizer {
     special: BTreeMap<String, String>,
     template: Option<(PathBuf, String)>,
     adds_bos: bool,
+    tokens_max: Option<usize>,
     note: Option<String>,
+}
+
+/// The first tokens of a text, as an encoder reads them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    /// Ids, those included that the tokenizer adds around a text.
+    pub ids: Vec<u32>,
+    /// Number of the segment that each is of.
+    pub type_ids: Vec<u32>,
+    /// Whether a part of the text is missing.
+    pub is_cut: bool,
 }
 
 impl Tokenizer {
@@ -44,6 +57,7 @@ impl Tokenizer {
         let bytes = read(&path)?;
         let mut inner = parse(&bytes).with_context(|| path.display().to_string())?;
         inner.with_padding(None);
+        let truncated = inner.get_truncation().map(|truncation| truncation.max_length);
         inner.with_truncation(None).map_err(|error| anyhow!("{}: {error}", path.display()))?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let config = config(&folder.join(CONFIG_FILE))?;
@@ -54,6 +68,7 @@ impl Tokenizer {
         let adds_bos = bos.is_some() && added.first().copied() == bos;
         Ok(Self {
             note: contradiction(&config, adds_bos),
+            tokens_max: truncated.or_else(|| model_max(&config)),
             sha256: hex(&Sha256::digest(&bytes)),
             n_bytes: bytes.len() as u64,
             inner,
@@ -78,6 +93,21 @@ impl Tokenizer {
     /// As [`Self::count`].
     pub fn encode(&self, text: &str, add_special: bool) -> anyhow::Result<Vec<u32>> {
         ids(&self.inner, text, add_special).with_context(|| self.path.display().to_string())
+    }
+
+    /// The first tokens of a text, at most `tokens_max` with those that the tokenizer adds around it: the text is cut and not they, because
+    /// an encoder looks for its end sign.
+    ///
+    /// # Errors
+    /// As [`Self::count`]; a `tokens_max` that leaves no room for the text.
+    pub fn head(&self, text: &str, tokens_max: usize) -> anyhow::Result<Head> {
+        head(&self.inner, text, tokens_max).with_context(|| self.path.display().to_string())
+    }
+
+    /// The most tokens that its files name for the model: where `tokenizer.json` cuts, else `model_max_length` in
+    /// `tokenizer_config.json`. `None` where they name none.
+    pub fn tokens_max(&self) -> Option<usize> {
+        self.tokens_max
     }
 
     /// The text of tokens, without special tokens.
@@ -213,6 +243,28 @@ fn ids(inner: &tokenizers::Tokenizer, text: &str, add_special: bool) -> anyhow::
         .encode_fast(text, add_special)
         .map_err(|error| anyhow!("the text cannot be encoded: {error}"))?;
     Ok(encoding.get_ids().to_vec())
+}
+
+fn head(inner: &tokenizers::Tokenizer, text: &str, tokens_max: usize) -> anyhow::Result<Head> {
+    let added = inner.get_post_processor().map_or(0, |post| post.added_tokens(false));
+    ensure!(
+        tokens_max > added,
+        "expected room for at least {} tokens, of which the tokenizer adds {added} to every text, got {tokens_max}",
+        added + 1
+    );
+    let cannot = |error| anyhow!("the text cannot be encoded: {error}");
+    let mut own = inner.encode_fast(text, false).map_err(cannot)?;
+    let is_cut = own.len() > tokens_max - added;
+    own.truncate(tokens_max - added, 0, TruncationDirection::Right);
+    // The rest would be kept, in pieces that all get an end sign.
+    drop(own.take_overflowing());
+    let whole = inner.post_process(own, None, true).map_err(cannot)?;
+    Ok(Head { ids: whole.get_ids().to_vec(), type_ids: whole.get_type_ids().to_vec(), is_cut })
+}
+
+/// Some files write 1e30 where they know no limit, which is no whole number.
+fn model_max(config: &Value) -> Option<usize> {
+    config.get("model_max_length")?.as_u64().and_then(|max| usize::try_from(max).ok())
 }
 
 /// An absent file is an empty object: many tokenizers need none.

@@ -22,7 +22,7 @@ mod tests;
 pub(crate) mod tiny;
 
 pub use fit::{Fitted, Fitter};
-pub use load::{Tokenizer, shared};
+pub use load::{Head, Tokenizer, shared};
 pub use meter::{Cut, Meter};
 pub use template::{ChatTemplate, DATE_DEFAULT, Special, date, messages, user_message};
 pub use triangulate::triangulate;

@@ -38,6 +38,21 @@ fn counts_include_what_the_tokenizer_adds_and_nothing_is_truncated() {
 }
 
 #[test]
+fn the_text_is_cut_and_not_what_is_added() {
+    let (bytes, pieces) = (load(tiny::byte_level), load(tiny::sentence_piece));
+    // The file of the first cuts at 4, that of the second names no limit.
+    assert_eq!((bytes.tokens_max(), pieces.tokens_max()), (Some(4), None));
+    let text = "the word the word the word";
+    let whole = pieces.encode(text, true).unwrap();
+    let head = |tokens_max| pieces.head(text, tokens_max).unwrap();
+    assert_eq!((head(7).ids.as_slice(), head(7).is_cut), (whole.as_slice(), false));
+    assert_eq!((head(3).ids.as_slice(), head(3).is_cut), (&whole[..3], true));
+    assert_eq!(head(3).type_ids, [0, 0, 0]);
+    let said = format!("{:#}", pieces.head(text, 1).unwrap_err());
+    assert!(said.contains("room for at least 2 tokens, of which the tokenizer adds 1"), "{said}");
+}
+
+#[test]
 fn the_hash_is_that_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
     tiny::byte_level(folder.path());

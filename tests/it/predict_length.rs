@@ -155,3 +155,19 @@ fn fitted_and_explained(run: &str, work: &Path) {
     assert_eq!(code, Some(2));
     assert!(err.contains("expected one of fp16, fp8, got nope"), "{err}");
 }
+
+#[test]
+fn without_the_feature_an_encoder_is_refused_with_the_remedy() {
+    if cfg!(feature = "encoder") {
+        println!("skipped: kvbench was built with the feature");
+        return;
+    }
+    let (code, _, err) =
+        kvbench(&["predict", "length", "eval", "no-run", "--encoder", "somewhere"]);
+    assert_eq!(code, Some(2), "{err}");
+    let parts =
+        ["--encoder", "somewhere: expected a kvbench that can run encoders", "--features encoder"];
+    assert!(parts.iter().all(|part| err.contains(part)), "{err}");
+    let (code, _, err) = kvbench(&["predict", "length", "eval", "no-run", "--tier", "t2"]);
+    assert!(code == Some(2) && err.contains("expected an encoder beside it"), "{err}");
+}

@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["units", "stats"],
     &["method", "record"],
     &["kernel", "token", "predict"],
-    &["route"],
+    &["route", "encoder"],
     &["scenario"],
     &["plan"],
     &["workload"],

@@ -3,7 +3,9 @@
 use rayon::prelude::*;
 
 use super::{
-    FitError, Inputs, Sample, Shift, fold,
+    FitError, Inputs, Sample, Shift,
+    encoder::Identity,
+    fold,
     groups::Groups,
     model::{Known, Model, Options as FitOptions, Query, cut},
     score::{self, Guess, Marked, Measures},
@@ -27,6 +29,10 @@ pub enum Predictor {
     T1,
     /// T1 that is not told the task.
     T1NoTask,
+    /// T2.
+    T2,
+    /// T2 that is not told the task.
+    T2NoTask,
     /// The median of the other answers to the same prompt. One or two answers are a noisy guess, so that this is where the ceiling
     /// starts: see [`perfect_tau`].
     Ceiling,
@@ -41,6 +47,8 @@ impl Predictor {
             Self::PromptLength => "prompt_length",
             Self::T1 => "t1",
             Self::T1NoTask => "t1_no_task",
+            Self::T2 => "t2",
+            Self::T2NoTask => "t2_no_task",
             Self::Ceiling => "ceiling",
         }
     }
@@ -48,8 +56,8 @@ impl Predictor {
     fn inputs(self) -> Option<Inputs> {
         match self {
             Self::PromptLength => Some(Inputs::PromptLength),
-            Self::T1 => Some(Inputs::PromptAndTask),
-            Self::T1NoTask => Some(Inputs::Prompt),
+            Self::T1 | Self::T2 => Some(Inputs::PromptAndTask),
+            Self::T1NoTask | Self::T2NoTask => Some(Inputs::Prompt),
             Self::Constant | Self::T0 | Self::Ceiling => None,
         }
     }
@@ -57,11 +65,29 @@ impl Predictor {
 
 /// Which predictors are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tier {
+pub enum Tier<'a> {
     /// T0, with the constant and the ceiling.
     T0,
     /// T1 as well, with and without the task, and the prompt's length alone.
     T1,
+    /// T2 as well, with and without the task, of prompts that this encoder has read.
+    T2(&'a Identity),
+}
+
+impl<'a> Tier<'a> {
+    /// Who must be fitted, with the encoder that it reads with.
+    fn learners(self) -> Vec<(Predictor, Option<&'a Identity>)> {
+        use Predictor::{PromptLength, T1, T1NoTask, T2, T2NoTask};
+        let of_t1 = || [PromptLength, T1, T1NoTask].map(|one| (one, None));
+        match self {
+            Self::T0 => Vec::new(),
+            Self::T1 => of_t1().to_vec(),
+            Self::T2(encoder) => {
+                let of_t2 = [T2, T2NoTask].map(|one| (one, Some(encoder)));
+                of_t1().into_iter().chain(of_t2).collect()
+            }
+        }
+    }
 }
 
 /// How it is judged.
@@ -76,7 +102,7 @@ pub struct Options<'a> {
     /// Bootstrap samples of families.
     pub resamples: usize,
     /// What is judged.
-    pub tier: Tier,
+    pub tier: Tier<'a>,
 }
 
 /// A predictor's marks on the baseline's prompts, in the order of the samples; `None` of a prompt that it says nothing of.
@@ -127,6 +153,12 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// The highest tier that reads prompts; [`Predictor::T1`] also where none was judged.
+    pub fn reader(&self) -> Predictor {
+        let has_t2 = self.column(Predictor::T2).is_some();
+        if has_t2 { Predictor::T2 } else { Predictor::T1 }
+    }
+
     /// Marks of a predictor; `None` where it was not judged.
     pub fn column(&self, predictor: Predictor) -> Option<&Column> {
         self.columns.iter().find(|column| column.predictor == predictor)
@@ -136,7 +168,7 @@ impl Evaluation {
 /// Fits on all folds but one, marks on that one, in turn, and resamples families for intervals.
 ///
 /// # Errors
-/// Too few prompts are left to learn from.
+/// Too few prompts are left to learn from, or prompts that the encoder of [`Tier::T2`] has not read.
 pub fn evaluate(all: &[Known<'_>], options: &Options<'_>) -> Result<Evaluation, FitError> {
     let with_answers: Vec<Known<'_>> =
         all.iter().filter(|known| known.sample.median().is_some()).copied().collect();
@@ -208,13 +240,10 @@ fn held_out(
         });
     }
     part.take(Predictor::Ceiling, all, &held, &edges, |known| twins(known.sample));
-    if options.tier == Tier::T0 {
-        return Ok(part);
-    }
-    for predictor in [Predictor::PromptLength, Predictor::T1, Predictor::T1NoTask] {
+    for (predictor, encoder) in options.tier.learners() {
         let Some(inputs) = predictor.inputs() else { continue };
         let fit = FitOptions { baseline: options.baseline, llm: None, inputs, seed: options.seed };
-        let model = Model::fit(&training, &fit)?;
+        let model = Model::fit_with(&training, &fit, encoder)?;
         part.take(predictor, all, &held, &edges, |known| {
             let guess = of_model(&model, known, None)?;
             Some(vec![guess; known.sample.lengths.len()])

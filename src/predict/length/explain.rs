@@ -1,6 +1,7 @@
 //! Why a prompt is predicted as it is.
 
 use super::{
+    inputs::Scores,
     model::{self, Calibration, Inputs, Model, Query, Read, Trained, cut, log_of_largest_cut},
     text,
 };
@@ -42,8 +43,16 @@ impl Model {
     /// # Errors
     /// As [`Model::predict`].
     pub fn explain(&self, query: &Query<'_>) -> anyhow::Result<Explained> {
-        let read = Read::of(query.prompt);
-        let row = self.row(&read, query.task, None);
+        self.explain_read(query, &Read::of(query.prompt))
+    }
+
+    /// The same of a prompt that has been read, see [`Model::predict_read`].
+    ///
+    /// # Errors
+    /// As [`Model::predict_read`].
+    pub fn explain_read(&self, query: &Query<'_>, read: &Read) -> anyhow::Result<Explained> {
+        self.can_see(read)?;
+        let row = self.row(read, query.task, Scores::default());
         let (start, by_feature) = match self.forests.get(1) {
             Some(middle) => middle.explain(&row, row.len()),
             None => (0.0, Vec::new()),
@@ -56,11 +65,11 @@ impl Model {
             Some(Moved { feature: name.to_owned(), value: f64::from(row[at]), factor: by.exp() })
         };
         Ok(Explained {
-            tokens: self.predict_read(query, &read)?,
+            tokens: self.predict_read(query, read)?,
             start: cut(start, query.max_tokens),
             moved: moved.into_iter().filter_map(named).collect(),
             grams: self.words.as_ref().map_or_else(Vec::new, |words| words.explain(query.prompt)),
-            shift: self.shift(query.method)?.map(|shift| shift.at(&read).exp()),
+            shift: self.shift(query.method)?.map(|shift| shift.at(read).exp()),
             notes: self.notes(query, &row),
         })
     }

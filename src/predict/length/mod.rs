@@ -10,19 +10,25 @@
 //! - T0 knows the task and `max_tokens` ([`groups`]). T1 reads the prompt ([`text`], [`words`]), knows T0's task as a feature, and is three
 //!   forests ([`gbdt`]) whose ends are widened on prompts that no tree has seen (conformalised quantile regression,
 //!   Romano, Patterson and Candes 2019; each end by itself).
+//! - T2 is T1 with what an encoder that the user supplies says of the prompt as further columns ([`encoder`]); trees and calibration are
+//!   the same.
 //! - Prompts that are nearly the same are one family ([`family`]), and no family is ever on both sides of a split.
 
 use serde::{Deserialize, Serialize};
 
 pub mod censor;
 mod conformal;
+pub mod encoder;
 pub mod evaluate;
 mod explain;
 pub mod family;
 mod fold;
 pub mod gbdt;
 pub mod groups;
+mod inputs;
 pub mod model;
+mod principal;
+mod ridge;
 pub mod score;
 pub mod shift;
 #[cfg(test)]
@@ -32,7 +38,7 @@ mod whole;
 pub mod words;
 
 pub use explain::{Explained, Moved};
-pub use model::{Inputs, Model, Query, SCHEMA};
+pub use model::{Inputs, Model, Query, SCHEMA, SCHEMA_ENCODER};
 pub use shift::Shift;
 
 /// The quantiles that are predicted.
@@ -108,5 +114,17 @@ pub enum FitError {
         prompts: usize,
         /// Families that they are of.
         families: usize,
+    },
+    /// Prompts that the encoder has not read.
+    #[error(
+        "encoder: expected a vector of {width} numbers of each of {prompts} prompts, got none of {without}"
+    )]
+    NotEncoded {
+        /// Numbers of a vector.
+        width: usize,
+        /// Prompts.
+        prompts: usize,
+        /// Those without one.
+        without: usize,
     },
 }

@@ -4,40 +4,30 @@ use anyhow::{Context as _, bail, ensure};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+pub use super::inputs::{Inputs, Known, Read};
 use super::{
     FitError, QUANTILES, Sample, Shift,
     censor::{self, Curve, Seen},
     conformal::{self, Held},
+    encoder::{Encoded, Identity},
     fold,
     gbdt::{self, Columns, Forest, Label},
     groups::{Group, Groups},
-    shift, text, to_log, to_tokens,
-    words::{Bag, Words},
+    inputs::{self, Scorers, Scores},
+    shift, to_log, to_tokens,
+    words::Words,
 };
 
 /// Format of the file; another number is another format.
 pub const SCHEMA: &str = "kvbench-length/1";
+/// Format of the file of a model that was fitted with an encoder: [`SCHEMA`] with the part `encoder`.
+pub const SCHEMA_ENCODER: &str = "kvbench-length/2";
 /// Fewest prompts of the baseline.
 pub const PROMPTS_MIN: usize = 40;
 /// Fewest families of them.
 pub const FAMILIES_MIN: usize = 20;
 /// The calibration fold is one of so many.
 const CALIBRATION_FOLDS: usize = 5;
-/// Folds in which the score of the words is made for the prompts that it is fitted on.
-const WORD_FOLDS: usize = 4;
-
-/// What a model looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Inputs {
-    /// The prompt and its task's quantiles.
-    PromptAndTask,
-    /// The prompt alone: what is left where the task is not known, or must not help.
-    Prompt,
-    /// The prompt's length alone: the yardstick that reading must beat.
-    PromptLength,
-}
-
 /// What a model was fitted on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,7 +62,7 @@ pub struct Calibration {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Model {
-    /// [`SCHEMA`].
+    /// [`SCHEMA`], or [`SCHEMA_ENCODER`] of a model with an encoder.
     pub schema: String,
     /// The LLM, where the runs name one.
     pub llm: Option<String>,
@@ -86,6 +76,9 @@ pub struct Model {
     pub groups: Groups,
     /// The score of the words, `None` where it is no feature.
     pub words: Option<Words>,
+    /// What is learnt of an encoder's vectors (T2), `None` of a model that reads none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<Encoded>,
     /// Names of the features with the smallest and the largest value that was seen.
     pub features: Vec<(String, f32, f32)>,
     /// One forest a quantile of [`QUANTILES`].
@@ -121,29 +114,6 @@ impl<'a> Query<'a> {
     }
 }
 
-/// What of a prompt does not depend on the model, so that many models need it once.
-#[derive(Debug, Clone)]
-pub struct Read {
-    pub(super) features: [f32; text::N_FEATURES],
-    pub(super) bag: Bag,
-}
-
-impl Read {
-    /// Reads a prompt.
-    pub fn of(prompt: &str) -> Self {
-        Self { features: text::features(prompt), bag: Bag::of(prompt) }
-    }
-}
-
-/// A sample whose prompt has been read.
-#[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// The sample.
-    pub sample: &'a Sample,
-    /// Its prompt.
-    pub read: &'a Read,
-}
-
 /// How a model is fitted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Options<'a> {
@@ -158,11 +128,24 @@ pub struct Options<'a> {
 }
 
 impl Model {
-    /// Fits a model on samples of the baseline, and shifts on those of other methods. Samples without answers are not looked at.
+    /// Fits a model on samples of the baseline, and shifts on those of other methods. Samples without answers are not looked at, nor are
+    /// embeddings.
     ///
     /// # Errors
     /// Too few prompts, or prompts of too few families.
     pub fn fit(all: &[Known<'_>], options: &Options<'_>) -> Result<Self, FitError> {
+        Self::fit_with(all, options, None)
+    }
+
+    /// The same with the embeddings of an encoder (T2) where one is named. A model of the prompt's length alone takes none.
+    ///
+    /// # Errors
+    /// As [`Self::fit`]; a prompt without an embedding of the encoder.
+    pub fn fit_with(
+        all: &[Known<'_>],
+        options: &Options<'_>,
+        encoder: Option<&Identity>,
+    ) -> Result<Self, FitError> {
         let is_base = |known: &&Known<'_>| {
             known.sample.method == options.baseline && known.sample.median().is_some()
         };
@@ -176,13 +159,15 @@ impl Model {
                 families: n_families,
             });
         }
+        let encoder = encoder.filter(|_| options.inputs != Inputs::PromptLength);
+        encoder.map_or(Ok(()), |encoder| inputs::all_encoded(&base, encoder))?;
         let folds = fold::deal(&families, CALIBRATION_FOLDS, options.seed);
         let of_fold = |is_held: bool| {
             let all = base.iter().zip(&folds);
             all.filter(move |(_, fold)| (**fold == 0) == is_held).map(|(known, _)| *known)
         };
         let (fitted, held): (Vec<_>, Vec<_>) = (of_fold(false).collect(), of_fold(true).collect());
-        let mut model = Self::on(&fitted, options);
+        let mut model = Self::on(&fitted, options, encoder);
         model.trained = trained(&base, n_families, options.seed);
         model.calibrate(&held);
         model.shifts = shift::learn(all, options.baseline, options.seed);
@@ -190,25 +175,31 @@ impl Model {
     }
 
     /// The forests, before their ends are moved.
-    fn on(fitted: &[Known<'_>], options: &Options<'_>) -> Self {
+    fn on(fitted: &[Known<'_>], options: &Options<'_>, encoder: Option<&Identity>) -> Self {
         let samples: Vec<&Sample> = fitted.iter().map(|known| known.sample).collect();
         let with_words = options.inputs != Inputs::PromptLength;
-        let scores = if with_words { word_scores(fitted, options.seed) } else { Vec::new() };
+        let scorers = with_words.then(|| Scorers::fit(fitted, encoder, options.seed));
+        let (words, encoded) =
+            scorers.map_or((None, None), |scorers| (Some(scorers.words), scorers.encoded));
+        let given =
+            if with_words { inputs::scores(fitted, encoder, options.seed) } else { Vec::new() };
         let mut model = Self {
-            schema: SCHEMA.to_owned(),
+            schema: if encoder.is_some() { SCHEMA_ENCODER } else { SCHEMA }.to_owned(),
             llm: options.llm.map(str::to_owned),
             baseline: options.baseline.to_owned(),
             inputs: options.inputs,
             trained: trained(fitted, 0, options.seed),
             groups: Groups::fit(&samples),
-            words: with_words.then(|| words_of(fitted)),
+            words,
+            encoder: encoded,
             features: Vec::new(),
             forests: Vec::new(),
             calibration: Calibration { n_prompts: 0, low: None, high: None },
             shifts: Vec::new(),
         };
         let row = |(at, known): (usize, &Known<'_>)| {
-            model.row(known.read, known.sample.task.as_deref(), scores.get(at).copied())
+            let given = given.get(at).copied().unwrap_or_default();
+            model.row(known.read, known.sample.task.as_deref(), given)
         };
         let rows: Vec<Vec<f32>> = fitted.iter().enumerate().map(row).collect();
         let columns = Columns::of(rows.iter().map(Vec::as_slice));
@@ -217,38 +208,12 @@ impl Model {
         model
     }
 
-    /// Names of the features.
-    pub(super) fn names(&self) -> Vec<&'static str> {
-        match self.inputs {
-            Inputs::PromptLength => text::NAMES[..1].to_vec(),
-            Inputs::Prompt => [&text::NAMES[..], &["words"]].concat(),
-            Inputs::PromptAndTask => {
-                [&text::NAMES[..], &["words", "task_q50", "task_q90"]].concat()
-            }
-        }
-    }
-
-    /// The features of a prompt. `words` is its score where that is not the model's own to give: of prompts that it was fitted on.
-    pub(super) fn row(&self, read: &Read, task: Option<&str>, words: Option<f32>) -> Vec<f32> {
-        if self.inputs == Inputs::PromptLength {
-            return read.features[..1].to_vec();
-        }
-        let mut row = Vec::with_capacity(read.features.len() + 3);
-        row.extend(read.features);
-        let own = || self.words.as_ref().map_or(0.0, |words| words.score(&read.bag));
-        row.push(words.unwrap_or_else(own));
-        if self.inputs == Inputs::PromptAndTask {
-            // Of the task alone: `max_tokens` is no wish of the prompt's, and cuts every prediction anyway.
-            let logs = self.groups.of(task, None).map_or([0.0; 3], |group| group.logs);
-            row.extend([logs[1], logs[2]]);
-        }
-        row
-    }
-
     fn calibrate(&mut self, held: &[Known<'_>]) {
         let ends: Vec<[f64; 3]> = held
             .iter()
-            .map(|known| self.raw(&self.row(known.read, known.sample.task.as_deref(), None)))
+            .map(|known| {
+                self.raw(&self.row(known.read, known.sample.task.as_deref(), Scores::default()))
+            })
             .collect();
         let side = |at: usize| -> Vec<Held<'_>> {
             let both = held.iter().zip(&ends);
@@ -283,17 +248,19 @@ impl Model {
     /// Tokens at q10, q50 and q90.
     ///
     /// # Errors
-    /// A method that the model has no shift for; a model whose numbers add up to no length.
+    /// A method that the model has no shift for; a model whose numbers add up to no length; a model that was fitted with an encoder, which
+    /// must be asked with [`Self::predict_read`].
     pub fn predict(&self, query: &Query<'_>) -> anyhow::Result<[f64; 3]> {
         self.predict_read(query, &Read::of(query.prompt))
     }
 
-    /// The same of a prompt that has been read.
+    /// The same of a prompt that has been read, with its embedding where the model was fitted with an encoder.
     ///
     /// # Errors
-    /// As [`Self::predict`].
+    /// As [`Self::predict`]; an embedding that is not there, or is of another width.
     pub fn predict_read(&self, query: &Query<'_>, read: &Read) -> anyhow::Result<[f64; 3]> {
-        let logs = self.logs(&self.row(read, query.task, None));
+        self.can_see(read)?;
+        let logs = self.logs(&self.row(read, query.task, Scores::default()));
         let moved = self.shift(query.method)?.map_or(0.0, |shift| shift.at(read));
         let tokens = logs.map(|log| cut(log + moved, query.max_tokens));
         // Finite numbers of a file that was written by hand may still add up to none.
@@ -351,8 +318,8 @@ impl Model {
             format!("{origin}: expected a length model, got something else{hint}")
         })?;
         ensure!(
-            version.schema == SCHEMA,
-            "{origin}: expected schema {SCHEMA}, got {}{hint}",
+            [SCHEMA, SCHEMA_ENCODER].contains(&version.schema.as_str()),
+            "{origin}: expected schema {SCHEMA} or {SCHEMA_ENCODER}, got {}{hint}",
             version.schema
         );
         let model: Self = serde_json::from_str(text).with_context(|| {
@@ -383,31 +350,6 @@ fn trained(base: &[Known<'_>], n_families: usize, seed: u64) -> Trained {
 
 fn distinct(families: &[usize]) -> usize {
     families.iter().collect::<std::collections::BTreeSet<_>>().len()
-}
-
-fn words_of(fitted: &[Known<'_>]) -> Words {
-    let bags: Vec<&Bag> = fitted.iter().map(|known| &known.read.bag).collect();
-    Words::fit(&bags, &fitted.iter().map(middle).collect::<Vec<_>>())
-}
-
-/// Cut answers count as they stand here: the score is a feature, and the trees put right what is too low about it.
-fn middle(known: &Known<'_>) -> f64 {
-    known.sample.median().map_or(0.0, |(value, _)| value)
-}
-
-/// The score of the words of each prompt, from a regression that has not seen its family: with its own, a tree would take what was
-/// learnt by heart for knowledge.
-fn word_scores(fitted: &[Known<'_>], seed: u64) -> Vec<f32> {
-    let families: Vec<usize> = fitted.iter().map(|known| known.sample.family).collect();
-    let folds = fold::deal(&families, WORD_FOLDS, seed ^ 1);
-    let models: Vec<Words> = (0..WORD_FOLDS)
-        .into_par_iter()
-        .map(|fold| {
-            let others = fitted.iter().zip(&folds).filter(|(_, at)| **at != fold);
-            words_of(&others.map(|(known, _)| *known).collect::<Vec<_>>())
-        })
-        .collect();
-    fitted.iter().zip(&folds).map(|(known, fold)| models[*fold].score(&known.read.bag)).collect()
 }
 
 fn ranges(names: &[&str], columns: &Columns) -> Vec<(String, f32, f32)> {

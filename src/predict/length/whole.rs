@@ -3,7 +3,8 @@
 
 use super::{
     Model, QUANTILES, Shift,
-    model::{Calibration, Inputs},
+    encoder::Encoded,
+    model::{Calibration, Inputs, SCHEMA_ENCODER},
     shift::Difference,
 };
 
@@ -38,7 +39,15 @@ impl Model {
         if self.words.as_ref().is_some_and(|words| !words.is_whole()) {
             return Some("a table of words that is of another size, or not of numbers".to_owned());
         }
-        self.groups.fault()
+        let has_encoder = self.encoder.is_some();
+        if has_encoder != (self.schema == SCHEMA_ENCODER) {
+            return Some("an `encoder`, or none, that its `schema` does not go with".to_owned());
+        }
+        if has_encoder && self.inputs == Inputs::PromptLength {
+            return Some("an `encoder` that its `inputs` do not go with".to_owned());
+        }
+        let encoder = || self.encoder.as_ref().and_then(Encoded::fault);
+        self.groups.fault().or_else(encoder)
     }
 
     /// Numbers that are none: `1e300` in a file is infinite here.

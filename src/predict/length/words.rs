@@ -7,14 +7,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::text;
+use super::{ridge, text};
 
 /// Places of the hash: 2^13. More would make collisions rarer, and a model of a few hundred prompts no better.
 const PLACES: usize = 1 << 13;
 /// Weight of the wish for small weights. Vectors have length 1, so this is in prompts.
 const RIDGE: f64 = 1.0;
-/// Most steps of the solver, which is not asked for more digits than a length has.
-const STEPS_MAX: usize = 60;
 
 /// A fitted regression of log lengths on words.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,15 +74,16 @@ impl Words {
         let mean = targets.iter().sum::<f64>() / targets.len().max(1) as f64;
         let mut words =
             Self { mean: mean as f32, rarity: rarity.collect(), weights: vec![0.0; PLACES] };
-        let rows: Vec<Vec<(u32, f32)>> = bags.iter().map(|bag| words.vector(bag)).collect();
+        let rows: Vec<ridge::Row> = bags.iter().map(|bag| words.vector(bag)).collect();
         let centred: Vec<f64> = targets.iter().map(|target| target - mean).collect();
-        words.weights = ridge(&rows, &centred).into_iter().map(|weight| weight as f32).collect();
+        let weights = ridge::fit(&rows, PLACES, &centred, RIDGE);
+        words.weights = weights.into_iter().map(|weight| weight as f32).collect();
         words
     }
 
-    fn vector(&self, bag: &Bag) -> Vec<(u32, f32)> {
+    fn vector(&self, bag: &Bag) -> ridge::Row {
         let weighed = |(place, tf): &(u32, f32)| (*place, tf * self.rarity[*place as usize]);
-        let mut vector: Vec<(u32, f32)> = bag.0.iter().map(weighed).collect();
+        let mut vector: ridge::Row = bag.0.iter().map(weighed).collect();
         let length = vector.iter().map(|(_, value)| f64::from(*value).powi(2)).sum::<f64>().sqrt();
         if length > 0.0 {
             vector.iter_mut().for_each(|(_, value)| *value = (f64::from(*value) / length) as f32);
@@ -130,43 +129,6 @@ impl Words {
         };
         self.mean.is_finite() && tables.iter().all(are_whole)
     }
-}
-
-/// Weights that minimise `|X w - y|^2 + RIDGE |w|^2`, by conjugate gradients (Hestenes and Stiefel 1952).
-fn ridge(rows: &[Vec<(u32, f32)>], y: &[f64]) -> Vec<f64> {
-    let times = |w: &[f64]| -> Vec<f64> {
-        let dot = |row: &Vec<(u32, f32)>| {
-            row.iter().map(|(at, value)| w[*at as usize] * f64::from(*value)).sum()
-        };
-        rows.iter().map(dot).collect()
-    };
-    let back = |r: &[f64]| -> Vec<f64> {
-        let mut sums = vec![0.0; PLACES];
-        for (row, r) in rows.iter().zip(r) {
-            row.iter().for_each(|(at, value)| sums[*at as usize] += r * f64::from(*value));
-        }
-        sums
-    };
-    let square = |v: &[f64]| v.iter().map(|x| x * x).sum::<f64>();
-    let mut w = vec![0.0; PLACES];
-    let mut left = back(y);
-    let mut direction = left.clone();
-    let (mut size, enough) = (square(&left), 1e-8 * square(&left));
-    for _ in 0..STEPS_MAX {
-        if size <= enough {
-            break;
-        }
-        let mut bent = back(&times(&direction));
-        bent.iter_mut().zip(&direction).for_each(|(bent, along)| *bent += RIDGE * along);
-        let along: f64 = direction.iter().zip(&bent).map(|(a, b)| a * b).sum();
-        let step = size / along;
-        w.iter_mut().zip(&direction).for_each(|(w, along)| *w += step * along);
-        left.iter_mut().zip(&bent).for_each(|(left, bent)| *left -= step * bent);
-        let smaller = square(&left);
-        direction.iter_mut().zip(&left).for_each(|(d, left)| *d = left + smaller / size * *d);
-        size = smaller;
-    }
-    w
 }
 
 #[cfg(test)]

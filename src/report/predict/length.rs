@@ -25,15 +25,16 @@ const LOW_CEILING: f64 = 0.2;
 /// What is to be known first, in sentences.
 pub fn finding(evaluation: &Evaluation) -> Vec<String> {
     let mut said = Vec::new();
-    let tau = |predictor| verdict(evaluation, predictor, TAU);
-    if let Some(t1) = tau(Predictor::T1) {
-        said.push(format!("T1 ranks unseen prompts with Kendall's tau-b {}.", value_words(t1)));
-        said.push(against(evaluation, Predictor::T0, "T0 (task and max_tokens)"));
-        said.push(against(evaluation, Predictor::PromptLength, "the prompt's length alone"));
-    }
+    let t0 = (Predictor::T0, "T0 (task and max_tokens)");
+    let length = (Predictor::PromptLength, "the prompt's length alone");
+    said.extend(ranks(evaluation, Predictor::T1, &[t0, length]));
+    let t1 = (Predictor::T1, "T1 (the prompt's text without the encoder)");
+    said.extend(ranks(evaluation, Predictor::T2, &[t1, t0, length]));
     said.extend(unranked(evaluation));
     said.push(ceiling(evaluation));
-    said.extend(coverage(evaluation));
+    said.extend(
+        [Predictor::T1, Predictor::T2].map(|it| coverage(evaluation, it)).into_iter().flatten(),
+    );
     said.extend(evaluation.shifts.iter().map(shift_words));
     said.extend(evaluation.shifts.first().and_then(null_words));
     if evaluation.n_censored * 20 > evaluation.n_answers {
@@ -69,26 +70,42 @@ fn unranked(evaluation: &Evaluation) -> Option<String> {
     })
 }
 
-/// Whether T1 ranks better than another, by the interval of the paired difference.
-fn against(evaluation: &Evaluation, other: Predictor, name: &str) -> String {
-    let found =
-        evaluation.judged.differences.iter().find(|(a, b, _)| (*a, *b) == (Predictor::T1, other));
-    let Some((.., verdicts)) = found else { return format!("T1 was not compared with {name}.") };
-    let own = self::verdict(evaluation, Predictor::T1, TAU);
+/// Names of the tiers that read prompts, in sentences.
+fn shown(predictor: Predictor) -> &'static str {
+    if predictor == Predictor::T2 { "T2" } else { "T1" }
+}
+
+/// How well a tier ranks, by itself and beside others with their names; nothing where it was not judged.
+fn ranks(evaluation: &Evaluation, own: Predictor, others: &[(Predictor, &str)]) -> Vec<String> {
+    let Some(tau) = verdict(evaluation, own, TAU) else { return Vec::new() };
+    let words = value_words(tau);
+    let ranks = format!("{} ranks unseen prompts with Kendall's tau-b {words}.", shown(own));
+    let against = others.iter().map(|(other, name)| against(evaluation, own, *other, name));
+    std::iter::once(ranks).chain(against).collect()
+}
+
+/// Whether a tier ranks better than another predictor, by the interval of the paired difference.
+fn against(evaluation: &Evaluation, tier: Predictor, other: Predictor, name: &str) -> String {
+    let t = shown(tier);
+    let found = evaluation.judged.differences.iter().find(|(a, b, _)| (*a, *b) == (tier, other));
+    let Some((.., verdicts)) = found else { return format!("{t} was not compared with {name}.") };
+    let own = self::verdict(evaluation, tier, TAU);
     let (words, verdict) = match (verdicts[TAU], own, self::verdict(evaluation, other, TAU)) {
-        (Some(verdict), ..) => ("tau differs by", verdict),
-        // Answers have an order, else T1 had no tau: so the other one ties all of them, and T1's own tau is what it adds.
+        (Some(verdict), ..) => ("tau differs by".to_owned(), verdict),
+        // Answers have an order, else the tier had no tau: so the other one ties all of them, and the tier's own tau is what it adds.
         (None, Some(own), None) => (
-            "it says one length for all prompts of every fold and ranks nothing, so that T1's own tau is what reading adds:",
+            format!(
+                "it says one length for all prompts of every fold and ranks nothing, so that {t}'s own tau is what reading adds:"
+            ),
             own,
         ),
-        _ => return format!("T1 and {name} cannot be compared: T1 has no rank correlation."),
+        _ => return format!("{t} and {name} cannot be compared: {t} has no rank correlation."),
     };
     let claim = match verdict.1 {
-        Some(interval) if interval.low > 0.0 => format!("T1 beats {name}"),
-        Some(interval) if interval.high < 0.0 => format!("T1 is worse than {name}"),
-        Some(_) => format!("T1 is not shown to beat {name}"),
-        None => format!("T1 and {name}: no interval, so nothing is claimed"),
+        Some(interval) if interval.low > 0.0 => format!("{t} beats {name}"),
+        Some(interval) if interval.high < 0.0 => format!("{t} is worse than {name}"),
+        Some(_) => format!("{t} is not shown to beat {name}"),
+        None => format!("{t} and {name}: no interval, so nothing is claimed"),
     };
     format!("{claim}: {words} {}.", value_words(verdict))
 }
@@ -119,23 +136,24 @@ fn ceiling(evaluation: &Evaluation) -> String {
     )
 }
 
-fn coverage(evaluation: &Evaluation) -> Option<String> {
-    let (value, interval) = verdict(evaluation, Predictor::T1, COVERAGE)?;
+fn coverage(evaluation: &Evaluation, tier: Predictor) -> Option<String> {
+    let (value, interval) = verdict(evaluation, tier, COVERAGE)?;
+    let t = shown(tier);
     let Some(stats::Interval { low, high }) = interval else {
-        return Some(format!("q90 of T1 holds for {:.1} % of the answers.", 100.0 * value));
+        return Some(format!("q90 of {t} holds for {:.1} % of the answers.", 100.0 * value));
     };
     let verdict = match (low > 0.9, high < 0.9) {
         (true, _) => "more often than the 90 % it says",
         (_, true) => "less often than the 90 % it says",
         _ => "as often as it says, as far as these prompts can tell",
     };
-    let below = self::verdict(evaluation, Predictor::T1, score::COVERAGE_BELOW_CAP).map_or_else(
+    let below = self::verdict(evaluation, tier, score::COVERAGE_BELOW_CAP).map_or_else(
         || " It is at max_tokens everywhere.".to_owned(),
         |(below, _)| format!(" Where it lies below max_tokens: {:.1} %.", 100.0 * below),
     );
     let below = if evaluation.n_censored > 0 { below } else { String::new() };
     Some(format!(
-        "q90 of T1 holds for {:.1} [{:.1}, {:.1}] % of the answers: {verdict}.{below}",
+        "q90 of {t} holds for {:.1} [{:.1}, {:.1}] % of the answers: {verdict}.{below}",
         100.0 * value,
         100.0 * low,
         100.0 * high
@@ -321,9 +339,9 @@ fn methods(methods: &[MethodMarks]) -> Table {
     table
 }
 
-/// Prompts of T1 in fifths of what it says, rising.
+/// Prompts of the highest tier in fifths of what it says, rising.
 fn fifths(evaluation: &Evaluation) -> Vec<Vec<&Marked>> {
-    let Some(column) = evaluation.column(Predictor::T1) else { return Vec::new() };
+    let Some(column) = evaluation.column(evaluation.reader()) else { return Vec::new() };
     let mut marked: Vec<(f64, &Marked)> = column
         .marked
         .iter()
@@ -351,13 +369,14 @@ fn covered(part: &[&Marked]) -> Option<(String, f64, Option<stats::Interval>)> {
 }
 
 fn coverage_table(evaluation: &Evaluation) -> Table {
-    let title = "How often q90 of T1 holds, by what T1 says";
+    let t = shown(evaluation.reader());
+    let title = format!("How often q90 of {t} holds, by what {t} says");
     let columns = vec![
         Column::new("said_q50", "tokens"),
         Column::new("prompts", ""),
         Column::new("coverage_q90", ""),
     ];
-    let mut table = Table::new(title, columns);
+    let mut table = Table::new(&title, columns);
     for part in fifths(evaluation) {
         if let Some((range, share, interval)) = covered(&part) {
             table.rows.push(vec![
@@ -396,7 +415,8 @@ fn coverage_figure(evaluation: &Evaluation) -> Option<Figure> {
             high: interval.map(|interval| 100.0 * interval.high),
         };
     let points = parts.iter().enumerate().map(point).collect();
-    let series = Series { name: "T1".to_owned(), slot: 0, kind: Kind::Points, points };
+    let t = shown(evaluation.reader());
+    let series = Series { name: t.to_owned(), slot: 0, kind: Kind::Points, points };
     let panel = Panel {
         series: vec![series],
         references: vec![Reference::horizontal("as it says", 90.0)],
@@ -404,7 +424,9 @@ fn coverage_figure(evaluation: &Evaluation) -> Option<Figure> {
     };
     Some(Figure::single(
         "How often q90 holds",
-        "Share of answers not longer than q90, by fifths of what T1 says (q50), with 95 % Wilson intervals over prompts.",
+        &format!(
+            "Share of answers not longer than q90, by fifths of what {t} says (q50), with 95 % Wilson intervals over prompts."
+        ),
         Axis::new("said (q50)", "tokens", Scale::Category(names)),
         Axis::new("answers below q90", "%", Scale::Linear),
         panel,

@@ -38,7 +38,9 @@ fn evaluation(t1: Option<f64>, t0: Option<f64>, difference: Option<f64>) -> Eval
 
 #[test]
 fn t0_ranks_nothing_only_where_it_has_no_tau() {
-    let said = |t1, t0, difference| against(&evaluation(t1, t0, difference), Predictor::T0, "T0");
+    let said = |t1, t0, difference| {
+        against(&evaluation(t1, t0, difference), Predictor::T1, Predictor::T0, "T0")
+    };
     let nothing = said(Some(0.4), None, None);
     assert!(nothing.starts_with("T1 beats T0: it says one length") && nothing.contains("0.400"));
     let both = said(Some(0.4), Some(0.3), None);
@@ -47,6 +49,18 @@ fn t0_ranks_nothing_only_where_it_has_no_tau() {
     assert!(neither.starts_with("T1 and T0 cannot be compared"), "{neither}");
     let worse = said(Some(0.4), Some(0.7), Some(-0.3));
     assert!(worse.starts_with("T1 is worse than T0: tau differs by -0.300"), "{worse}");
+}
+
+#[test]
+fn a_tier_that_was_not_judged_is_not_spoken_of() {
+    let mut found = evaluation(Some(0.4), Some(0.3), Some(0.1));
+    assert!(!finding(&found).join(" ").contains("T2"));
+    found.judged.predictors.push((Predictor::T2, tau_of(Some(0.6)), 10));
+    found.judged.differences.push((Predictor::T2, Predictor::T1, tau_of(Some(0.2))));
+    let said = finding(&found).join(" ");
+    assert!(said.contains("T2 ranks unseen prompts with Kendall's tau-b 0.600"), "{said}");
+    assert!(said.contains("T2 beats T1 (the prompt's text"), "{said}");
+    assert!(said.contains("T2 was not compared with T0"), "{said}");
 }
 
 /// Eight prompts with one answer and two with three: two others each.

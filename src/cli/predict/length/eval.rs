@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Loaded, Source};
+use super::{Encoded, Loaded, Source};
 use crate::{
     cli::{plots::draw, ui::Ui},
     predict::length::{
@@ -24,15 +24,17 @@ enum Tier {
     T0,
     /// The prompt's text as well.
     T1,
+    /// What an encoder says of it as well.
+    T2,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EvalArgs {
     #[command(flatten)]
     source: Source,
-    /// The highest tier that is judged.
-    #[arg(long, value_enum, default_value_t = Tier::T1)]
-    tier: Tier,
+    /// The highest tier that is judged; t2 where an encoder is named, else t1, unless given.
+    #[arg(long, value_enum)]
+    tier: Option<Tier>,
     /// Folds of prompt families.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(2..=50))]
     folds: u8,
@@ -45,15 +47,17 @@ pub(super) struct EvalArgs {
 }
 
 pub(super) fn run(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    check_tier(args)?;
     let loaded = args.source.load(ui)?;
     let options = Options {
         baseline: &loaded.labels.baseline,
         folds: usize::from(args.folds),
         seed: args.source.seed,
         resamples: usize::from(args.resamples),
-        tier: match args.tier {
-            Tier::T0 => evaluate::Tier::T0,
-            Tier::T1 => evaluate::Tier::T1,
+        tier: match (args.tier, loaded.identity()) {
+            (_, Some(identity)) => evaluate::Tier::T2(identity),
+            (Some(Tier::T0), None) => evaluate::Tier::T0,
+            (_, None) => evaluate::Tier::T1,
         },
     };
     let found =
@@ -72,6 +76,19 @@ pub(super) fn run(args: &EvalArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         ui.note(&format!("pictures: {}", folder.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An encoder belongs to T2, and T2 to an encoder.
+fn check_tier(args: &EvalArgs) -> anyhow::Result<()> {
+    match (args.tier, &args.source.encoder.path) {
+        (Some(Tier::T2), None) => anyhow::bail!(
+            "--tier t2: expected an encoder beside it, got none\n  hint: name one with --encoder"
+        ),
+        (Some(Tier::T0 | Tier::T1), Some(_)) => anyhow::bail!(
+            "--encoder: expected tier t2, which it is for, got a lower one\n  hint: leave --tier or --encoder out"
+        ),
+        _ => Ok(()),
+    }
 }
 
 fn corpus_words(loaded: &Loaded, found: &Evaluation) -> String {
@@ -117,6 +134,7 @@ fn json(
         ("folds".to_owned(), json!(options.folds)),
         ("seed".to_owned(), json!(options.seed)),
         ("resamples".to_owned(), json!(options.resamples)),
+        ("encoder".to_owned(), json!(loaded.encoded.as_ref().map(Encoded::json))),
     ]);
     for (name, table) in report::named_tables(found) {
         out.insert(name.to_owned(), serde_json::from_str(&render(&table, Format::Json, false))?);

@@ -5,9 +5,11 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 
+use super::EncoderArgs;
 use crate::{
     cli::ui::Ui,
-    predict::length::{Explained, Model, Query},
+    encoder::Opened,
+    predict::length::{Explained, Model, Query, encoder::embed, model::Read},
     report::{Column, Format, Table, Value},
 };
 
@@ -35,6 +37,8 @@ pub(super) struct ExplainArgs {
     /// Method; the baseline unless given.
     #[arg(long)]
     method: Option<String>,
+    #[command(flatten)]
+    encoder: EncoderArgs,
 }
 
 pub(super) fn run(args: &ExplainArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
@@ -55,7 +59,8 @@ pub(super) fn run(args: &ExplainArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         max_tokens: args.max_tokens,
         method: args.method.as_deref(),
     };
-    let told = model.explain(&query).with_context(|| shown)?;
+    let read = read(args, &model, &prompt).with_context(|| shown.clone())?;
+    let told = model.explain_read(&query, &read).with_context(|| shown)?;
     if ui.format == Format::Json {
         ui.out(&(serde_json::to_string_pretty(&json(&model, &query, &told))? + "\n"))?;
         return Ok(ExitCode::SUCCESS);
@@ -63,6 +68,22 @@ pub(super) fn run(args: &ExplainArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     told.notes.iter().for_each(|note| ui.note(&format!("note: {note}")));
     ui.out(&ui.tables(&tables(&model, &query, &told)))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The prompt, by the model's own encoder where it has one.
+fn read(args: &ExplainArgs, model: &Model, prompt: &str) -> anyhow::Result<Read> {
+    let own = model.encoder.as_ref().map(|encoder| &encoder.identity);
+    let opened = args.encoder.open(own.map(|own| own.tokens_max))?;
+    model.accepts(opened.as_ref().map(|opened| opened.encoder.identity()))?;
+    let read = Read::of(prompt);
+    let Some(Opened { mut encoder, .. }) = opened else { return Ok(read) };
+    let embeddings = embed(&[prompt], &mut *encoder, &mut |_, _| {})?;
+    Ok(embeddings.into_iter().fold(read, Read::with))
+}
+
+/// The name of what predicts.
+fn tier(model: &Model) -> &'static str {
+    if model.encoder.is_some() { "T2" } else { "T1" }
 }
 
 fn json(model: &Model, query: &Query<'_>, told: &Explained) -> Json {
@@ -83,6 +104,7 @@ fn json(model: &Model, query: &Query<'_>, told: &Explained) -> Json {
     });
     json!({
         "schema": "kvbench-length-explained/1",
+        "predictor": tier(model).to_lowercase(),
         "tokens": quantiles(told.tokens),
         "start": told.start,
         "moved": moved,
@@ -107,7 +129,7 @@ fn tables(model: &Model, query: &Query<'_>, told: &Explained) -> Vec<Table> {
     let row = |name: String, values: [f64; 3]| {
         std::iter::once(Value::Text(name)).chain(values.map(Value::Float)).collect()
     };
-    said.rows.push(row("T1".to_owned(), told.tokens));
+    said.rows.push(row(tier(model).to_owned(), told.tokens));
     if let Some((group, values)) = model.group(query) {
         let all = |value: Option<String>| value.unwrap_or_else(|| "all".to_owned());
         let name = format!(

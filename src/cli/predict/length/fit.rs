@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use serde_json::{Value as Json, json};
 
-use super::{Loaded, Source};
+use super::{Encoded, Loaded, Source};
 use crate::{
     cli::ui::Ui,
     predict::length::{
@@ -36,7 +36,8 @@ pub(super) fn run(args: &FitArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         inputs,
         seed: args.source.seed,
     };
-    let model = Model::fit(&loaded.known(), &options).with_context(|| args.source.shown())?;
+    let model = Model::fit_with(&loaded.known(), &options, loaded.identity())
+        .with_context(|| args.source.shown())?;
     let shown = args.out.display();
     std::fs::write(&args.out, model.to_json()?)
         .with_context(|| format!("{shown}: cannot be written"))?;
@@ -63,6 +64,7 @@ fn json(loaded: &Loaded, model: &Model, path: &str) -> anyhow::Result<Json> {
         "llm": model.llm,
         "baseline": model.baseline,
         "inputs": model.inputs,
+        "encoder": loaded.encoded.as_ref().map(Encoded::json),
         "trained": model.trained,
         "calibration": model.calibration,
         "notes": loaded.labels.notes,

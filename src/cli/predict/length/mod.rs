@@ -7,12 +7,19 @@ use rayon::prelude::*;
 use super::super::ui::Ui;
 use crate::{
     analyse::length_labels::{self, Labels},
-    predict::length::model::{Known, Read},
+    predict::length::{
+        Sample,
+        encoder::Identity,
+        model::{Known, Read},
+    },
 };
 
+mod encoder;
 mod eval;
 mod explain;
 mod fit;
+
+use encoder::{Encoded, EncoderArgs};
 
 /// Fit, judge and ask a predictor of answer lengths.
 #[derive(Debug, clap::Args)]
@@ -43,17 +50,27 @@ struct Source {
     /// Seed of folds, trees and intervals.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    #[command(flatten)]
+    encoder: EncoderArgs,
+    /// Most tokens of a prompt that the encoder reads; as many as its tokenizer's files say unless given.
+    #[arg(long, value_name = "N", requires = "path", value_parser = clap::value_parser!(u32).range(1..))]
+    encoder_tokens: Option<u32>,
 }
 
 /// Samples with what was read of their prompts.
 struct Loaded {
     labels: Labels,
     reads: Vec<Read>,
+    /// What read the prompts beside, where an encoder was named.
+    encoded: Option<Encoded>,
 }
 
 impl Source {
     /// Reads the runs and says what is left out.
     fn load(&self, ui: &Ui) -> anyhow::Result<Loaded> {
+        // First, because a wrong path is soon told and runs may be large.
+        let tokens_max = self.encoder_tokens.and_then(|tokens| usize::try_from(tokens).ok());
+        let opened = self.encoder.open(tokens_max)?;
         let labels = length_labels::of_runs(&self.runs, &self.data)?;
         for left in &labels.left_out {
             ui.note(&format!(
@@ -62,8 +79,14 @@ impl Source {
             ));
         }
         labels.notes.iter().for_each(|note| ui.note(&format!("note: {note}")));
-        let reads = labels.samples.par_iter().map(|sample| Read::of(&sample.prompt)).collect();
-        Ok(Loaded { labels, reads })
+        let read = |sample: &Sample| Read::of(&sample.prompt);
+        let mut reads: Vec<Read> = labels.samples.par_iter().map(read).collect();
+        let Some(opened) = opened else { return Ok(Loaded { labels, reads, encoded: None }) };
+        let prompts: Vec<&str> =
+            labels.samples.iter().map(|sample| sample.prompt.as_str()).collect();
+        let (embeddings, encoded) = encoder::encode(opened, &prompts, ui)?;
+        reads = reads.into_iter().zip(embeddings).map(|(read, it)| read.with(it)).collect();
+        Ok(Loaded { labels, reads, encoded: Some(encoded) })
     }
 
     /// Names of the runs, for errors.
@@ -76,6 +99,10 @@ impl Loaded {
     fn known(&self) -> Vec<Known<'_>> {
         let both = self.labels.samples.iter().zip(&self.reads);
         both.map(|(sample, read)| Known { sample, read }).collect()
+    }
+
+    fn identity(&self) -> Option<&Identity> {
+        self.encoded.as_ref().map(|encoded| &encoded.identity)
     }
 }
 

@@ -24,13 +24,19 @@ pub struct Judged {
 }
 
 /// What is compared.
-const COMPARED: [(Predictor, Predictor); 6] = [
+const COMPARED: [(Predictor, Predictor); 12] = [
     (Predictor::T1, Predictor::T0),
     (Predictor::T1, Predictor::PromptLength),
     (Predictor::T1NoTask, Predictor::T0),
     (Predictor::T1NoTask, Predictor::PromptLength),
     (Predictor::T1, Predictor::T1NoTask),
+    (Predictor::T2, Predictor::T1),
+    (Predictor::T2, Predictor::T0),
+    (Predictor::T2, Predictor::PromptLength),
+    (Predictor::T2NoTask, Predictor::T1NoTask),
+    (Predictor::T2, Predictor::T2NoTask),
     (Predictor::Ceiling, Predictor::T1),
+    (Predictor::Ceiling, Predictor::T2),
 ];
 
 /// All measures of all predictors on some prompts, and the differences.

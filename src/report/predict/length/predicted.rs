@@ -4,16 +4,13 @@ use super::super::super::{
     Figure,
     figure::{Axis, Kind, Panel, Point, Reference, Scale, Series},
 };
-use crate::predict::length::{
-    evaluate::{Evaluation, Predictor},
-    score::Marked,
-};
+use crate::predict::length::{evaluate::Evaluation, score::Marked};
 
 /// Prompts drawn of predictions against measurements: of more not every marker would be drawn, and intervals hide one another.
 const DRAWN: usize = 24;
 
 pub(super) fn predicted(evaluation: &Evaluation) -> Option<Figure> {
-    let column = evaluation.column(Predictor::T1)?;
+    let column = evaluation.column(evaluation.reader())?;
     let marked: Vec<&Marked> = column.marked.iter().flatten().collect();
     let step = marked.len().div_ceil(DRAWN).max(1);
     // An empty answer has no place on a logarithmic axis; it is drawn as one token.
@@ -55,7 +52,8 @@ pub(super) fn predicted(evaluation: &Evaluation) -> Option<Figure> {
     Some(Figure::single(
         "Predicted against measured length",
         &format!(
-            "q50 of T1 with q10 to q90, on families it has not seen, against the median of the prompt's answers; {n} of {} prompts.{cut}",
+            "q50 of {} with q10 to q90, on families it has not seen, against the median of the prompt's answers; {n} of {} prompts.{cut}",
+            super::shown(evaluation.reader()),
             marked.len()
         ),
         axis("measured"),
