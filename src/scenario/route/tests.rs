@@ -132,12 +132,22 @@ fn a_full_file_is_read_in_file_order() {
 /// What is replaced by what, what is said of it, and a part of the line that it is said of.
 const WRONG: &[(&str, &str, &str, &str)] = &[
     ("kv_budget = 512", "kv_bugdet = 512", "did you mean `kv_budget`?", "kv_bugdet"),
-    ("rule = \"marginal_cost\"", "rule = \"marginal\"", "did you mean `marginal_cost`?", "rule"),
+    (
+        "rule = \"marginal_cost\"",
+        "rule = \"marginal_cots\"",
+        "did you mean `marginal_cost`?",
+        "rule",
+    ),
     ("baseline = \"fp16\"", "baseline = \"fp61\"", "did you mean `fp16`?", "fp61"),
     ("stream = 2 }", "steam = 2 }", "did you mean `stream`?", "steam"),
     ("pool = \"own\"", "pool = \"owl\"", "did you mean `own`?", "owl"),
     ("load = \"rho-0.9\"", "load = \"rho\"", "expected the name of a load, got `rho`", "load = "),
-    ("other = 0.05", "other = 5", "expected a number from 0 to 1, got integer `5`", "other"),
+    (
+        "other = 0.05",
+        "other = 5",
+        "expected a number from 0 to 1, got floating point `5.0`",
+        "other",
+    ),
     (
         "source = \"made up\"\n\n[method.stream]",
         "\n[method.stream]",
