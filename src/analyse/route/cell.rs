@@ -75,7 +75,7 @@ pub fn stats_of(
     for row in engines {
         busy.entry((CellKey::of_engine(row), row.seed)).or_default().push(row);
     }
-    let groups = requests.chunk_by(|a, b| is_same(a, b));
+    let groups = requests.chunk_by(is_same);
     let one = |rows: &[RouteRequestRow]| {
         let key = CellKey::of(&rows[0]);
         let engines = busy.get(&(key, rows[0].seed));

@@ -116,7 +116,7 @@ fn learned(
     spec: &PolicySpec,
     skill: Skill,
 ) -> anyhow::Result<Option<Arc<Risks>>> {
-    if !spec.guard.is_some_and(|guard| guard.risk == RiskKnowledge::Learned) {
+    if spec.guard.is_none_or(|guard| guard.risk != RiskKnowledge::Learned) {
         return Ok(None);
     }
     world.truth(skill).risks(&world.plan.experiment.traces[cell.trace].rows).map(Some)
