@@ -253,13 +253,8 @@ mod tests {
 
     #[test]
     fn samples_without_a_length_are_told() {
-<<<<<<< HEAD
         let lengths: PromptTokens = (0..398)
             .map(|id: usize| {
-=======
-        let lengths: PromptTokens = (0..398_u32)
-            .map(|id| {
->>>>>>> h-sim
                 let dataset = if id.is_multiple_of(2) { "qasper" } else { "my_own" };
                 ((dataset.to_owned(), id.to_string()), if id < 200 { 100 } else { 5000 })
             })
