@@ -129,83 +129,76 @@ fn a_full_file_is_read_in_file_order() {
     assert!((read.skills[1].skill.speed_factor - 0.8).abs() < 1e-12);
 }
 
+/// What is replaced by what, what is said of it, and a part of the line that it is said of.
+const WRONG: &[(&str, &str, &str, &str)] = &[
+    ("kv_budget = 512", "kv_bugdet = 512", "did you mean `kv_budget`?", "kv_bugdet"),
+    (
+        "rule = \"marginal_cost\"",
+        "rule = \"marginal_cots\"",
+        "did you mean `marginal_cost`?",
+        "rule",
+    ),
+    ("baseline = \"fp16\"", "baseline = \"fp61\"", "did you mean `fp16`?", "fp61"),
+    ("stream = 2 }", "steam = 2 }", "did you mean `stream`?", "steam"),
+    ("pool = \"own\"", "pool = \"owl\"", "did you mean `own`?", "owl"),
+    ("load = \"rho-0.9\"", "load = \"rho\"", "expected the name of a load, got `rho`", "load = "),
+    (
+        "other = 0.05",
+        "other = 5",
+        "expected a number from 0 to 1, got floating point `5.0`",
+        "other",
+    ),
+    (
+        "source = \"made up\"\n\n[method.stream]",
+        "\n[method.stream]",
+        "add `source`",
+        "[method.stream",
+    ),
+    (
+        "sigma_log = 0.4, source = \"made up\"",
+        "sigma_log = 0.4, source = \" \"",
+        "where the numbers are from",
+        "length",
+    ),
+    (
+        "max_batched_tokens = 4096",
+        "max_batched_tokens = 32",
+        "at least max_num_seqs (64), got 32",
+        "max_num_seqs",
+    ),
+    ("kv_tokens = 1280", "kv_tokens = 63", "kv_blocks: expected at least 1, got 0", "max_num_seqs"),
+    ("mixing = \"prefill-first\"", "mixing = \"slots\"", "chunked_prefill", "max_num_seqs"),
+    ("step_s = 0.03", "step_s = 0", "expected steps of `stream` to take time", "[method.stream"),
+    ("min = 1000", "min = 5000", "expected `min` to be at most `max`", "min = 5000"),
+    (
+        "engines = { stream = 3 }",
+        "engines = {}",
+        "1 to 1024 engines in pool `own`, got 0",
+        "[pool.own",
+    ),
+    (
+        "[load.rho.utilisation]\nrho = [0.9]",
+        "[load.rho.recorded]\nspeed = [1]",
+        "got `long`, which has none",
+        "[load.rho",
+    ),
+    (
+        "excess = { other = 0.05, by_task = { qa = 0.2 }, source = \"made up\" }",
+        "",
+        "expected `excess` of every method but the baseline, got none of `stream`",
+        "[method.stream",
+    ),
+    (
+        "n_requests = 500",
+        "n_requests = 0",
+        "expected a whole number from 1 to 1000000",
+        "n_requests",
+    ),
+];
+
 #[test]
 fn what_is_wrong_is_said_with_its_line_and_a_remedy() {
-    for (from, to, wanted, place) in [
-        ("kv_budget = 512", "kv_bugdet = 512", "did you mean `kv_budget`?", "kv_bugdet"),
-        (
-            "rule = \"marginal_cost\"",
-            "rule = \"marginal\"",
-            "did you mean `marginal_cost`?",
-            "rule",
-        ),
-        ("baseline = \"fp16\"", "baseline = \"fp61\"", "did you mean `fp16`?", "fp61"),
-        ("stream = 2 }", "steam = 2 }", "did you mean `stream`?", "steam"),
-        ("pool = \"own\"", "pool = \"owl\"", "did you mean `own`?", "owl"),
-        (
-            "load = \"rho-0.9\"",
-            "load = \"rho\"",
-            "expected the name of a load, got `rho`",
-            "load = ",
-        ),
-        ("other = 0.05", "other = 5", "expected a number from 0 to 1, got integer `5`", "other"),
-        (
-            "source = \"made up\"\n\n[method.stream]",
-            "\n[method.stream]",
-            "add `source`",
-            "[method.stream",
-        ),
-        (
-            "sigma_log = 0.4, source = \"made up\"",
-            "sigma_log = 0.4, source = \" \"",
-            "where the numbers are from",
-            "length",
-        ),
-        (
-            "max_batched_tokens = 4096",
-            "max_batched_tokens = 32",
-            "at least max_num_seqs (64), got 32",
-            "max_num_seqs",
-        ),
-        (
-            "kv_tokens = 1280",
-            "kv_tokens = 63",
-            "kv_blocks: expected at least 1, got 0",
-            "max_num_seqs",
-        ),
-        ("mixing = \"prefill-first\"", "mixing = \"slots\"", "chunked_prefill", "max_num_seqs"),
-        (
-            "step_s = 0.03",
-            "step_s = 0",
-            "expected steps of `stream` to take time",
-            "[method.stream",
-        ),
-        ("min = 1000", "min = 5000", "expected `min` to be at most `max`", "min = 5000"),
-        (
-            "engines = { stream = 3 }",
-            "engines = {}",
-            "1 to 1024 engines in pool `own`, got 0",
-            "[pool.own",
-        ),
-        (
-            "[load.rho.utilisation]\nrho = [0.9]",
-            "[load.rho.recorded]\nspeed = [1]",
-            "got `long`, which has none",
-            "[load.rho",
-        ),
-        (
-            "excess = { other = 0.05, by_task = { qa = 0.2 }, source = \"made up\" }",
-            "",
-            "expected `excess` of every method but the baseline, got none of `stream`",
-            "[method.stream",
-        ),
-        (
-            "n_requests = 500",
-            "n_requests = 0",
-            "expected a whole number from 1 to 1000000",
-            "n_requests",
-        ),
-    ] {
+    for (from, to, wanted, place) in WRONG {
         let (shown, line) = broken(from, to);
         assert!(shown.contains(wanted) && shown.contains("hint: "), "{to}: {shown}");
         assert!(line.contains(place), "{to}: points at {line}: {shown}");
