@@ -51,8 +51,8 @@ async def read(reader):
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
     if "chunked" in fields.get("transfer-encoding", ""):
         body = b""
-        # `readline` returns what there is at the end of a connection, where the others raise.
-        while size := int((await reader.readuntil(b"\r\n")), 16):
+        # Not `readline`, which returns at the end of a connection instead of raising.
+        while size := int(await reader.readuntil(b"\r\n"), 16):
             body += await reader.readexactly(size)
             await reader.readexactly(2)
         await reader.readexactly(2)
