@@ -125,6 +125,17 @@ async fn connection(
         }
         _ = draining.wait_for(|draining| *draining) => return,
     }
+    Box::pin(converse(stream, app, routes, limits, draining)).await;
+}
+
+/// A connection on which something was said.
+async fn converse(
+    stream: TcpStream,
+    app: Arc<App>,
+    routes: Router,
+    limits: GateLimits,
+    mut draining: watch::Receiver<bool>,
+) {
     let shared = Arc::<Shared>::default();
     let gate = Gate::new(stream, limits, shared.clone());
     let (handlers, handler_shared) = (TowerToHyperService::new(routes), shared.clone());
