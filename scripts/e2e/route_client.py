@@ -18,6 +18,7 @@ import urllib.parse
 import urllib.request
 
 CONCURRENCY = 8
+GIVE_UP_S = 60
 VOLATILE = {"id", "created", "timings", "system_fingerprint"}
 STARTS = ["Once upon a time", "One day a girl", "The little dog", "Tom and Lily", "In a big forest", "A red ball", "The sun was", "Mom said"]
 
@@ -51,7 +52,8 @@ async def read(reader):
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
     if "chunked" in fields.get("transfer-encoding", ""):
         body = b""
-        while size := int(await reader.readline(), 16):
+        # Not `readline`, which returns at the end of a connection instead of raising.
+        while size := int(await reader.readuntil(b"\r\n"), 16):
             body += await reader.readexactly(size)
             await reader.readexactly(2)
         await reader.readexactly(2)
@@ -78,7 +80,9 @@ class Asker:
 
     async def one(self, number):
         try:
-            status, decision, body = await asyncio.wait_for(post(self.url, body_of(number)), 300)
+            status, decision, body = await asyncio.wait_for(post(self.url, body_of(number)), GIVE_UP_S)
+        except TimeoutError:
+            fail(f"request {number}: expected an answer within {GIVE_UP_S} s, got none; {await asyncio.to_thread(self.inside)}")
         except (OSError, EOFError) as error:
             # An answer that had begun when its engine died; one that had not begun would have an answer of another engine.
             self.broken.append((number, repr(error)))
@@ -89,6 +93,17 @@ class Asker:
         if not engine:
             fail(f"request {number}: expected a decision, got {decision!r}")
         self.answers[number] = (engine.group(1), body)
+
+    def inside(self):
+        """What the router and the engines say of their load, for the search for a request that hangs."""
+        said = []
+        for url in [self.url, *(pair.split("=", 1)[1] for pair in self.args.engine)]:
+            try:
+                lines = urllib.request.urlopen(f"{url}/metrics", timeout=10).read().decode().splitlines()
+                said += [line for line in lines if re.match(r"kvbench_route_(engine|in_work|upstream|breaker_s)|llamacpp:requests", line)]
+            except OSError as error:
+                said.append(f"{url}: {error}")
+        return said
 
     async def some(self, numbers):
         waiting = list(numbers)[::-1]

@@ -40,8 +40,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 const TURNED_AWAY_MAX: usize = 64;
 const TOO_MANY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
-    content-length: 83\r\nconnection: close\r\n\r\n\
-    {\"error\":{\"message\":\"too many connections\",\"type\":\"server_error\",\"code\":503}}     ";
+    content-length: 77\r\nconnection: close\r\n\r\n\
+    {\"error\":{\"message\":\"too many connections\",\"type\":\"server_error\",\"code\":503}}";
 
 /// Accepts until told to drain, then waits for open connections until `limit` is over. Returns how many were cut off.
 pub(super) async fn run(
@@ -125,6 +125,17 @@ async fn connection(
         }
         _ = draining.wait_for(|draining| *draining) => return,
     }
+    Box::pin(converse(stream, app, routes, limits, draining)).await;
+}
+
+/// A connection on which something was said.
+async fn converse(
+    stream: TcpStream,
+    app: Arc<App>,
+    routes: Router,
+    limits: GateLimits,
+    mut draining: watch::Receiver<bool>,
+) {
     let shared = Arc::<Shared>::default();
     let gate = Gate::new(stream, limits, shared.clone());
     let (handlers, handler_shared) = (TowerToHyperService::new(routes), shared.clone());

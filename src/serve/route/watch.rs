@@ -154,7 +154,9 @@ mod tests {
             "x".repeat(300_000)
         );
         let mut watch = Watch::new(false);
-        body.as_bytes().chunks(1000).for_each(|piece| drop(watch.see(piece)));
+        for piece in body.as_bytes().chunks(1000) {
+            watch.see(piece);
+        }
         watch.end();
         assert_eq!((watch.output_tokens, watch.prompt_tokens), (Some(3), Some(4)));
         assert!(watch.kept.is_empty());
@@ -163,7 +165,9 @@ mod tests {
     #[test]
     fn lines_without_an_end_use_no_memory_without_end() {
         let mut watch = Watch::new(true);
-        (0..100).for_each(|_| drop(watch.see(&[b'x'; 10_000])));
+        for _ in 0..100 {
+            watch.see(&[b'x'; 10_000]);
+        }
         assert!(watch.kept.capacity() <= 2 * KEPT_BYTES);
         assert_eq!(watch.see(b"\ndata: {\"choices\":[{\"text\":\"a\"}]}\n"), 1);
     }
