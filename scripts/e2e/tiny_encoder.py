@@ -124,7 +124,7 @@ def make(folder):
     graph(folder / "hidden/model.onnx", 1)
     graph(folder / "pooled/onnx/model.onnx", 1, pooled=True)
     graph(folder / "other/model.onnx", 2)
-    outside = {"save_as_external_data": True, "location": "model.onnx_data", "size_threshold": 0}
+    outside = {"save_as_external_data": True, "location": "model.onnx_data", "size_threshold": 1024}
     graph(folder / "outside/model.onnx", 1, **outside)
     graph(folder / "fixed/model.onnx", 1, axes=(1, 32))
     (folder / "broken/model.onnx").write_bytes(b"not a graph")
