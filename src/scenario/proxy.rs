@@ -319,7 +319,6 @@ fn path(path: &Sp<String>) -> Result<String, Fault> {
 
 fn config(wire: &wire::ProxyEngine, kv_tokens: Option<u64>) -> Result<EngineConfig, Fault> {
     let config = EngineConfig {
-        max_num_seqs: wire.max_num_seqs.usize(),
         max_batched_tokens: wire
             .max_batched_tokens
             .as_ref()
@@ -329,6 +328,7 @@ fn config(wire: &wire::ProxyEngine, kv_tokens: Option<u64>) -> Result<EngineConf
         kv_blocks: kv_tokens.map(|tokens| (tokens / BLOCK_TOKENS).max(1)),
         block_tokens: BLOCK_TOKENS,
         kv_budget: wire.kv_budget.map(|tokens| tokens.0.unsigned_abs()),
+        ..EngineConfig::unlimited(wire.max_num_seqs.usize())
     };
     let at = wire.max_batched_tokens.as_ref().map_or(wire.url.at, |tokens| tokens.at);
     config.check().map_err(|error| Fault::new(at, error.to_string(), error::SEE_README))?;

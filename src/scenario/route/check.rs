@@ -212,7 +212,6 @@ fn config(wire: &wire::Method, engine: &wire::Engine) -> Checked<EngineConfig> {
     let block_tokens = engine.block_tokens.0.unsigned_abs();
     let kv_tokens = wire.kv_tokens.or(engine.kv_tokens).map(|n| n.0.unsigned_abs());
     let config = EngineConfig {
-        max_num_seqs: engine.max_num_seqs.value.usize(),
         max_batched_tokens: engine.max_batched_tokens.map(|n| n.0.unsigned_abs()),
         chunked_prefill: engine.chunked_prefill,
         mixing: match engine.mixing {
@@ -225,6 +224,8 @@ fn config(wire: &wire::Method, engine: &wire::Engine) -> Checked<EngineConfig> {
         kv_blocks: kv_tokens.map(|tokens| tokens / block_tokens),
         block_tokens,
         kv_budget: wire.kv_budget.map(|n| n.0.unsigned_abs()),
+        // Budgets are kept as the prompt goes in, contexts have no end: a scenario states neither.
+        ..EngineConfig::unlimited(engine.max_num_seqs.value.usize())
     };
     config.check().map_err(|error| {
         let hint = "correct [engine]; `kv_tokens` holds at least one block of `block_tokens`";
