@@ -68,6 +68,7 @@ fn fitted() -> Option<Fitted> {
         device: "none".to_owned(),
         model: "none".to_owned(),
         tensor_parallel: 1,
+        started_with: None,
     };
     let observation = |work: Work, time_s: f64| Observation {
         subject: subject.clone(),
@@ -75,6 +76,7 @@ fn fitted() -> Option<Fitted> {
         is_baseline: true,
         budget: None,
         pass: Pass { work, repeats_s: vec![time_s, time_s * 1.001, time_s * 0.999] },
+        rows: Vec::new(),
     };
     let mut all = Vec::new();
     for batch in [1.0_f64, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0] {
@@ -98,13 +100,13 @@ fn pool(times: &Times) -> Pool {
         name: format!("e{at}"),
         method: at % 4,
         config: EngineConfig {
-            max_num_seqs: 64,
             max_batched_tokens: Some(8192),
             chunked_prefill: true,
             mixing: if at.is_multiple_of(2) { Mixing::DecodeFirst } else { Mixing::PrefillFirst },
             kv_blocks: Some(4000),
             block_tokens: 16,
             kv_budget: (at % 4 == 3).then_some(512),
+            ..EngineConfig::unlimited(64)
         },
         times: times.clone(),
     };

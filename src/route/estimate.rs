@@ -197,13 +197,11 @@ mod tests {
             per_pair_s: 4e-8,
         });
         let config = EngineConfig {
-            max_num_seqs: 16,
             max_batched_tokens: Some(2048),
             chunked_prefill: mixing == Mixing::DecodeFirst,
             mixing,
             kv_blocks,
-            block_tokens: 16,
-            kv_budget: None,
+            ..EngineConfig::unlimited(16)
         };
         Member { name: "e".to_owned(), method: 0, config, times }
     }

@@ -48,13 +48,12 @@ fn times(factor: f64) -> Times {
 
 fn config(kv_budget: Option<u64>) -> EngineConfig {
     EngineConfig {
-        max_num_seqs: 16,
         max_batched_tokens: Some(8192),
         chunked_prefill: false,
         mixing: Mixing::PrefillFirst,
         kv_blocks: Some(1000),
-        block_tokens: 16,
         kv_budget,
+        ..EngineConfig::unlimited(16)
     }
 }
 
