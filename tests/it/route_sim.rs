@@ -27,13 +27,13 @@ fn method(name: &str, kv_budget: Option<u64>, sigma_log: f64) -> MethodWorld {
         per_pair_s: 3.7e-8,
     };
     let config = EngineConfig {
-        max_num_seqs: 64,
         max_batched_tokens: Some(8192),
         chunked_prefill: false,
         mixing: Mixing::PrefillFirst,
         kv_blocks: Some(60_000 / 64),
         block_tokens: 64,
         kv_budget,
+        ..EngineConfig::unlimited(64)
     };
     // Summaries break often, the rest never.
     let excess = BTreeMap::from([("summary".to_owned(), 0.4), (String::new(), 0.0)]);

@@ -51,7 +51,7 @@ fn experiment() -> Experiment {
         at_ns: 90_000_000 * i as i64,
         prompt_tokens: 100 + 37 * (i % 29),
         output_tokens: 20 + 13 * (i % 17),
-        task: (i % 3 > 0).then(|| "qa".to_owned()),
+        task: (!i.is_multiple_of(3)).then(|| "qa".to_owned()),
     };
     let rows: Vec<Traced> = (0..300).map(row).collect();
     let trace = |name: &str, is_sample| TracePlan {

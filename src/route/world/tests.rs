@@ -36,7 +36,7 @@ fn trace(n: usize, n_requests: usize, is_sample: bool) -> TracePlan {
         at_ns: 1000 + 10 * i as i64,
         prompt_tokens: 1 + i as u64,
         output_tokens: 1000,
-        task: (i % 2 == 0).then(|| "qa".to_owned()),
+        task: i.is_multiple_of(2).then(|| "qa".to_owned()),
     };
     TracePlan { name: "t".to_owned(), rows: (0..n).map(row).collect(), n_requests, is_sample }
 }

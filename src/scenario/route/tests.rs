@@ -106,7 +106,7 @@ fn a_full_file_is_read_in_file_order() {
     assert_eq!((stream.config.kv_budget, stream.config.kv_blocks), (Some(512), Some(20)));
     assert_eq!((fp16.config.kv_budget, fp16.config.kv_blocks), (None, Some(937)));
     assert_eq!(stream.config.mixing, Mixing::PrefillFirst);
-    assert_eq!(stream.excess.iter().map(|(task, _)| task.as_str()).collect::<Vec<_>>(), ["", "qa"]);
+    assert_eq!(stream.excess.keys().map(String::as_str).collect::<Vec<_>>(), ["", "qa"]);
     assert_eq!(stream.sources.len(), 3);
     assert!(
         matches!(&fp16.speed, Speed::Model { method, subject, .. } if method == "fp16" && subject.is_empty())
