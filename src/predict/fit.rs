@@ -29,7 +29,7 @@ pub const OWN_MIN: usize = 12;
 /// Shapes below which three coefficients are not fitted at all.
 const COEFFICIENTS_MIN: usize = 4;
 /// Shapes from which corrections at measured points are tried, each measured more than once: those of single shots are their noise.
-const LOCAL_MIN: usize = 20;
+const LOCAL_MIN: usize = 50;
 /// Shapes up to which each is held out alone; above, in ten parts.
 const ALONE_MAX: usize = 60;
 const PARTS: usize = 10;

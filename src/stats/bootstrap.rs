@@ -55,6 +55,37 @@ pub fn bootstrap<T: Copy>(
     })
 }
 
+/// A percentile bootstrap interval of few observations, made as much wider as it is too narrow: its ends move away from `value` by
+/// `t / z * sqrt(n / (n - 1))`, where t is Student's 97.5th percentile with n - 1 degrees of freedom (the expanded percentile interval of
+/// Hesterberg 2015, The American Statistician 69:371-386, section 4.1). For five observations that is 1.58.
+pub fn expanded(interval: Interval, value: f64, n: usize) -> Interval {
+    let Some(free) = n.checked_sub(1).filter(|free| *free > 0) else { return interval };
+    let more = student(free) / super::proportion::Z * (n as f64 / free as f64).sqrt();
+    Interval {
+        low: value - (value - interval.low) * more,
+        high: value + (interval.high - value) * more,
+    }
+}
+
+/// 97.5th percentile of Student's t: exact for one and two degrees of freedom, else by the expansion of Hill (1970, CACM 13:619-620) in
+/// powers of 1 / degrees of freedom, which is within 1 % of the tables.
+fn student(free: usize) -> f64 {
+    let (z, free_f) = (super::proportion::Z, free as f64);
+    match free {
+        1 => 12.706_204_736,
+        2 => 4.302_652_730,
+        _ => {
+            let terms = [
+                z,
+                (z.powi(3) + z) / 4.0,
+                (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0,
+                (3.0 * z.powi(7) + 19.0 * z.powi(5) + 17.0 * z.powi(3) - 15.0 * z) / 384.0,
+            ];
+            terms.iter().rev().fold(0.0, |sum, term| sum / free_f + term)
+        }
+    }
+}
+
 /// Observations above which [`mean_interval`] trusts the central limit theorem.
 const MANY: usize = 20_000;
 
@@ -183,6 +214,33 @@ mod tests {
 
     fn mean_of(values: &mut [f64]) -> Option<f64> {
         mean(values)
+    }
+
+    #[test]
+    fn student_is_as_tabled() {
+        for (free, tabled) in
+            [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042)]
+        {
+            let found = student(free);
+            assert!((found / tabled - 1.0).abs() < 0.01, "{free}: {found}");
+        }
+    }
+
+    #[test]
+    fn an_expanded_interval_of_five_covers_what_it_says() {
+        let mut rng = seeded(11);
+        let (mut held, n_draws) = (0, 2000);
+        for _ in 0..n_draws {
+            let values: Vec<f64> = (0..5)
+                .map(|_| rand_distr::Distribution::sample(&rand_distr::StandardNormal, &mut rng))
+                .collect();
+            let mean = super::super::mean(&values).expect("values");
+            let plain = mean_interval(&values, &mut rng).expect("an interval");
+            let wide = expanded(plain, mean, values.len());
+            held += usize::from(wide.low <= 0.0 && 0.0 <= wide.high);
+        }
+        let share = f64::from(u32::try_from(held).expect("small")) / f64::from(n_draws);
+        assert!((0.92..=0.975).contains(&share), "{share}");
     }
 
     #[test]

@@ -14,8 +14,8 @@ mod sign;
 mod wilcoxon;
 
 pub use bootstrap::{
-    Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, mean_interval,
-    paired_ratio, seeded,
+    Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, expanded,
+    mean_interval, paired_ratio, seeded,
 };
 pub use density::{bandwidth, density};
 pub use exact::{lower_bound, upper_bound};

@@ -169,7 +169,8 @@ fn requests(rows: &[RouteRequestRow]) -> Vec<(&RouteRequestRow, Traced)> {
     usable.into_iter().map(|row| (row, traced(row))).collect()
 }
 
-/// As good as the live predictor was on these rows; where it said nothing, or the same of all, as good as a constant is.
+/// As good as the live predictor was on these rows; without its bias. Where it said nothing, or the same of all, the spread is
+/// the answers' own, which still knows more than a constant: what a replay says is told beside it.
 fn skill(rows: &[(&RouteRequestRow, Traced)]) -> Skill {
     let error = |(row, traced): &(&RouteRequestRow, Traced)| {
         let predicted = row.predicted_output_tokens.filter(|tokens| *tokens >= 1.0)?;

@@ -3,8 +3,8 @@
 use super::{BySeed, CellKey, CellStats, Estimate, SEED};
 use crate::{route::experiment::Design, stats};
 
-/// How many times as fast a policy is as others, by mean E2E. `None` where there is nothing to compare with, or where one of
-/// the two failed requests that the other did not.
+/// How many times as fast a policy is as others, by mean E2E. `None` where there is nothing to compare with, or where the two failed
+/// different numbers of requests.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Speedups {
     /// Than round robin on the same pool.
@@ -45,7 +45,7 @@ fn mean_e2e(stats: &CellStats) -> Option<f64> {
     stats.e2e_s.map(|spread| spread.mean)
 }
 
-/// Mean E2E of the same seeds under several cells, in their order; `None` where one is missing or failed other requests.
+/// Mean E2E of the same seeds under several cells, in their order; `None` where one is missing or failed another number of requests.
 pub(super) fn paired<const N: usize>(
     by_seed: &BySeed<'_>,
     keys: [&CellKey; N],
@@ -77,7 +77,7 @@ pub(super) fn ratio(by_seed: &BySeed<'_>, other: &CellKey, own: &CellKey) -> Opt
     let n = pairs.len();
     let mean = |drawn: &mut [f64]| stats::mean(drawn);
     let (value, interval) = stats::paired_ratio(&[pairs], &mut stats::seeded(SEED), mean)?;
-    Some(Estimate { value, interval: interval.map(|i| (i.low, i.high)), n })
+    Some(Estimate { value, interval: super::widened(interval, value, n), n })
 }
 
 /// The same policy's key elsewhere.

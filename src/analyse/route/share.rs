@@ -22,8 +22,8 @@ pub struct Gain {
     pub mix: Estimate,
     /// Mean E2E of the mix under least memory, over the policy's: what the policy gives.
     pub predictors: Estimate,
-    /// Share of the total's logarithm that is the policy's, of one; may lie outside 0 to 1 where the factors pull apart. `None` where
-    /// the total's interval holds 1: of no gain there are no shares.
+    /// Share of the total's logarithm that is the policy's, of one; may lie outside 0 to 1 where the factors pull apart. `None` unless
+    /// the total's interval lies above 1: of no gain and of a loss there are no shares.
     pub predictors_share: Option<Estimate>,
 }
 
@@ -44,7 +44,7 @@ fn gain(by_seed: &BySeed<'_>, key: &CellKey, design: &Design) -> Option<Gain> {
     let (own, mix) = (at(key, own, &design.least_memory), at(key, &key.pool, &design.least_memory));
     let seeds = paired(by_seed, [&own, &mix, key])?;
     let total = statistic(&seeds, |[own, _, policy]| Some(own / policy))?;
-    let none = |(low, high): (f64, f64)| low <= 1.0 && 1.0 <= high;
+    let is_none = |(low, _): (f64, f64)| low <= 1.0;
     let share = |[_, mix, policy]: Three, own: f64| {
         let share = (mix / policy).ln() / (own / policy).ln();
         share.is_finite().then_some(share)
@@ -53,7 +53,7 @@ fn gain(by_seed: &BySeed<'_>, key: &CellKey, design: &Design) -> Option<Gain> {
         key: key.clone(),
         mix: statistic(&seeds, |[own, mix, _]| Some(own / mix))?,
         predictors: statistic(&seeds, |[_, mix, policy]| Some(mix / policy))?,
-        predictors_share: if total.interval.is_none_or(none) {
+        predictors_share: if total.interval.is_none_or(is_none) {
             None
         } else {
             statistic(&seeds, |three| share(three, three[0]))
@@ -71,5 +71,9 @@ fn statistic(seeds: &[Three], of: impl Fn(Three) -> Option<f64>) -> Option<Estim
     let interval =
         stats::bootstrap(&[seeds.to_vec()], &mut stats::seeded(SEED), |drawn| value(drawn));
     let point = value(seeds).filter(|value| value.is_finite())?;
-    Some(Estimate { value: point, interval: interval.map(|i| (i.low, i.high)), n: seeds.len() })
+    Some(Estimate {
+        value: point,
+        interval: super::widened(interval, point, seeds.len()),
+        n: seeds.len(),
+    })
 }

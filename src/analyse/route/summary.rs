@@ -67,8 +67,9 @@ pub struct Summary {
     pub drained: Option<Estimate>,
     /// Requests inside in the last quarter of the time of arrivals, as a multiple of those in the second.
     pub growth: Option<Estimate>,
-    /// Whether requests piled up: the lower end of the interval of `growth`, or its value where it has none, lies above 1.25. Such a
-    /// run has no steady state, and its latencies depend on how long it was.
+    /// Whether requests piled up: the lower end of the interval of `growth`, or its value where it has none, lies above 1.25; and
+    /// always in a pool of the baseline alone from rho 1 on. Such a run has no steady state, and its latencies depend on how long it was.
+    /// Piling up that is slow beside the noise of few seeds is not seen: what is not called unstable is not shown to be stable.
     pub unstable: bool,
     /// The world, as far as it is known.
     pub world: Option<WorldMeans>,
@@ -100,13 +101,20 @@ pub fn summarise(stats: &[CellStats], worlds: &[RouteWorldRow], design: &Design)
     keys(design, &by_seed)
         .into_par_iter()
         .filter_map(|key| {
+            let is_baseline =
+                design.pool(&key.pool).is_some_and(|pool| pool.baseline_pool == pool.name);
             let seeds = compare::find(&by_seed, &key)?;
             let world = (key.pool.clone(), key.trace.clone(), key.load.clone());
+            let world = worlds.get(&world).copied();
+            let full = world.and_then(|world| world.rho).is_some_and(|rho| rho >= 1.0);
+            let one =
+                one(key.clone(), &seeds.into_iter().map(|(_, stats)| stats).collect::<Vec<_>>());
             Some(Summary {
-                world: worlds.get(&world).copied(),
+                world,
+                unstable: one.unstable || is_baseline && full,
                 speedups: compare::speedups(&by_seed, &key, design),
                 regrets: compare::regrets(&by_seed, &key, design),
-                ..one(key, &seeds.into_iter().map(|(_, stats)| stats).collect::<Vec<_>>())
+                ..one
             })
         })
         .collect()
@@ -193,7 +201,8 @@ fn one(key: CellKey, seeds: &[&CellStats]) -> Summary {
 }
 
 fn over(seeds: &[&CellStats], value: impl Fn(&CellStats) -> Option<f64>) -> Option<Estimate> {
-    let values: Vec<f64> = seeds.iter().filter_map(|s| value(s)).collect();
+    // What some seeds lack is none: a mean over the others would be one of other seeds than beside it.
+    let values: Vec<f64> = seeds.iter().map(|s| value(s)).collect::<Option<_>>()?;
     estimate(&values)
 }
 

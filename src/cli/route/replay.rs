@@ -83,8 +83,9 @@ pub(super) fn run(args: &ReplayArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
 }
 
 /// What no recording tells.
-const ASSUMED: &str = "assumed: every answer would have been as long under another method, and no method breaks a prompt; predictors of lengths err as \
-                       much as the live one did";
+const ASSUMED: &str = "assumed: every answer would have been as long under another method, and no method breaks a prompt; predictors of lengths err \
+                       without bias and with the spread that the live one had (of a live constant: with the spread of the answers, which \
+                       knows more than a constant does). Seeds share the recorded requests: intervals hold predictors' noise and ties alone";
 
 /// A policy of this rule that predicts lengths.
 fn spec(rule: Rule) -> PolicySpec {

@@ -150,9 +150,9 @@ const COLUMNS: [(&str, &str); 12] = [
     ),
     (
         "harmed",
-        "Requests that were sent to a method which breaks their answer beyond chance, of all.",
+        "Requests that were sent to a method which breaks their answer beyond chance, of those that were served.",
     ),
-    ("share", "Requests that were sent to engines of a method, of all."),
+    ("share", "Requests that were sent to engines of a method, of those that were served."),
     (
         "rho",
         "Offered load as a share of what as many engines of the baseline keep up with at most.",
@@ -163,7 +163,7 @@ const COLUMNS: [(&str, &str); 12] = [
     ),
     (
         "regret",
-        "How much longer the mean E2E is than that of the same policy with one kind of knowledge made perfect: speeds, lengths under each method, or which prompts a method breaks.",
+        "How much longer the mean E2E is than under marginal cost (without a guard) that knows one thing for certain: speeds, lengths under each method, or which prompts a method breaks. It holds the difference between the rules too.",
     ),
     (
         "bound",

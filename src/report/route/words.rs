@@ -1,6 +1,6 @@
 //! What the numbers of a router's run come to, in sentences.
 
-use super::{Judged, is_oracle, paper, tables};
+use super::{Head, Judged, is_oracle, paper, tables};
 use crate::{
     analyse::{Estimate, route::Summary},
     route::Rule,
@@ -22,14 +22,11 @@ pub(super) fn notes(judged: &Judged) -> Vec<String> {
     let mut out = vec![
         "Simulated: engines are models of engines, and what a policy gains on them is no measurement of one.".to_owned(),
     ];
-    if judged.n_seeds() < 5 {
-        out.push(format!("{} seeds: intervals over so few are too narrow.", judged.n_seeds()));
-    }
     if judged.cells.iter().any(|cell| cell.n_failed > 0) {
         let failed: usize = judged.cells.iter().map(|cell| cell.n_failed).sum();
         let all: usize = judged.cells.iter().map(|cell| cell.n_requests).sum();
         out.push(format!(
-            "{failed} of {all} simulated requests were not served; where two policies failed different ones they are not compared."
+            "{failed} of {all} simulated requests were not served; where two policies failed different numbers of them they are not compared."
         ));
     }
     out
@@ -59,7 +56,9 @@ fn is_for_use(judged: &Judged, cell: &Summary) -> bool {
 fn best(judged: &Judged) -> Option<String> {
     let head = &judged.head;
     let mean = |cell: &&Summary| cell.e2e_mean_s.map(|mean| mean.value);
-    let usable = judged.at(head).filter(|cell| is_for_use(judged, cell) && cell.n_failed == 0);
+    let usable = judged
+        .at(head)
+        .filter(|cell| is_for_use(judged, cell) && cell.n_failed == 0 && !cell.unstable);
     let best = usable
         .filter(|cell| cell.e2e_mean_s.is_some())
         .min_by(|a, b| mean(a).unwrap_or(f64::NAN).total_cmp(&mean(b).unwrap_or(f64::NAN)))?;
@@ -76,20 +75,39 @@ fn best(judged: &Judged) -> Option<String> {
         best.e2e_mean_s.map(interval).unwrap_or_default(),
     );
     let than = [
-        ("round robin", best.speedups.round_robin),
-        ("join shortest queue", best.speedups.shortest_queue),
-        ("as many engines without compression", best.speedups.all_baseline),
+        ("round robin", best.speedups.round_robin, (&head.pool, &judged.design.round_robin)),
+        (
+            "join shortest queue",
+            best.speedups.shortest_queue,
+            (&head.pool, &judged.design.shortest_queue),
+        ),
+        (
+            "as many engines without compression",
+            best.speedups.all_baseline,
+            (&judged.design.pool(&head.pool)?.baseline_pool, &judged.design.shortest_queue),
+        ),
     ];
+    let piles_up = |pool: &str, policy: &str| {
+        let elsewhere = Head { pool: pool.to_owned(), ..head.clone() };
+        judged.at(&elsewhere).any(|cell| cell.key.policy == policy && cell.unstable)
+    };
     let said: Vec<String> = than
         .into_iter()
-        .filter_map(|(name, value)| Some(format!("{} over {name}", times(value?))))
+        .filter_map(|(name, value, (pool, policy))| {
+            let warned = if piles_up(pool, policy) {
+                " (where requests pile up, so that the factor grows with the run)"
+            } else {
+                ""
+            };
+            Some(format!("{} over {name}{warned}", times(value?)))
+        })
         .collect();
     if !said.is_empty() {
         text += &format!(", {}", said.join(", "));
     }
     if let Some(regret) = best.regrets.length {
         text += &format!(
-            "; knowing each answer's length under each method would save {} more",
+            "; knowing each answer's length under each method would save {} more, of which what is drawn for each prompt and method by chance cannot be predicted",
             percent(Estimate {
                 value: 1.0 - 1.0 / (1.0 + regret.value),
                 interval: regret
@@ -143,14 +161,19 @@ fn paper_gain(judged: &Judged) -> Option<String> {
         let Some(method) = tables::other_method(judged, &key.pool) else { continue };
         let Some(column) = tables::of_paper(judged, &key.pool, method) else { continue };
         let paper = column.own_s / column.both_s;
-        let share = (gain.predictors.value.ln() / paper.ln()) * 100.0;
+        let of_paper = |factor: f64| factor.ln() / paper.ln();
+        let share = Estimate {
+            value: of_paper(gain.predictors.value),
+            interval: gain.predictors.interval.map(|(low, high)| (of_paper(low), of_paper(high))),
+            n: gain.predictors.n,
+        };
         each.push(format!(
-            "{method}: {} in all (the paper {}x), of which the mix alone without any predictor {} and the predictors {}, which is {} % of the logarithm of the paper's gain",
+            "{method}: {} in all (the paper {}x), of which the mix alone under least memory {} and the policy with its predictors {}, which is {} of the logarithm of the paper's gain",
             times(gain.total),
             significant(paper, 3),
             times(gain.mix),
             times(gain.predictors),
-            significant(share, 2),
+            percent(share),
         ));
     }
     if each.is_empty() {
