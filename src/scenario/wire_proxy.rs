@@ -234,7 +234,7 @@ impl Default for Limits {
             idle_s: Real(60.0),
             write_s: Real(60.0),
             connect_s: Real(5.0),
-            first_byte_s: Real(300.0),
+            first_byte_s: Real(120.0),
             stall_s: Real(120.0),
             drain_s: Real(30.0),
             attempts: Int(3),
