@@ -41,9 +41,9 @@ expect 2 "$kvbench" report "$work/nowhere" 2>/dev/null
 echo "-- route simulate: the paper's set-up at one load, and the same judged again"
 expect 0 "$kvbench" route simulate scenarios/route-paper.toml --results "$work/route" --format json \
   --filter 'mixed-kivi/sharegpt/poisson-10/(as-claimed|-)/[a-z-]+/[0-1]$' >"$work/route.json"
-run=$(ls -d "$work"/route/*-route-paper-*)
-ls "$run"/route_requests-*.parquet "$run"/report.html "$run"/plots/*.png >/dev/null
-expect 0 "$kvbench" route report "$run" --format json >"$work/route-again.json"
+routed=$(ls -d "$work"/route/*-route-paper-*)
+ls "$routed"/route_requests-*.parquet "$routed"/report.html "$routed"/plots/*.png >/dev/null
+expect 0 "$kvbench" route report "$routed" --format json >"$work/route-again.json"
 cmp "$work/route.json" "$work/route-again.json"
 grep -q '"speedup_vs_all_fp16"' "$work/route.json"
 
