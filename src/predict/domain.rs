@@ -54,26 +54,26 @@ impl Range {
         Self { low, high: values.fold(f64::NEG_INFINITY, f64::max) }
     }
 
-    /// How many times beyond, and in words. `beside` is what else a sequence reads: 100 cached tokens more are little beside a
-    /// chunk of 4,096 and much beside none.
-    fn beyond(self, name: &str, value: f64, beside: f64) -> (f64, String) {
+    /// How many times beyond, and in words; `None` inside. `beside` is what else a sequence reads: 100 cached tokens more are little
+    /// beside a chunk of 4,096 and much beside none. Words are made only where they are needed: this stands in the way of each prediction.
+    fn beyond(self, name: &str, value: f64, beside: f64) -> Option<(f64, String)> {
         let times = |big: f64, small: f64| (big + beside).max(1.0) / (small + beside).max(1.0);
-        let by = |times: f64| if times < 1.05 { 2 } else { 1 };
-        let (shown, low, high) = (short(value), short(self.low), short(self.high));
         if value > self.high * SLACK {
-            let far = times(value, self.high);
+            let by = |times: f64| if times < 1.05 { 2 } else { 1 };
             let said = if self.high > 0.0 {
                 format!("{:.*}x", by(value / self.high), value / self.high)
             } else {
                 "above".to_owned()
             };
-            return (far, format!("{name} {shown} is {said} the largest fitted, {high}"));
+            let (shown, high) = (short(value), short(self.high));
+            let said = format!("{name} {shown} is {said} the largest fitted, {high}");
+            return Some((times(value, self.high), said));
         }
-        if value * SLACK < self.low {
-            let far = times(self.low, value);
-            return (far, format!("{name} {shown} is below the smallest fitted, {low}"));
-        }
-        (1.0, String::new())
+        (value * SLACK < self.low).then(|| {
+            let (shown, low) = (short(value), short(self.low));
+            let said = format!("{name} {shown} is below the smallest fitted, {low}");
+            (times(self.low, value), said)
+        })
     }
 }
 
@@ -117,10 +117,9 @@ impl Domain {
             self.kv_len.beyond("kv_len", kv_len, beside),
             self.attended.beyond("attended", work.attended, 0.0),
         ];
-        let distance = out.iter().fold(1.0, |most: f64, (times, _)| most.max(*times));
-        let is_beyond_both = out[..2].iter().all(|(_, said)| !said.is_empty());
-        let reasons: Vec<String> = out.into_iter().map(|(_, said)| said).collect();
-        let reasons: Vec<String> = reasons.into_iter().filter(|said| !said.is_empty()).collect();
+        let distance = out.iter().flatten().fold(1.0, |most: f64, (times, _)| most.max(*times));
+        let is_beyond_both = out[..2].iter().all(Option::is_some);
+        let reasons: Vec<String> = out.into_iter().flatten().map(|(_, said)| said).collect();
         Place {
             in_domain: reasons.is_empty(),
             far: is_beyond_both || distance > FAR,

@@ -44,19 +44,19 @@ impl Point {
     }
 }
 
-type Key = (Subject, Phase, bool, String, Option<u64>);
+/// Borrowed: of ten thousand observations each would be a handful of strings to copy.
+type Key<'a> = (&'a Subject, Phase, bool, &'a str, Option<u64>);
 /// Passes by shape, and the rows of all of them.
 type Seen<'a> = (BTreeMap<[u64; 4], Pass>, Vec<&'a Rows>);
 
 /// Groups, the baseline of a subject and phase before its methods. Observations of one shape, such as those of two runs, are repeats
 /// of it: held out apart, one would give away the other.
 pub fn groups(observations: &[Observation]) -> Vec<Group> {
-    let mut by_key: BTreeMap<Key, Seen<'_>> = BTreeMap::new();
+    let mut by_key: BTreeMap<Key<'_>, Seen<'_>> = BTreeMap::new();
     for seen in observations {
         let work = &seen.pass.work;
         let budget = seen.budget.filter(|_| work.phase == Phase::Decode).map(f64::to_bits);
-        let key =
-            (seen.subject.clone(), work.phase, !seen.is_baseline, seen.method.clone(), budget);
+        let key = (&seen.subject, work.phase, !seen.is_baseline, seen.method.as_str(), budget);
         let shape = [work.batch, work.new_tokens, work.cached, work.attended].map(f64::to_bits);
         let fresh = || Pass { work: *work, repeats_s: Vec::new() };
         let (passes, rows) = by_key.entry(key).or_default();
@@ -64,13 +64,13 @@ pub fn groups(observations: &[Observation]) -> Vec<Group> {
         pass.repeats_s.extend(&seen.pass.repeats_s);
         rows.extend(&seen.rows);
     }
-    let one = |(key, (passes, rows)): (Key, Seen<'_>)| {
+    let one = |(key, (passes, rows)): (Key<'_>, Seen<'_>)| {
         group(key, passes.into_values(), Rows::merged(rows))
     };
     by_key.into_iter().map(one).collect()
 }
 
-fn group(key: Key, passes: impl Iterator<Item = Pass>, rows: Vec<Rows>) -> Group {
+fn group(key: Key<'_>, passes: impl Iterator<Item = Pass>, rows: Vec<Rows>) -> Group {
     let (subject, phase, is_method, method, budget) = key;
     let point = |pass: Pass| Point {
         work: pass.work,
@@ -79,8 +79,8 @@ fn group(key: Key, passes: impl Iterator<Item = Pass>, rows: Vec<Rows>) -> Group
         n_repeats: pass.repeats_s.len(),
     };
     Group {
-        subject,
-        method,
+        subject: subject.clone(),
+        method: method.to_owned(),
         is_baseline: !is_method,
         budget: budget.map(f64::from_bits),
         phase,

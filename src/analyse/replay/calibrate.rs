@@ -12,6 +12,8 @@
 //! Rows that are in no trace (failed, not counted) were computed all the same, and nobody knows how much of them: whatever met one is
 //! fitted to nothing.
 
+use std::collections::BTreeSet;
+
 use crate::{
     analyse::observed_trace::{CellTrace, NO_END, Observed},
     predict::{
@@ -66,17 +68,7 @@ impl Row {
 /// # Errors
 /// Too few requests beside rows that are in no trace, or none that met an idle engine; in words.
 pub fn calibrate(cells: &[&CellTrace], config: &EngineConfig) -> Result<Calibration, String> {
-    let mut rows: Vec<Row> = Vec::new();
-    for cell in cells {
-        let prompts: Vec<Prompt> =
-            cell.requests.iter().map(|own| prompt(own, cell, config)).collect();
-        rows.extend(cell.requests.iter().filter_map(|own| answer(own, cell, &prompts, config)));
-    }
-    let n_answers = rows.len();
-    rows.extend(cells.iter().flat_map(|cell| {
-        let alone = cell.requests.iter().filter(|own| is_alone(own, cell));
-        alone.filter_map(|own| first_token(own, config))
-    }));
+    let (rows, n_answers) = rows_of(cells, config);
     let n_alone = rows.len() - n_answers;
     if n_answers < REQUESTS_MIN || n_alone == 0 {
         let n_met = |cell: &&CellTrace| {
@@ -109,8 +101,47 @@ pub fn calibrate(cells: &[&CellTrace], config: &EngineConfig) -> Result<Calibrat
     })
 }
 
+/// Answers, which stand first and are counted, and the first tokens of requests that met an idle engine.
+fn rows_of(cells: &[&CellTrace], config: &EngineConfig) -> (Vec<Row>, usize) {
+    let mut rows: Vec<Row> = Vec::new();
+    for cell in cells {
+        let prompts: Vec<Prompt> =
+            cell.requests.iter().map(|own| prompt(own, cell, config)).collect();
+        rows.extend(cell.requests.iter().filter_map(|own| answer(own, cell, &prompts, config)));
+    }
+    let n_answers = rows.len();
+    rows.extend(cells.iter().flat_map(|cell| {
+        let alone = cell.requests.iter().filter(|own| is_alone(own, cell));
+        alone.filter_map(|own| first_token(own, config))
+    }));
+    (rows, n_answers)
+}
+
+/// Mean absolute error in percent on cells of repeats that the fit has not seen, each repeat left out in its turn. `None` where there
+/// is one repeat, or where the others are too few to fit.
+fn held_out_error_pct(cells: &[&CellTrace], config: &EngineConfig) -> Option<f64> {
+    let repeats: BTreeSet<u32> = cells.iter().map(|trace| trace.cell.repeat).collect();
+    if repeats.len() < 2 {
+        return None;
+    }
+    let mut off = Vec::new();
+    for repeat in repeats {
+        let (held, others): (Vec<&CellTrace>, Vec<&CellTrace>) =
+            cells.iter().partition(|trace| trace.cell.repeat == repeat);
+        let (costs, _) = fit(&rows_of(&others, config).0)?;
+        off.extend(
+            rows_of(&held, config)
+                .0
+                .iter()
+                .map(|row| (row.time_s / row.predicted_s(&costs) - 1.0).abs()),
+        );
+    }
+    Some(100.0 * stats::mean(&off)?)
+}
+
 /// The same where the rules may have tiles: whether the engine computes in them depends on how it was built and on which device it runs,
-/// which nobody tells, so the works with tiles stay where they fit the cells better. Both ways have as many costs.
+/// which nobody tells, so the works with tiles stay where they foretell repeats that were held out better. With one repeat it is the
+/// fit itself that decides; both ways have as many costs.
 pub(super) fn calibrate_rules(
     cells: &[&CellTrace],
     config: &mut EngineConfig,
@@ -119,7 +150,12 @@ pub(super) fn calibrate_rules(
     let plain = EngineConfig { tiles: None, ..*config };
     if config.tiles.is_some() {
         let without = calibrate(cells, &plain)?;
-        if without.fit_error_pct <= found.fit_error_pct {
+        let (with_pct, without_pct) =
+            match (held_out_error_pct(cells, config), held_out_error_pct(cells, &plain)) {
+                (Some(with), Some(without)) => (with, without),
+                _ => (found.fit_error_pct, without.fit_error_pct),
+            };
+        if without_pct <= with_pct {
             *config = plain;
             return Ok(without);
         }
@@ -266,6 +302,30 @@ fn first_token(own: &Observed, config: &EngineConfig) -> Option<Row> {
     add_prompt(&mut costs, in_pass(own, &[], config));
     let time_s = own.ttft_s();
     (time_s > 0.0).then_some(Row { costs, time_s })
+}
+
+/// Measured over fitted time to the first token, of each request of these cells that met an idle engine.
+pub(super) fn idle_ratios(
+    cells: &[&CellTrace],
+    config: &EngineConfig,
+    fit: &Calibration,
+) -> Vec<f64> {
+    let times = &fit.times;
+    let costs = [
+        times.step_s,
+        times.per_sequence_s,
+        times.per_kv_token_s,
+        times.per_prompt_s,
+        times.per_prompt_token_s,
+        times.per_pair_s,
+        fit.request_s,
+    ];
+    let of_cell = |cell: &&CellTrace| {
+        let alone = cell.requests.iter().filter(|own| is_alone(own, cell));
+        let rows = alone.filter_map(|own| first_token(own, config));
+        rows.map(|row| row.time_s / row.predicted_s(&costs)).collect::<Vec<_>>()
+    };
+    cells.iter().flat_map(of_cell).collect()
 }
 
 /// What is left of a closed loop's time beside its requests: with `n` in flight, `n` times the time from first to last. Rows that

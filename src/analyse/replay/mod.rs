@@ -36,6 +36,7 @@ use crate::{
         StepTimes,
         simulate::{Client, Engine, EngineConfig, Load, Outcome, Replayed, Times, replay},
     },
+    stats,
     units::{ns_to_s, s_to_ns},
 };
 
@@ -167,6 +168,7 @@ pub fn run(data: &RunData, options: &Options<'_>) -> anyhow::Result<Replays> {
         let calibrated: Vec<&CellTrace> =
             own.iter().copied().filter(|trace| fitted_to.contains(&trace.cell.id)).collect();
         note(&mut out.notes, &target, unsteady(&method, &fitted, &calibrated));
+        note(&mut out.notes, &target, rested(&method, (&fitted, &config), &judged));
         used.calibrated.extend(calibrated);
         used.judged.extend(&judged);
         out.calibrated_on.extend(fitted_to);
@@ -205,6 +207,32 @@ fn unsteady(method: &str, fitted: &Fitted, calibrated: &[&CellTrace]) -> Vec<Str
         )
     };
     off.filter(|off| *off > FIT_ERROR_PCT).map(say).into_iter().collect()
+}
+
+/// Requests that met an idle engine from which their times are held to the calibration's.
+const IDLE_MIN: usize = 20;
+/// How much later their first token may come, as a share, before it is said.
+const IDLE_OFF: f64 = 0.1;
+
+/// What has to be said where an engine that had rested is slower, or faster, than one between the requests of a closed loop: a machine
+/// that wakes up, caches that others have filled. Closed loops do not show it, and it is not simulated.
+fn rested(
+    method: &str,
+    (fitted, config): (&Fitted, &EngineConfig),
+    judged: &[&CellTrace],
+) -> Vec<String> {
+    let Some(fit) = &fitted.calibration else { return Vec::new() };
+    let mut ratios = calibrate::idle_ratios(judged, config, fit);
+    let n = ratios.len();
+    let off = stats::median(&mut ratios).map(|ratio| ratio - 1.0);
+    let say = |off: f64| {
+        format!(
+            "{method}: {n} requests of judged cells that met an idle engine had their first token {:.0} % {} than those of the calibration cells foretell (median): an engine that has rested takes other times here, which is not simulated",
+            100.0 * off.abs(),
+            if off > 0.0 { "later" } else { "sooner" }
+        )
+    };
+    off.filter(|off| n >= IDLE_MIN && off.abs() > IDLE_OFF).map(say).into_iter().collect()
 }
 
 /// What has to be said where more lay in the simulated cache than the slots of llama-server share.

@@ -273,20 +273,36 @@ fn a_stop_token_takes_a_step_that_no_client_sees() {
 }
 
 /// What would be a wrong forecast is one: the engine became slower after it was calibrated.
-#[test]
-fn an_engine_that_changed_is_not_foretold() {
-    let mut data = run_of(truth());
-    let slower = LinearTimes { step_s: 0.0012, ..truth() };
-    let other = run_of(slower);
+/// A run whose closed loops met one engine and whose open loads another.
+fn changed(closed: LinearTimes, open: LinearTimes) -> RunData {
+    let (mut data, other) = (run_of(closed), run_of(open));
     let mask = |data: &RunData, poisson: bool| {
         let loads = data.requests.column("load").unwrap().str().unwrap().clone();
         loads.iter().map(|load| load.unwrap().starts_with("poisson") == poisson).collect()
     };
     let fast = data.requests.filter(&mask(&data, false)).unwrap();
     data.requests = fast.vstack(&other.requests.filter(&mask(&other, true)).unwrap()).unwrap();
+    data
+}
+
+#[test]
+fn an_engine_that_changed_is_not_foretold() {
+    let data = changed(truth(), LinearTimes { step_s: 0.0012, ..truth() });
     let replays = run(&data, &Options::default()).unwrap();
     let error = replays.points[0].compared[0].error_pct();
     assert!(error < -10.0, "{error}");
+}
+
+#[test]
+fn an_engine_that_is_slower_after_a_rest_is_told_of() {
+    let said = |open: LinearTimes| {
+        let notes = run(&changed(truth(), open), &Options::default()).unwrap().notes;
+        notes.into_iter().find(|note| note.contains("met an idle engine"))
+    };
+    assert_eq!(said(truth()), None);
+    let slower = LinearTimes { per_prompt_token_s: 3e-5, ..truth() };
+    let words = said(slower).unwrap();
+    assert!(words.contains("later than") && words.starts_with("llama: fp16:"), "{words}");
 }
 
 #[test]
