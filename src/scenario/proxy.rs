@@ -60,6 +60,8 @@ pub struct Proxy {
     pub health_timeout: Duration,
     /// Time between two looks at files.
     pub reload_every: Duration,
+    /// Time that a row of `route_engines` covers.
+    pub record_every: Duration,
     /// Failures in a row that open a breaker.
     pub breaker_failures: u32,
     /// How long it stays open at least.
@@ -157,13 +159,19 @@ impl Proxy {
     /// # Errors
     /// The file cannot be read, or a [`ScenarioError`] with line, column and hint.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| {
+        let bytes = std::fs::read(path).with_context(|| {
             format!(
                 "{}: cannot read the configuration\n  hint: the path is relative to the working directory",
                 path.display()
             )
         })?;
-        Ok(Self::parse(&text, &path.display().to_string())?)
+        let origin = path.display().to_string();
+        let text = std::str::from_utf8(&bytes).map_err(|wrong| {
+            let sound = String::from_utf8_lossy(&bytes[..wrong.valid_up_to()]);
+            let message = "expected UTF-8, got other bytes";
+            Fault::new(sound.len(), message, "save the file as UTF-8").locate(&sound, &origin)
+        })?;
+        Ok(Self::parse(text, &origin)?)
     }
 
     /// Checks a text; `origin` stands before the line number in errors. Never panics.
@@ -207,10 +215,11 @@ fn checked(text: &str) -> Result<Proxy, Fault> {
             wire::ProxyLength::Model(path) => ProxyLength::Model(path.clone()),
         },
         risks: file.policy.guard.as_ref().map(|guard| guard.risks.clone()),
-        limits: limits(&file.limits),
+        limits: limits(&file.limits)?,
         health_every: seconds(file.health.interval_s),
         health_timeout: seconds(file.health.timeout_s),
         reload_every: seconds(file.health.reload_s),
+        record_every: seconds(file.health.record_s),
         breaker_failures: file.breaker.failures.u32(),
         breaker_open: seconds(file.breaker.open_s),
         engines,
@@ -391,10 +400,21 @@ fn asks_for_times(rule: Rule) -> bool {
     )
 }
 
-fn limits(wire: &wire::Limits) -> ProxyLimits {
-    ProxyLimits {
-        body_bytes: wire.body_bytes.usize(),
-        buffer_bytes: wire.buffer_bytes.usize(),
+fn limits(wire: &wire::Limits) -> Result<ProxyLimits, Fault> {
+    let (body, buffer) = (wire.body_bytes.value, wire.buffer_bytes.value);
+    if body.0 > buffer.0 {
+        let message = format!(
+            "expected `body_bytes` of at most `buffer_bytes`, which is {}, got {}",
+            buffer.0, body.0
+        );
+        let hint =
+            "raise `buffer_bytes` or lower `body_bytes`: a larger body would never find room";
+        // Either may be the default, which has no place.
+        return Err(Fault::new(wire.body_bytes.at.max(wire.buffer_bytes.at), message, hint));
+    }
+    Ok(ProxyLimits {
+        body_bytes: body.usize(),
+        buffer_bytes: buffer.usize(),
         header_bytes: wire.header_bytes.usize(),
         header_fields: wire.header_fields.usize(),
         connections: wire.connections.usize(),
@@ -408,7 +428,7 @@ fn limits(wire: &wire::Limits) -> ProxyLimits {
         stall: seconds(wire.stall_s),
         drain: seconds(wire.drain_s),
         attempts: wire.attempts.u32(),
-    }
+    })
 }
 
 fn seconds<const MIN: i64, const MAX: i64>(value: Real<MIN, MAX>) -> Duration {

@@ -8,6 +8,7 @@ name = "live"
 seed = 3
 baseline = "f16"
 listen = "127.0.0.1:0"
+public = false
 token_env = "PROXY_TOKEN"
 results = "results"
 bytes_per_token = 3.5
@@ -46,9 +47,25 @@ guard = { risks = "risks.json", epsilon = 0.05 }
 [limits]
 body_bytes = 1000
 stall_s = 0.5
+buffer_bytes = 100000
+header_bytes = 4096
+header_fields = 32
+connections = 100
+requests = 50
+header_s = 5
+body_s = 6
+idle_s = 7
+write_s = 8
+connect_s = 1
+first_byte_s = 60
+drain_s = 9
+attempts = 3
 
 [health]
 interval_s = 0.25
+timeout_s = 2
+reload_s = 3
+record_s = 4
 
 [breaker]
 failures = 2
@@ -90,20 +107,20 @@ fn errors_have_a_place_and_a_remedy() {
         ),
         ("127.0.0.1:0", "localhost", "f:5:10", "expected an IP address and a port"),
         ("127.0.0.1:0", "0.0.0.0:1", "f:5:10", "public = true"),
-        ("PROXY_TOKEN", "sk-secret value", "f:6:13", "name of a variable"),
-        ("http://127.0.0.1:8081/", "ftp://x", "f:11:7", "http"),
-        ("max_num_seqs = 4", "max_num_seqs = 0", "f:17:16", "a whole number from 1"),
-        ("max_batched_tokens = 2048", "max_batched_tokens = 2", "f:18:22", "max_num_seqs"),
-        ("health = \"/health\"", "health = \"x\"", "f:15:10", "begins with a slash"),
+        ("PROXY_TOKEN", "sk-secret value", "f:7:13", "name of a variable"),
+        ("http://127.0.0.1:8081/", "ftp://x", "f:12:7", "http"),
+        ("max_num_seqs = 4", "max_num_seqs = 0", "f:18:16", "a whole number from 1"),
+        ("max_batched_tokens = 2048", "max_batched_tokens = 2", "f:19:22", "max_num_seqs"),
+        ("health = \"/health\"", "health = \"x\"", "f:16:10", "begins with a slash"),
         (
             "speed.model = { path = \"speed.json\", subject = \"llama\" }",
             "",
-            "f:37:8",
+            "f:38:8",
             "[engine.b.speed.linear]",
         ),
-        ("rule = \"marginal_cost\"", "rule = \"marginal\"", "f:37:8", "marginal_cost"),
-        ("failures = 2", "failure = 2", "f:49:1", "did you mean `failures`?"),
-        ("[engine.b]", "[engine.B]", "f:29:9", "a-z"),
+        ("rule = \"marginal_cost\"", "rule = \"marginal\"", "f:38:8", "marginal_cost"),
+        ("failures = 2", "failure = 2", "f:66:1", "did you mean `failures`?"),
+        ("[engine.b]", "[engine.B]", "f:30:9", "a-z"),
     ] {
         let error = error(from, to);
         assert!(error.starts_with(&format!("{place}: ")) && error.contains(words), "{to}: {error}");
@@ -115,9 +132,58 @@ fn errors_have_a_place_and_a_remedy() {
     );
 }
 
+/// Keys of a schema.
+fn keys(schema: &serde_json::Value, found: &mut Vec<String>) {
+    match schema {
+        serde_json::Value::Object(object) => {
+            let properties = object.get("properties").and_then(|own| own.as_object());
+            found.extend(properties.into_iter().flat_map(|own| own.keys().cloned()));
+            object.values().for_each(|value| keys(value, found));
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| keys(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_full_configuration_has_every_key() {
+    let mut found = Vec::new();
+    keys(&schema(), &mut found);
+    assert!(found.len() > 40, "the walk found {} keys only", found.len());
+    for key in found {
+        let has = |before: &str, after: &str| FULL.contains(&format!("{before}{key}{after}"));
+        // `length.model` is the other choice beside `length.constant`.
+        let is_there = has("", " = ") || has("", "]") || has("[", ".") || has(".", " = ");
+        assert!(is_there, "{key}");
+    }
+}
+
+#[test]
+fn each_line_is_blamed_for_its_own_fault() {
+    let lines: Vec<&str> = FULL.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        let Some((key, value)) = line.split_once(" = ") else { continue };
+        let misspelt = format!("{key}x = {value}");
+        let wrong = format!("{key} = {{ wrong = 1 }}");
+        for own in [misspelt, wrong] {
+            let mut text = lines.clone();
+            text[at] = &own;
+            let error = Proxy::parse(&text.join("\n"), "f").unwrap_err();
+            assert_eq!(error.line, at + 1, "{own}: {error}");
+            assert!(!error.hint.is_empty() && !error.message.contains('\n'), "{error}");
+        }
+        let mut text = lines.clone();
+        text.remove(at);
+        if let Err(error) = Proxy::parse(&text.join("\n"), "f") {
+            assert!(!error.hint.is_empty() && !error.message.contains('\n'), "{line}: {error}");
+        }
+    }
+}
+
 #[test]
 fn an_address_that_others_reach_needs_a_word_and_a_token() {
-    let open = FULL.replacen("127.0.0.1:0\"", "0.0.0.0:1\"\npublic = true", 1);
+    let open =
+        FULL.replacen("127.0.0.1:0", "0.0.0.0:1", 1).replacen("public = false", "public = true", 1);
     assert!(Proxy::parse(&open, "f").is_ok());
     let tokenless = open.replacen("token_env = \"PROXY_TOKEN\"", "", 1);
     assert!(Proxy::parse(&tokenless, "f").unwrap_err().to_string().contains("token_env"));

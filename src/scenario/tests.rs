@@ -446,6 +446,7 @@ fn every_key_and_default_is_documented() {
     let mut found = Vec::new();
     keys(&schema(), &mut found);
     keys(&route::schema(), &mut found);
+    keys(&proxy::schema(), &mut found);
     assert!(found.len() > 60, "the walk found {} keys only", found.len());
     for (key, default) in found {
         let documented = |line: &&str| {

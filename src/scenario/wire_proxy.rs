@@ -189,9 +189,9 @@ pub(super) struct Guard {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Limits {
     /// Bytes of a body (413).
-    pub(super) body_bytes: Int<1, 1_073_741_824>,
-    /// Bytes of all bodies that are held at a time; a request that would need more is answered 503.
-    pub(super) buffer_bytes: Int<1, 1_099_511_627_776>,
+    pub(super) body_bytes: Sp<Int<1, 1_073_741_824>>,
+    /// Bytes of all bodies that are held at a time, at least `body_bytes`; a request that would need more is answered 503.
+    pub(super) buffer_bytes: Sp<Int<1, 1_099_511_627_776>>,
     /// Bytes of a head (431).
     pub(super) header_bytes: Int<256, 1_048_576>,
     /// Fields of a head (431), of which the parser takes at most 100.
@@ -223,8 +223,8 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            body_bytes: Int(8 << 20),
-            buffer_bytes: Int(256 << 20),
+            body_bytes: Sp { value: Int(8 << 20), at: 0 },
+            buffer_bytes: Sp { value: Int(256 << 20), at: 0 },
             header_bytes: Int(16 << 10),
             header_fields: Int(64),
             connections: Int(16_384),
@@ -252,11 +252,18 @@ pub(super) struct Health {
     pub(super) timeout_s: Timeout,
     /// Seconds between two looks at the files of models and risks, which are read anew when they change.
     pub(super) reload_s: Timeout,
+    /// Seconds that a row of `route_engines` covers.
+    pub(super) record_s: Timeout,
 }
 
 impl Default for Health {
     fn default() -> Self {
-        Self { interval_s: Real(1.0), timeout_s: Real(2.0), reload_s: Real(2.0) }
+        Self {
+            interval_s: Real(1.0),
+            timeout_s: Real(2.0),
+            reload_s: Real(2.0),
+            record_s: Real(10.0),
+        }
     }
 }
 

@@ -103,6 +103,8 @@ pub async fn start(fault: Fault) -> std::io::Result<SocketAddr> {
     let seen = Arc::<Mutex<Seen>>::default();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
+            // Pieces are written one by one, and are to leave so. Where this fails they come together.
+            let _ = socket.set_nodelay(true);
             let seen = seen.clone();
             // An error here is a client that went away, which is what some faults are about.
             tokio::spawn(async move { connection(socket, fault, &seen).await });

@@ -87,7 +87,9 @@ fn secret(name: &str) -> anyhow::Result<Secret> {
     let value = std::env::var(name).map_err(|_| {
         anyhow::anyhow!("{name}: expected a variable of the environment with a secret, got none\n  hint: export {name}=...")
     })?;
-    Secret::new(&value).map_err(|why| anyhow::anyhow!("{name}: {why}"))
+    Secret::new(&value).map_err(|why| {
+        anyhow::anyhow!("{name}: {why}\n  hint: export {name}=... with the secret alone")
+    })
 }
 
 fn make_log(proxy: &Proxy, path: &Path) -> anyhow::Result<(RouteLog, RouteManifest)> {

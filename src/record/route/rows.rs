@@ -100,7 +100,8 @@ table_row!(
     err,
 );
 
-/// What one engine did in one simulation, or until a proxy ended. Table `route_engines`.
+/// What one engine did in one simulation, or in one of the stretches of time that a live run consists of: there the rows of an engine
+/// follow each other without a gap. Table `route_engines`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RouteEngineRow {
     /// Name of the pool.
@@ -119,19 +120,20 @@ pub struct RouteEngineRow {
     pub engine: String,
     /// Name of its method.
     pub method: String,
-    /// The first arrival at the router.
+    /// The first arrival at the router; of a live run where the stretch begins, which is 0 or the end of the one before.
     pub began_ns: i64,
-    /// The last answer's end, of all engines.
+    /// The last answer's end, of all engines; of a live run where the stretch ends.
     pub ended_ns: i64,
     /// Time in which a step ran; `None` where the engine does not tell.
     pub busy_ns: Option<i64>,
     /// Steps.
     pub n_steps: Option<i64>,
-    /// Requests that it took.
+    /// Requests that it took; in a live run those that it began to answer in the stretch, whatever the status.
     pub n_requests: i64,
-    /// Preemptions.
+    /// Preemptions; `None` where the engine does not tell.
     pub n_preempted: Option<i64>,
-    /// Most tokens that lay in its cache at a time, as far as the method keeps them.
+    /// Most tokens that lay in its cache at a time, as far as the method keeps them; in a live run the most at the moments at which the
+    /// engine was asked, `None` where it does not tell.
     pub kv_tokens_most: Option<i64>,
 }
 

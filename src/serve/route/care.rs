@@ -2,7 +2,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -12,36 +15,80 @@ use super::{
     Say,
     app::App,
     breaker::BreakerState,
-    gauges,
+    gauges::{self, Gauges},
     knowledge::{self, Knowledge},
+    stretch,
+    upstream::Failure,
 };
 
 /// Looks after one engine until the task is dropped.
 pub(super) async fn watch(app: Arc<App>, engine: usize, say: Say) {
     let mut every = tokio::time::interval(app.proxy.health_every);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut known = BreakerState::Closed;
+    let (mut known, mut mute) = (BreakerState::Closed, None);
     loop {
         every.tick().await;
-        look(&app, engine).await;
+        let name = &app.engines[engine].name;
+        let health = look(&app, engine).await;
         let now = app.desk.shown()[engine].breaker;
         if now != known {
-            say(&format!("engine {}: breaker {}", app.engines[engine].name, now.name()));
+            // Where the check is good, it was requests that failed.
+            let why = match &health {
+                Err(failure) if now == BreakerState::Open => {
+                    format!(": its health check failed, {}", failure.words())
+                }
+                _ => String::new(),
+            };
+            say(&format!("engine {name}: breaker {}{why}", now.name()));
             known = now;
+        }
+        if health.is_err() {
+            continue;
+        }
+        let told = listen(&app, engine).await.err();
+        if let Some(failure) = told.filter(|_| told != mute) {
+            say(&format!("warning: engine {name}: its metrics are not read, {}", failure.words()));
+            mute = told;
         }
     }
 }
 
-async fn look(app: &App, engine: usize) {
+async fn look(app: &App, engine: usize) -> Result<(), Failure> {
     let (time, upstream) = (app.proxy.health_timeout, &app.engines[engine]);
-    let is_good = tokio::time::timeout(time, upstream.is_healthy()).await.unwrap_or(false);
-    app.desk.probed(engine, is_good, app.clock.now_ns());
-    if !is_good {
+    let health = tokio::time::timeout(time, upstream.health()).await;
+    let health = health.unwrap_or(Err(Failure::TimedOut));
+    app.desk.probed(engine, health.is_ok(), app.clock.now_ns());
+    if health.is_err() {
         app.counts.failed(&upstream.name, "health");
-        return;
     }
-    if let Ok(Some(text)) = tokio::time::timeout(time, upstream.metrics()).await {
-        app.desk.told(engine, gauges::read(&text));
+    health
+}
+
+/// What an engine says of its load; of one that should and does not, nothing is known.
+async fn listen(app: &App, engine: usize) -> Result<(), Failure> {
+    let asked = tokio::time::timeout(app.proxy.health_timeout, app.engines[engine].metrics()).await;
+    match asked.unwrap_or(Err(Failure::Slow)) {
+        Ok(None) => Ok(()),
+        Ok(Some(text)) => {
+            app.desk.told(engine, gauges::read(&text));
+            Ok(())
+        }
+        Err(failure) => {
+            app.counts.failed(&app.engines[engine].name, "metrics");
+            app.desk.told(engine, Gauges::default());
+            Err(failure)
+        }
+    }
+}
+
+/// Writes a row an engine for every stretch of time, until the task is dropped; `began` is where the present one began.
+pub(super) async fn record(app: Arc<App>, began: Arc<AtomicI64>) {
+    let mut every = tokio::time::interval(app.proxy.record_every);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    every.tick().await;
+    loop {
+        every.tick().await;
+        began.store(stretch::write(&app, began.load(Ordering::Relaxed)), Ordering::Relaxed);
     }
 }
 

@@ -14,8 +14,10 @@ use super::{
     breaker::{Breaker, BreakerRules, BreakerState, Verdict},
     gauges::Gauges,
     knowledge::Knowledge,
+    stretch::Stretch,
 };
 use crate::{
+    predict::simulate::EngineConfig,
     route::{Ask, Decision, EngineState, PolicySpec, router::Router},
     scenario::proxy::Proxy,
 };
@@ -42,6 +44,9 @@ pub(super) struct Place {
     pub(super) engine: usize,
     /// Number of the request.
     id: u64,
+    /// How often the engine's breaker had opened when the request was sent: what comes of it later says nothing of an engine that was
+    /// given up meanwhile.
+    n_opened: u64,
     /// What is known of it there.
     pub(super) flight: Arc<Flight>,
 }
@@ -53,8 +58,7 @@ struct EngineDesk {
     foreign_running: usize,
     foreign_waiting: usize,
     kv_usage: Option<f64>,
-    /// How often its breaker has opened.
-    opened: watch::Sender<u64>,
+    stretch: Stretch,
 }
 
 struct Inner {
@@ -69,6 +73,8 @@ pub(super) struct Desk {
     spec: PolicySpec,
     seed: u64,
     inner: Mutex<Inner>,
+    /// Changes whenever it changes which engines may be asked.
+    changes: watch::Sender<()>,
 }
 
 /// What an engine's line in `/metrics` is made of.
@@ -98,7 +104,7 @@ impl Desk {
             foreign_running: 0,
             foreign_waiting: 0,
             kv_usage: None,
-            opened: watch::Sender::new(0),
+            stretch: Stretch::default(),
         };
         let router =
             Router::new(&proxy.policy, &knowledge.pool, knowledge.risks.clone(), proxy.seed)?;
@@ -108,6 +114,7 @@ impl Desk {
             spec: proxy.policy.clone(),
             seed: proxy.seed,
             inner: Mutex::new(Inner { router, knowledge, engines, states }),
+            changes: watch::Sender::new(()),
         })
     }
 
@@ -135,61 +142,75 @@ impl Desk {
 
     /// Decides, and writes the request down at the engine that it goes to. Engines in `tried` are not asked again.
     pub(super) fn place(&self, ask: &Ask<'_>, tried: &[usize]) -> (Decision, Option<Place>) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let pool = &inner.knowledge.pool;
-        inner.states.clear();
-        for (at, (engine, member)) in inner.engines.iter().zip(&pool.engines).enumerate() {
-            let mut state = engine.state(member.config.max_num_seqs, member.config.kv_budget);
-            let most = member.config.kv_blocks.map(|blocks| blocks * member.config.block_tokens);
-            if let (Some(usage), Some(most)) = (engine.kv_usage, most) {
-                state.kv_tokens = state.kv_tokens.max((usage * most as f64) as u64);
-            }
-            state.is_up &= !tried.contains(&at);
-            inner.states.push(state);
-        }
-        let decision = inner.router.decide(ask, pool, &inner.states);
-        let place = decision.engine.map(|at| {
-            let method = pool.engines[at].method;
-            let flight = Arc::new(Flight {
-                prompt_tokens: ask.prompt_tokens,
-                expected: ask.output_tokens.get(method).copied().unwrap_or(1.0),
-                n_out: AtomicU64::new(0),
-            });
-            let engine = &mut inner.engines[at];
-            engine.breaker.sent();
-            engine.flights.insert(ask.id, flight.clone());
-            Place { engine: at, id: ask.id, flight }
-        });
-        (decision, place)
+        self.lock().place(ask, tried)
     }
 
-    /// An engine has begun to answer.
-    pub(super) fn answered(&self, place: &Place, now_ns: i64) {
-        self.lock().engines[place.engine].judge(|breaker| breaker.ended(Verdict::Good, now_ns));
+    /// Sends a request that waits elsewhere, where its engine was given up since it was sent and another may be asked. To decide and to
+    /// write it down is one step: of many that wait, as many go as the other engine takes, and the rest stays where it is.
+    pub(super) fn move_on(
+        &self,
+        ask: &Ask<'_>,
+        from: &Place,
+        tried: &[usize],
+    ) -> Option<(Decision, Place)> {
+        let mut inner = self.lock();
+        if inner.engines[from.engine].breaker.turns().0 == from.n_opened {
+            return None;
+        }
+        let (decision, place) = inner.place(ask, &[tried, &[from.engine]].concat());
+        place.map(|place| (decision, place))
+    }
+
+    /// Tells of every moment at which other engines may be asked than before.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Changes what is known of an engine, and tells those who wait when that changed whether it may be asked.
+    fn change(&self, engine: usize, change: impl FnOnce(&mut EngineDesk)) {
+        let mut inner = self.lock();
+        let engine = &mut inner.engines[engine];
+        let standing = |breaker: &Breaker| (breaker.lets_through(), breaker.turns());
+        let before = standing(&engine.breaker);
+        change(engine);
+        let is_changed = before != standing(&engine.breaker);
+        drop(inner);
+        if is_changed {
+            self.changes.send_replace(());
+        }
+    }
+
+    /// An engine has begun to answer: whether that is a sign of health, as an answer with an error is not.
+    pub(super) fn answered(&self, place: &Place, is_good: bool, now_ns: i64) {
+        self.change(place.engine, |engine| {
+            engine.stretch.n_requests += 1;
+            if is_good {
+                engine.judge(place, Verdict::Good, now_ns);
+            }
+        });
     }
 
     /// A request is no longer at its engine.
     pub(super) fn leave(&self, place: &Place, verdict: Verdict, now_ns: i64) {
-        let mut inner = self.lock();
-        let engine = &mut inner.engines[place.engine];
-        engine.flights.remove(&place.id);
-        engine.judge(|breaker| breaker.ended(verdict, now_ns));
+        self.change(place.engine, |engine| {
+            engine.flights.remove(&place.id);
+            engine.judge(place, verdict, now_ns);
+        });
     }
 
     /// What a health check found.
     pub(super) fn probed(&self, engine: usize, is_good: bool, now_ns: i64) {
-        self.lock().engines[engine].judge(|breaker| breaker.probed(is_good, now_ns));
+        self.change(engine, |engine| engine.breaker.probed(is_good, now_ns));
     }
 
     /// What an engine says of itself. It counts requests that were sent from here too.
     pub(super) fn told(&self, engine: usize, gauges: Gauges) {
         let mut inner = self.lock();
-        let Some(most) =
-            inner.knowledge.pool.engines.get(engine).map(|own| own.config.max_num_seqs)
-        else {
+        let inner = &mut *inner;
+        let Some(config) = inner.knowledge.pool.engines.get(engine).map(|own| &own.config) else {
             return;
         };
+        let (most, room) = (config.max_num_seqs, room(config));
         let engine = &mut inner.engines[engine];
         let own = engine.flights.len();
         let (own_running, own_waiting) = (own.min(most), own.saturating_sub(most));
@@ -199,24 +220,12 @@ impl Desk {
         engine.foreign_running = beyond(gauges.running, own_running);
         engine.foreign_waiting = beyond(gauges.waiting, own_waiting);
         engine.kv_usage = gauges.kv_usage;
+        engine.stretch.told(&gauges, room);
     }
 
-    /// Changes when the breaker of an engine opens.
-    pub(super) fn opened(&self, engine: usize) -> watch::Receiver<u64> {
-        self.lock().engines[engine].opened.subscribe()
-    }
-
-    /// Whether a request could go elsewhere: to an engine that is up, was not tried, and is safe whatever the guard knows.
-    pub(super) fn has_other(&self, tried: &[usize], than: usize) -> bool {
-        let inner = self.lock();
-        let pool = &inner.knowledge.pool;
-        let other = |(at, engine): (usize, &EngineDesk)| {
-            at != than
-                && !tried.contains(&at)
-                && engine.breaker.lets_through()
-                && (self.spec.guard.is_none() || pool.is_baseline(at))
-        };
-        inner.engines.iter().enumerate().any(other)
+    /// What each engine did since this was asked last.
+    pub(super) fn stretches(&self) -> Vec<Stretch> {
+        self.lock().engines.iter_mut().map(|engine| engine.stretch.end()).collect()
     }
 
     /// Whether each engine may be asked.
@@ -236,14 +245,46 @@ impl Desk {
     }
 }
 
+/// Tokens that the cache of an engine holds, where that was said.
+fn room(config: &EngineConfig) -> Option<u64> {
+    config.kv_blocks.map(|blocks| blocks * config.block_tokens)
+}
+
+impl Inner {
+    fn place(&mut self, ask: &Ask<'_>, tried: &[usize]) -> (Decision, Option<Place>) {
+        let pool = &self.knowledge.pool;
+        self.states.clear();
+        for (at, (engine, member)) in self.engines.iter().zip(&pool.engines).enumerate() {
+            let mut state = engine.state(member.config.max_num_seqs, member.config.kv_budget);
+            if let (Some(usage), Some(most)) = (engine.kv_usage, room(&member.config)) {
+                state.kv_tokens = state.kv_tokens.max((usage * most as f64) as u64);
+            }
+            state.is_up &= !tried.contains(&at);
+            self.states.push(state);
+        }
+        let decision = self.router.decide(ask, pool, &self.states);
+        let place = decision.engine.map(|at| {
+            let method = pool.engines[at].method;
+            let flight = Arc::new(Flight {
+                prompt_tokens: ask.prompt_tokens,
+                expected: ask.output_tokens.get(method).copied().unwrap_or(1.0),
+                n_out: AtomicU64::new(0),
+            });
+            let engine = &mut self.engines[at];
+            engine.breaker.sent();
+            engine.flights.insert(ask.id, flight.clone());
+            let (n_opened, _) = engine.breaker.turns();
+            Place { engine: at, id: ask.id, n_opened, flight }
+        });
+        (decision, place)
+    }
+}
+
 impl EngineDesk {
-    /// Changes the breaker and tells those who wait when that opened it.
-    fn judge(&mut self, change: impl FnOnce(&mut Breaker)) {
-        let (before, _) = self.breaker.turns();
-        change(&mut self.breaker);
-        let (after, _) = self.breaker.turns();
-        if after != before {
-            self.opened.send_replace(after);
+    /// What came of a request, unless the engine was given up since it was sent: then it tells of the engine that was.
+    fn judge(&mut self, place: &Place, verdict: Verdict, now_ns: i64) {
+        if place.n_opened == self.breaker.turns().0 {
+            self.breaker.ended(verdict, now_ns);
         }
     }
 
@@ -339,13 +380,61 @@ failures = 2
         let desk = desk();
         assert_eq!(place(&desk, 0, &[0]).unwrap().engine, 1);
         assert!(place(&desk, 1, &[0, 1]).is_none());
-        let opened = desk.opened(0);
         desk.probed(0, false, 0);
-        assert!(!opened.has_changed().unwrap() && desk.has_other(&[], 1));
         desk.probed(0, false, 0);
-        assert!(opened.has_changed().unwrap() && !desk.has_other(&[], 1));
-        assert!(desk.has_other(&[], 0) && !desk.has_other(&[1], 0));
         assert_eq!(desk.up(), [false, true]);
         assert!(place(&desk, 2, &[1]).is_none());
+    }
+
+    /// Opens the breaker of an engine.
+    fn fell(desk: &Desk, engine: usize) {
+        desk.probed(engine, false, 0);
+        desk.probed(engine, false, 0);
+    }
+
+    /// A time at which a breaker that opened at 0 may close.
+    const LATER_NS: i64 = 3600 * 1_000_000_000;
+
+    #[test]
+    fn a_request_moves_once_its_engine_was_given_up_and_another_may_be_asked() {
+        let desk = desk();
+        let first = place(&desk, 0, &[1]).unwrap();
+        let moves = || desk.move_on(&ask(0), &first, &[]).map(|(_, place)| place);
+        assert!(moves().is_none(), "its engine is up");
+        fell(&desk, 1);
+        fell(&desk, 0);
+        assert!(moves().is_none(), "nobody else is up");
+        let changes = desk.changes();
+        desk.probed(1, true, LATER_NS);
+        assert!(changes.has_changed().unwrap(), "who waits is told");
+        let second = moves().expect("the other engine is up again");
+        assert_eq!((first.engine, second.engine), (0, 1));
+        assert!(desk.move_on(&ask(1), &first, &[]).is_none(), "half open, it takes one request");
+        assert!(desk.move_on(&ask(0), &first, &[1]).is_none(), "what was tried is not asked again");
+    }
+
+    #[test]
+    fn an_engine_that_fell_before_anybody_waited_for_that_is_left_all_the_same() {
+        let desk = desk();
+        let first = place(&desk, 0, &[1]).unwrap();
+        fell(&desk, 0);
+        desk.probed(0, true, LATER_NS);
+        assert_eq!(desk.up(), [true, true], "the engine is back, the request was sent before");
+        assert_eq!(desk.move_on(&ask(0), &first, &[]).unwrap().1.engine, 1);
+    }
+
+    #[test]
+    fn what_was_sent_before_an_engine_fell_says_nothing_of_it_after() {
+        let desk = desk();
+        let (late, later) = (place(&desk, 0, &[1]).unwrap(), place(&desk, 1, &[1]).unwrap());
+        fell(&desk, 0);
+        desk.probed(0, true, LATER_NS);
+        let trial = place(&desk, 2, &[1]).unwrap();
+        desk.leave(&late, Verdict::Unknown, LATER_NS);
+        assert!(place(&desk, 3, &[1]).is_none(), "the trial still goes on");
+        desk.leave(&later, Verdict::Bad, LATER_NS);
+        desk.answered(&trial, true, LATER_NS);
+        let shown = desk.shown()[0];
+        assert_eq!((shown.breaker, shown.turns), (BreakerState::Closed, (1, 1)));
     }
 }

@@ -8,6 +8,7 @@
 use std::{
     future::Future,
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc,
@@ -32,6 +33,8 @@ pub(super) const REFUSED: &str = "REFUSED-BY-GATE";
 /// Field of such a request that says why.
 pub(super) const WHY: &str = "x-why";
 
+/// Empty lines that may come before a request: clients of old send one.
+const EMPTY_LINES_MAX: usize = 4;
 /// Bytes of one read of the socket.
 const READ_BYTES: usize = 8 * 1024;
 /// No chunk and no trailer, wherever it stands: the parser reports a broken body, and the handler that reads it answers 400.
@@ -75,6 +78,10 @@ pub(super) struct Gate<S> {
     state: State,
     /// Bytes that are not judged yet.
     raw: Vec<u8>,
+    /// How many of them were found to be a part of a head.
+    looked: usize,
+    /// Empty lines since the last request.
+    empty_lines: usize,
     /// Judged bytes for the parser, from `given` on.
     ready: Vec<u8>,
     given: usize,
@@ -98,6 +105,8 @@ impl<S> Gate<S> {
             shared,
             state: State::Head,
             raw,
+            looked: 0,
+            empty_lines: 0,
             ready,
             given: 0,
             read_wait: None,
@@ -147,15 +156,24 @@ impl<S> Gate<S> {
 
     /// Whether there was enough of a head to decide.
     fn judge_head(&mut self) -> bool {
-        // A client of old ends a body with an empty line that belongs to nothing (RFC 9112, section 2.2).
-        while self.raw.starts_with(b"\r\n") {
-            self.raw.drain(..2);
+        if self.looked == 0 {
+            // A client of old ends a body with an empty line that belongs to nothing (RFC 9112, section 2.2).
+            let empty = self.raw.chunks_exact(2).take_while(|pair| *pair == b"\r\n").count();
+            self.raw.drain(..2 * empty);
+            self.empty_lines += empty;
+            if self.empty_lines > EMPTY_LINES_MAX {
+                self.refuse(Refusal { status: 400, why: "expected a request, got empty lines" });
+                return true;
+            }
+            if self.raw.is_empty() || self.raw == b"\r" {
+                return false;
+            }
         }
-        if self.raw.is_empty() || self.raw == b"\r" {
-            return false;
-        }
-        match head::inspect(&self.raw, &self.limits.head) {
-            Ok(Progress::Partial) => false,
+        match head::inspect(&self.raw, self.looked, &self.limits.head) {
+            Ok(Progress::Partial) => {
+                self.looked = self.raw.len();
+                false
+            }
             Ok(Progress::Whole(n, framing)) => {
                 self.state = match framing {
                     Framing::Length(0) => State::Head,
@@ -178,6 +196,7 @@ impl<S> Gate<S> {
         self.given = 0;
         self.ready.extend_from_slice(&self.raw[..n]);
         self.raw.drain(..n);
+        (self.looked, self.empty_lines) = (0, 0);
         self.read_wait = None;
     }
 
@@ -221,8 +240,9 @@ impl<S> Gate<S> {
 impl<S: AsyncRead + Unpin> Gate<S> {
     /// Reads the socket once. Ready with whether it has ended.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let mut bytes = [0; READ_BYTES];
-        let mut buffer = ReadBuf::new(&mut bytes);
+        // Most reads find nothing, while an answer is on its way: they fill no buffer first.
+        let mut bytes = [MaybeUninit::uninit(); READ_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut bytes);
         ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer))?;
         self.raw.extend_from_slice(buffer.filled());
         Poll::Ready(Ok(buffer.filled().is_empty()))
@@ -368,6 +388,30 @@ mod tests {
         assert!(refused.starts_with(" /400 HTTP/1.1\r\n"), "{refused}");
         let more = tokio::time::timeout(A_WHILE, read(&mut gate)).await;
         assert!(more.is_err(), "nothing comes after a refusal");
+    }
+
+    #[tokio::test]
+    async fn empty_lines_without_end_are_refused_however_they_come() {
+        let flood = "\r\n".repeat(EMPTY_LINES_MAX + 1);
+        for size in [1, 2, 3, flood.len()] {
+            let (mut client, mut gate) = pair(LIMITS);
+            for piece in flood.as_bytes().chunks(size) {
+                client.write_all(piece).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let seen = tokio::time::timeout(Duration::from_secs(60), read(&mut gate)).await;
+            assert!(seen.unwrap().starts_with("REFUSED-BY-GATE /400"), "{size}");
+        }
+        let (mut client, mut gate) = pair(LIMITS);
+        for _ in 0..3 {
+            let few = "\r\n".repeat(EMPTY_LINES_MAX);
+            client.write_all(format!("{few}{POST}abc").as_bytes()).await.unwrap();
+            let mut seen = String::new();
+            while seen.len() < POST.len() + 3 {
+                seen += &read(&mut gate).await;
+            }
+            assert_eq!(seen, format!("{POST}abc"), "few before each request are fine");
+        }
     }
 
     #[tokio::test]

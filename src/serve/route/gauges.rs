@@ -9,6 +9,8 @@ pub(super) struct Gauges {
     pub(super) waiting: Option<f64>,
     /// Share of its KV cache that is in use, of one.
     pub(super) kv_usage: Option<f64>,
+    /// Requests that lost their place in the cache since it was started.
+    pub(super) preempted: Option<f64>,
 }
 
 /// Names by which vLLM (`docs/usage/metrics`), llama-server (`tools/server/README.md`) and SGLang call them; the first that an
@@ -23,6 +25,7 @@ const KV_USAGE: [&str; 4] = [
     "llamacpp:kv_cache_usage_ratio",
     "sglang:token_usage",
 ];
+const PREEMPTED: [&str; 1] = ["vllm:num_preemptions_total"];
 
 /// Reads the gauges of one answer.
 pub(super) fn read(text: &str) -> Gauges {
@@ -32,6 +35,7 @@ pub(super) fn read(text: &str) -> Gauges {
         waiting: first(&WAITING),
         // A server of several engines tells one share each: the fullest is the one that will make requests wait.
         kv_usage: KV_USAGE.iter().find_map(|name| samples(text, name).reduce(f64::max)),
+        preempted: first(&PREEMPTED),
     }
 }
 
@@ -65,8 +69,11 @@ mod tests {
                     vllm:num_requests_running{engine=\"1\"} 1.0 1700000000\n\
                     vllm:num_requests_running_by_mood 9\n\
                     vllm:kv_cache_usage_perc{engine=\"0\"} 0.25\n\
-                    vllm:kv_cache_usage_perc{engine=\"1\"} 0.5\n";
+                    vllm:kv_cache_usage_perc{engine=\"1\"} 0.5\n\
+                    vllm:num_preemptions_total{engine=\"0\"} 3.0\n\
+                    vllm:num_preemptions_created{engine=\"0\"} 1.7e9\n";
         let gauges = read(vllm);
+        assert_eq!(gauges.preempted, Some(3.0));
         assert_eq!((gauges.running, gauges.waiting, gauges.kv_usage), (Some(3.0), None, Some(0.5)));
         let llama = "llamacpp:requests_processing 4\nllamacpp:requests_deferred 7\n";
         let gauges = read(llama);

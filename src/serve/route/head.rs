@@ -5,6 +5,8 @@
 //! CR or LF, a folded line, white space around a field's name, a second or odd `content-length`, any `transfer-encoding` but
 //! `chunked`, both of them together, a missing or second `host`.
 
+use memchr::memmem;
+
 /// How the body of a request is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -50,17 +52,24 @@ const fn refuse(status: u16, why: &'static str) -> Refusal {
     Refusal { status, why }
 }
 
-/// Looks at bytes that begin with a request.
+/// Looks at bytes that begin with a request. The first `looked` of them were found to be a partial head before: a head that comes byte
+/// by byte is looked at once, not once a byte.
 ///
 /// # Errors
 /// They cannot become a request that is taken.
-pub(super) fn inspect(bytes: &[u8], limits: &HeadLimits) -> Result<Progress, Refusal> {
-    let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
+pub(super) fn inspect(
+    bytes: &[u8],
+    looked: usize,
+    limits: &HeadLimits,
+) -> Result<Progress, Refusal> {
+    // The last line end may have been cut within.
+    let from = looked.saturating_sub(3);
+    let end = memmem::find(&bytes[from..], b"\r\n\r\n").map(|at| from + at + 4);
     let head = &bytes[..end.unwrap_or(bytes.len())];
     if head.len() > limits.bytes {
         return Err(refuse(431, "the header fields are too large"));
     }
-    line_ends(head, end.is_some())?;
+    line_ends(head, from, end.is_some())?;
     if head.first().is_some_and(|first| !first.is_ascii_uppercase()) {
         return Err(refuse(400, "expected a method in capital letters"));
     }
@@ -70,9 +79,9 @@ pub(super) fn inspect(bytes: &[u8], limits: &HeadLimits) -> Result<Progress, Ref
     }
 }
 
-/// CR and LF come as pairs, and no other control character comes at all.
-fn line_ends(head: &[u8], whole: bool) -> Result<(), Refusal> {
-    for (at, byte) in head.iter().enumerate() {
+/// CR and LF come as pairs, and no other control character comes at all, from some byte on.
+fn line_ends(head: &[u8], from: usize, whole: bool) -> Result<(), Refusal> {
+    for (at, byte) in head.iter().enumerate().skip(from) {
         let fine = match byte {
             b'\n' => at > 0 && head[at - 1] == b'\r',
             b'\r' => head.get(at + 1).map_or(!whole, |next| *next == b'\n'),
@@ -218,7 +227,7 @@ mod tests {
     const LIMITS: HeadLimits = HeadLimits { bytes: 512, fields: 8, body_bytes: 1000 };
 
     fn status(text: &str) -> u16 {
-        match inspect(text.as_bytes(), &LIMITS) {
+        match inspect(text.as_bytes(), 0, &LIMITS) {
             Ok(progress) => panic!("expected a refusal of {text:?}, got {progress:?}"),
             Err(refusal) => refusal.status,
         }
@@ -230,7 +239,7 @@ mod tests {
 
     #[test]
     fn sound_heads_pass_with_their_framing() {
-        let whole = |text: &str| inspect(text.as_bytes(), &LIMITS);
+        let whole = |text: &str| inspect(text.as_bytes(), 0, &LIMITS);
         let length = post("Content-Length: 12\r\n");
         let body = format!("{length}anything\nat\rall");
         assert_eq!(whole(&body), Ok(Progress::Whole(length.len(), Framing::Length(12))));
@@ -244,7 +253,37 @@ mod tests {
     fn every_beginning_of_a_sound_head_is_partial() {
         let head = post("Content-Length: 12\r\nX-Request-Id: a b\tc\r\n");
         for n in 0..head.len() {
-            assert_eq!(inspect(&head.as_bytes()[..n], &LIMITS), Ok(Progress::Partial), "{n}");
+            assert_eq!(inspect(&head.as_bytes()[..n], 0, &LIMITS), Ok(Progress::Partial), "{n}");
+        }
+    }
+
+    /// Inspects a text as it comes, byte by byte.
+    fn byte_by_byte(text: &str) -> Result<Progress, Refusal> {
+        for n in 1..=text.len() {
+            match inspect(&text.as_bytes()[..n], n - 1, &LIMITS) {
+                Ok(Progress::Partial) => {}
+                decided => return decided,
+            }
+        }
+        Ok(Progress::Partial)
+    }
+
+    #[test]
+    fn a_head_that_comes_byte_by_byte_is_taken_or_refused_as_one_that_comes_whole() {
+        let long = "X: a\r\n".repeat(200);
+        for fields in [
+            "Content-Length: 12\r\n",
+            "X: a\nContent-Length: 1\r\n",
+            "X: a\rContent-Length: 1\r\n",
+            "X: a\r\r\n",
+            "X: a\r\n b\r\n",
+            "X: \u{0}\r\n",
+            "Content-Length: 1\r\nContent-Length: 1\r\n",
+            &long,
+        ] {
+            let text = post(fields);
+            let whole = inspect(text.as_bytes(), 0, &LIMITS);
+            assert_eq!(byte_by_byte(&text), whole, "{fields:?}");
         }
     }
 
@@ -312,6 +351,6 @@ mod tests {
         assert_eq!(status(&post("Expect: miracles\r\n")), 417);
         let long = HeadLimits { bytes: 10_000, ..LIMITS };
         let line = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(5000));
-        assert_eq!(inspect(line.as_bytes(), &long).unwrap_err().status, 414);
+        assert_eq!(inspect(line.as_bytes(), 0, &long).unwrap_err().status, 414);
     }
 }

@@ -149,10 +149,13 @@ async fn converse(
         .max_buf_size(limits.head.bytes.max(8192) + 8192);
     let mut connection = http.serve_connection(TokioIo::new(gate), service);
     let mut told = false;
+    // One wait for the life of the connection: a new one at each of its polls would take a lock that all connections share.
+    let mut drain = pin!(async move { drop(draining.wait_for(|draining| *draining).await) });
     let ended = loop {
         tokio::select! {
+            biased;
             ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break ended,
-            _ = draining.wait_for(|draining| *draining), if !told => {
+            () = &mut drain, if !told => {
                 told = true;
                 Pin::new(&mut connection).graceful_shutdown();
             }

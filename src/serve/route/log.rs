@@ -1,11 +1,11 @@
-//! One row a request, written by a thread of its own: no request waits for a disk.
+//! One row a request, and one an engine and stretch of time, written by a thread of its own: no request waits for a disk.
 
 use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{self, RecvTimeoutError},
+        mpsc::{self, TryRecvError},
     },
     thread::JoinHandle,
     time::Duration,
@@ -18,19 +18,39 @@ use super::{Say, counts::Counts};
 use crate::record::{
     env,
     manifest::Status,
-    route::{RouteLog, RouteManifest, RouteRequestRow},
+    route::{RouteEngineRow, RouteLog, RouteManifest, RouteRequestRow},
 };
 
 /// Rows that wait longer than this become a part of their own: what a kill can lose.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
+/// How long rows gather. A thread that waited in the channel would be woken by every request, on a core that the next one needs.
+const GATHER: Duration = Duration::from_millis(50);
+/// How far behind requests the thread stands in the scheduler's queue (`nice`, of -20 to 19).
+const NICENESS: libc::c_int = 10;
 
 /// Where rows go.
 #[derive(Debug, Clone)]
-pub(super) struct Log(mpsc::Sender<RouteRequestRow>);
+pub(super) struct Log(mpsc::Sender<Row>);
+
+/// A row of either table.
+#[derive(Debug)]
+enum Row {
+    Request(Box<RouteRequestRow>),
+    Engine(Box<RouteEngineRow>),
+}
 
 impl Log {
     /// Writes a row some time later.
-    pub(super) fn row(&self, row: RouteRequestRow) {
+    pub(super) fn request(&self, row: RouteRequestRow) {
+        self.send(Row::Request(Box::new(row)));
+    }
+
+    /// The same, of an engine.
+    pub(super) fn engine(&self, row: RouteEngineRow) {
+        self.send(Row::Engine(Box::new(row)));
+    }
+
+    fn send(&self, row: Row) {
         // The thread ends after every sender, so somebody receives.
         let _ = self.0.send(row);
     }
@@ -77,19 +97,31 @@ impl Writer {
     }
 }
 
+/// Compressing thousands of rows takes milliseconds of every core: requests go first. Threads that this one starts inherit it.
+fn step_back() {
+    // SAFETY: setpriority takes three numbers and no pointer; on Linux 0 is the calling thread alone, and a higher niceness needs no
+    // right. Where it fails the thread stays as it was.
+    let _ = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+}
+
 fn write(
     mut folder: RouteLog,
     mut manifest: RouteManifest,
-    rows: &mpsc::Receiver<RouteRequestRow>,
+    rows: &mpsc::Receiver<Row>,
     counts: &Counts,
     say: &Say,
 ) -> anyhow::Result<()> {
+    step_back();
     let mut flush = Instant::now() + FLUSH_EVERY;
     loop {
-        let mut written = match rows.recv_timeout(flush.saturating_duration_since(Instant::now())) {
-            Ok(row) => folder.requests([row]),
-            Err(RecvTimeoutError::Timeout) => Ok(()),
-            Err(RecvTimeoutError::Disconnected) => break,
+        let mut written = match rows.try_recv() {
+            Ok(Row::Request(row)) => folder.requests([*row]),
+            Ok(Row::Engine(row)) => folder.engines([*row]),
+            Err(TryRecvError::Empty) => {
+                std::thread::sleep(GATHER);
+                Ok(())
+            }
+            Err(TryRecvError::Disconnected) => break,
         };
         if Instant::now() >= flush {
             flush = Instant::now() + FLUSH_EVERY;

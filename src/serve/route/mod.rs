@@ -26,6 +26,7 @@ mod listen;
 mod log;
 mod relay;
 mod secret;
+mod stretch;
 mod trip;
 mod upstream;
 mod watch;
@@ -35,7 +36,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -90,6 +91,8 @@ pub struct Running {
     reload: Arc<Notify>,
     serving: JoinHandle<usize>,
     caring: Vec<JoinHandle<()>>,
+    /// Where the present stretch of `route_engines` began, on the proxy's clock.
+    stretch_began: Arc<AtomicI64>,
     writer: log::Writer,
     app: Arc<app::App>,
 }
@@ -140,8 +143,10 @@ pub async fn start(setup: Setup) -> anyhow::Result<Running> {
         .map(|at| tokio::spawn(care::watch(app.clone(), at, say.clone())))
         .collect();
     caring.push(tokio::spawn(care::reload(app.clone(), reload.clone(), say)));
+    let stretch_began = Arc::<AtomicI64>::default();
+    caring.push(tokio::spawn(care::record(app.clone(), stretch_began.clone())));
     let serving = tokio::spawn(listen::run(listener, app.clone(), told));
-    Ok(Running { address, draining, reload, serving, caring, writer, app })
+    Ok(Running { address, draining, reload, serving, caring, stretch_began, writer, app })
 }
 
 impl Running {
@@ -163,9 +168,7 @@ impl Running {
     /// Tells how many requests are being answered, while it drains too.
     pub fn in_work_reader(&self) -> impl Fn() -> usize + use<> {
         let app = Arc::downgrade(&self.app);
-        move || {
-            app.upgrade().map_or(0, |app| app.in_work.load(std::sync::atomic::Ordering::Relaxed))
-        }
+        move || app.upgrade().map_or(0, |app| app.in_work.load(Ordering::Relaxed))
     }
 
     /// Takes no more connections, lets streams end for as long as the configuration allows, and writes the last rows.
@@ -173,7 +176,7 @@ impl Running {
     /// # Errors
     /// Rows could not be written.
     pub async fn drain(self) -> anyhow::Result<Drained> {
-        let Self { draining, serving, caring, writer, app, .. } = self;
+        let Self { draining, serving, caring, stretch_began, writer, app, .. } = self;
         draining.send_replace(true);
         let n_cut_off = serving.await.context("the proxy's listener panicked")?;
         for task in caring {
@@ -181,6 +184,7 @@ impl Running {
             // An aborted task ends with an error that says so.
             drop(task.await);
         }
+        stretch::write(&app, stretch_began.load(Ordering::Relaxed));
         drop(app);
         let folder = writer.path().to_owned();
         tokio::task::spawn_blocking(move || writer.finish()).await??;

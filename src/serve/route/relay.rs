@@ -25,9 +25,11 @@ use tokio::{
 use super::{
     app::{App, error},
     ask::Asked,
+    desk::Place,
     trip::{End, Trip},
     upstream::{Answer, Failure, upward},
 };
+use crate::route::Decision;
 
 /// Field of an answer that says where it comes from and why.
 pub(super) const DECISION: HeaderName = HeaderName::from_static("x-kvbench-decision");
@@ -137,6 +139,14 @@ struct Sent<'a> {
     asked: &'a Asked,
 }
 
+/// What became of an attempt.
+enum Attempt {
+    /// It was answered, or failed.
+    Ended(Result<Answer, Failure>),
+    /// Its engine was given up meanwhile, and another takes the request.
+    Moved((Decision, Place)),
+}
+
 /// Asks one engine after the other, until one begins to answer: nothing has gone to the client until then.
 async fn attempts(
     app: &App,
@@ -145,29 +155,31 @@ async fn attempts(
     arrived_ns: i64,
 ) -> Result<Answer, (u16, String)> {
     let mut last: Option<Failure> = None;
-    while let Some(engine) = trip.next() {
+    let mut next = trip.next();
+    while let Some(engine) = next {
         let upstream = &app.engines[engine];
         let body = sent.asked.body_for(sent.body, upstream.model.as_deref());
         let asked = upstream.send(sent.path, sent.headers.clone(), body);
         if last.is_none() {
             app.counts.added(app.clock.now_ns() - arrived_ns);
         }
-        let answered = tokio::select! {
+        let ended = tokio::select! {
             answered = tokio::time::timeout(app.proxy.limits.first_byte, asked) => {
-                answered.unwrap_or(Err(Failure::TimedOut))
+                Attempt::Ended(answered.unwrap_or(Err(Failure::TimedOut)))
             }
-            () = trip.left(engine) => Err(Failure::Left),
+            moved = trip.given_up() => Attempt::Moved(moved),
         };
-        match answered {
-            Ok(answer) => {
+        (last, next) = match ended {
+            Attempt::Ended(Ok(answer)) => {
                 trip.begun(&answer);
                 return Ok(answer);
             }
-            Err(failure) => {
+            Attempt::Ended(Err(failure)) => {
                 trip.failed(failure);
-                last = Some(failure);
+                (Some(failure), trip.next())
             }
-        }
+            Attempt::Moved(moved) => (Some(Failure::Left), Some(trip.moved(moved))),
+        };
     }
     Err(match last {
         Some(failure) => (failure.status(), failure.words()),

@@ -120,22 +120,22 @@ impl Trip {
             self.tried.clear();
             self.decide()
         })?;
-        self.row.attempt += 1;
-        let engine = place.engine;
-        self.place = Some(place);
-        Some(engine)
+        Some(self.at(place))
     }
 
-    fn decide(&mut self) -> Option<Place> {
-        let ask = Ask {
+    fn ask(&self) -> Ask<'_> {
+        Ask {
             id: self.row.request_id.unsigned_abs(),
             now_ns: self.app.clock.now_ns(),
             prompt_tokens: self.prompt_tokens,
             output_tokens: &self.expected,
             task: self.row.task.as_deref(),
             breaks: None,
-        };
-        let (decision, place) = self.app.desk.place(&ask, &self.tried);
+        }
+    }
+
+    fn decide(&mut self) -> Option<Place> {
+        let (decision, place) = self.app.desk.place(&self.ask(), &self.tried);
         // A decision that found nobody does not hide the one that was acted on.
         if place.is_some() || self.decision.is_none() {
             self.decision = Some(decision);
@@ -143,17 +143,37 @@ impl Trip {
         place
     }
 
-    /// Waits until the breaker of the engine at hand has opened while another engine could be asked.
-    pub(super) async fn left(&self, engine: usize) {
-        let mut opened = self.app.desk.opened(engine);
+    /// Waits until the engine at hand was given up and another takes the request, which is written down there already: whoever gets
+    /// this hands it to [`Self::moved`] at once.
+    pub(super) async fn given_up(&self) -> (Decision, Place) {
+        let may_move = self.row.attempt < i64::from(self.app.proxy.limits.attempts);
+        let (Some(place), true) = (&self.place, may_move) else {
+            return std::future::pending().await;
+        };
+        // Asked for before the first look: a change between the two is seen by one of them.
+        let mut changes = self.app.desk.changes();
         loop {
-            if opened.changed().await.is_err() {
+            if let Some(moved) = self.app.desk.move_on(&self.ask(), place, &self.tried) {
+                return moved;
+            }
+            if changes.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            if self.app.desk.has_other(&self.tried, engine) {
-                return;
-            }
         }
+    }
+
+    /// The request has left its engine for another; which.
+    pub(super) fn moved(&mut self, (decision, place): (Decision, Place)) -> usize {
+        self.failed(Failure::Left);
+        self.decision = Some(decision);
+        self.at(place)
+    }
+
+    fn at(&mut self, place: Place) -> usize {
+        self.row.attempt += 1;
+        let engine = place.engine;
+        self.place = Some(place);
+        engine
     }
 
     /// An attempt failed.
@@ -169,10 +189,8 @@ impl Trip {
     pub(super) fn begun(&mut self, answer: &Answer) {
         self.row.http_status = Some(i64::from(answer.status));
         self.watch = Watch::new(answer.is_stream);
-        if let Some(place) = &self.place
-            && answer.status < 500
-        {
-            self.app.desk.answered(place, self.app.clock.now_ns());
+        if let Some(place) = &self.place {
+            self.app.desk.answered(place, answer.status < 500, self.app.clock.now_ns());
         }
     }
 
@@ -241,7 +259,7 @@ impl Trip {
         self.row.err = end.err();
         let (engine, reason) = (self.row.engine.as_deref().unwrap_or(""), self.row.reason.as_str());
         self.app.counts.decided(engine, reason, end.name());
-        self.app.log.row(std::mem::take(&mut self.row));
+        self.app.log.request(std::mem::take(&mut self.row));
     }
 
     /// What decision and answer say, into the row.

@@ -1,5 +1,7 @@
 //! An engine as a server: what is sent to it, and what comes back.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response};
@@ -27,6 +29,11 @@ const DOWN: [HeaderName; 8] = [
     HeaderName::from_static("x-accel-buffering"),
     HeaderName::from_static("openai-processing-ms"),
 ];
+
+/// Longest page of metrics: vLLM's has some hundred thousand bytes.
+const METRICS_BYTES_MAX: usize = 4 << 20;
+/// Longest list of models.
+const MODELS_BYTES_MAX: usize = 1 << 20;
 
 /// One engine.
 #[derive(Debug, Clone)]
@@ -66,8 +73,16 @@ pub(super) enum Failure {
     Broken,
     /// It took too long.
     TimedOut,
+    /// It began, and took too long to end.
+    Slow,
     /// It said so: 502, 503 or 504.
     Unavailable(u16),
+    /// It answered with a status that is no answer to a POST: 1xx or 3xx.
+    Odd(u16),
+    /// Where its answer ends can be read in two ways.
+    Framing,
+    /// Its answer is longer than is read of such.
+    TooLong(usize),
     /// Others found that it is down, while this request waited.
     Left,
 }
@@ -79,7 +94,11 @@ impl Failure {
             Failure::Connect => "connect",
             Failure::Broken => "broken",
             Failure::TimedOut => "timed_out",
+            Failure::Slow => "slow",
             Failure::Unavailable(_) => "unavailable",
+            Failure::Odd(_) => "odd_status",
+            Failure::Framing => "framing",
+            Failure::TooLong(_) => "too_long",
             Failure::Left => "left",
         }
     }
@@ -99,7 +118,15 @@ impl Failure {
             Failure::Connect => "the engine could not be connected to".to_owned(),
             Failure::Broken => "the engine broke off before the first byte".to_owned(),
             Failure::TimedOut => "the engine sent nothing in time".to_owned(),
+            Failure::Slow => "the engine's answer did not end in time".to_owned(),
             Failure::Unavailable(status) => format!("the engine said {status}"),
+            Failure::Odd(status) => {
+                format!("the engine said {status}, which is no answer to such a request")
+            }
+            Failure::Framing => {
+                "the engine's answer has an end that can be read in two ways".to_owned()
+            }
+            Failure::TooLong(bytes) => format!("the engine's answer is longer than {bytes} bytes"),
             Failure::Left => "the engine went down while the request waited".to_owned(),
         }
     }
@@ -117,8 +144,12 @@ pub(super) fn client(limits: &ProxyLimits) -> anyhow::Result<Client> {
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(limits.connect)
         // Servers close idle connections after 5 s (uvicorn, llama.cpp): a request should not meet a closing one.
-        .pool_idle_timeout(std::time::Duration::from_secs(4))
+        .pool_idle_timeout(Duration::from_secs(4))
         .tcp_nodelay(true)
+        // A machine that is gone says nothing: its connections end after 10 + 3 * 5 seconds, not when their time-outs are over.
+        .tcp_keepalive(Duration::from_secs(10))
+        .tcp_keepalive_interval(Duration::from_secs(5))
+        .tcp_keepalive_retries(3)
         .build()?)
 }
 
@@ -155,15 +186,12 @@ impl Upstream {
         body: Bytes,
     ) -> Result<Answer, Failure> {
         let request = self.client.post(format!("{}{path}", self.url)).headers(headers).body(body);
-        let failed = |error: reqwest::Error| match () {
-            () if error.is_timeout() => Failure::TimedOut,
-            () if error.is_connect() => Failure::Connect,
-            () => Failure::Broken,
-        };
         let mut response = self.with_key(request).send().await.map_err(failed)?;
         let status = response.status().as_u16();
-        if matches!(status, 502..=504) {
-            return Err(Failure::Unavailable(status));
+        match status {
+            502..=504 => return Err(Failure::Unavailable(status)),
+            100..=199 | 300..=399 => return Err(Failure::Odd(status)),
+            _ => framing(response.headers())?,
         }
         let headers = picked(response.headers(), &DOWN);
         let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -175,26 +203,72 @@ impl Upstream {
     /// What it answers to a GET of its models: status, content type and body.
     pub(super) async fn models(&self) -> Result<(u16, Option<HeaderValue>, Bytes), Failure> {
         let request = self.with_key(self.client.get(format!("{}/v1/models", self.url)));
-        let response = request.send().await.map_err(|_| Failure::Connect)?;
+        let response = request.send().await.map_err(failed)?;
         let status = response.status().as_u16();
-        let kind = response.headers().get(header::CONTENT_TYPE).cloned();
-        Ok((status, kind, response.bytes().await.map_err(|_| Failure::Broken)?))
-    }
-
-    /// Whether its health check is good.
-    pub(super) async fn is_healthy(&self) -> bool {
-        let asked = self.with_key(self.client.get(&self.health)).send().await;
-        asked.is_ok_and(|response| response.status().is_success())
-    }
-
-    /// The text of its metrics, where it has such and tells them.
-    pub(super) async fn metrics(&self) -> Option<String> {
-        let response = self.with_key(self.client.get(self.metrics.as_ref()?)).send().await.ok()?;
-        if !response.status().is_success() {
-            return None;
+        if matches!(status, 100..=199 | 300..=399) {
+            return Err(Failure::Odd(status));
         }
-        response.text().await.ok()
+        framing(response.headers())?;
+        let kind = response.headers().get(header::CONTENT_TYPE).cloned();
+        Ok((status, kind, bounded(response, MODELS_BYTES_MAX).await?.into()))
     }
+
+    /// Its health check.
+    ///
+    /// # Errors
+    /// There was no answer, or no good one.
+    pub(super) async fn health(&self) -> Result<(), Failure> {
+        let response = self.with_key(self.client.get(&self.health)).send().await.map_err(failed)?;
+        good(&response)
+    }
+
+    /// The text of its metrics; `None` where it has no such.
+    ///
+    /// # Errors
+    /// There was no answer, no good one, or one that is too long.
+    pub(super) async fn metrics(&self) -> Result<Option<String>, Failure> {
+        let Some(url) = &self.metrics else { return Ok(None) };
+        let response = self.with_key(self.client.get(url)).send().await.map_err(failed)?;
+        good(&response)?;
+        let bytes = bounded(response, METRICS_BYTES_MAX).await?;
+        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    }
+}
+
+fn failed(error: reqwest::Error) -> Failure {
+    match () {
+        () if error.is_timeout() => Failure::TimedOut,
+        () if error.is_connect() => Failure::Connect,
+        () => Failure::Broken,
+    }
+}
+
+fn good(response: &Response) -> Result<(), Failure> {
+    let status = response.status();
+    if status.is_success() { Ok(()) } else { Err(Failure::Unavailable(status.as_u16())) }
+}
+
+/// Refuses an answer whose end the client could read in another way than we do: it gets the engine's `content-length`.
+fn framing(headers: &HeaderMap) -> Result<(), Failure> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let Some(coding) = codings.next() else { return Ok(()) };
+    let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
+    if is_chunked && !headers.contains_key(header::CONTENT_LENGTH) {
+        return Ok(());
+    }
+    Err(Failure::Framing)
+}
+
+/// A whole body of at most so many bytes: an engine must not fill our memory.
+async fn bounded(mut response: Response, most: usize) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = response.chunk().await.map_err(failed)? {
+        if bytes.len() + piece.len() > most {
+            return Err(Failure::TooLong(most));
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
 }
 
 /// Fields of a client's request that may go up.

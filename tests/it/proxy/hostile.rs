@@ -166,6 +166,34 @@ async fn more_connections_than_there_may_be_are_turned_away_and_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn empty_lines_without_end_are_refused_and_a_few_are_not() {
+    let place = place("").await;
+    let flood = raw(place.address, "\r\n".repeat(1 << 20).as_bytes()).await;
+    assert_eq!(status(&flood), 400, "{flood}");
+    let good = "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert_eq!(status(&raw(place.address, format!("\r\n\r\n{good}").as_bytes()).await), 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_head_byte_by_byte_and_requests_all_at_once_are_answered() {
+    let place = place("").await;
+    let mut socket = TcpStream::connect(place.address).await.unwrap();
+    socket.set_nodelay(true).unwrap();
+    for byte in json("{\"prompt\":\"a\",\"max_tokens\":1}").as_bytes() {
+        socket.write_all(&[*byte]).await.unwrap();
+    }
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(status(&answer), 200, "{answer}");
+    const PIPELINED: usize = 100;
+    let one = json("{\"prompt\":\"a\",\"max_tokens\":1}").replace("connection: close\r\n", "");
+    let last = "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let answers = raw(place.address, format!("{}{last}", one.repeat(PIPELINED)).as_bytes()).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), PIPELINED + 1);
+    assert_eq!(answers.matches("data: [DONE]").count(), PIPELINED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_closes_its_half_takes_its_request_back() {
     let (engine, mut posts) = watched().await;
     let mut place = Place::start(&[engine], With::default()).await;

@@ -8,7 +8,9 @@ use std::{
 };
 
 use kvbench::{
-    record::route::{RouteDir, RouteKind, RouteLog, RouteManifest, RouteRequestRow},
+    record::route::{
+        RouteDir, RouteEngineRow, RouteKind, RouteLog, RouteManifest, RouteRequestRow,
+    },
     scenario::proxy::Proxy,
     serve::route::{self, Running, Secret, Setup},
 };
@@ -19,6 +21,8 @@ use tokio::{
     sync::mpsc,
 };
 
+mod config;
+mod engines;
 mod hostile;
 mod outage;
 mod passing;
@@ -39,6 +43,7 @@ struct Place {
 struct With<'a> {
     policy: &'a str,
     limits: &'a str,
+    health: &'a str,
     head: &'a str,
     engine: &'a str,
     token: Option<&'a str>,
@@ -60,9 +65,9 @@ fn config(engines: &[SocketAddr], with: &With<'_>, results: &Path) -> String {
     }
     let policy = if with.policy.is_empty() { "rule = \"round_robin\"" } else { with.policy };
     text + &format!(
-        "[policy]\nlength.constant = 16\n{policy}\n[limits]\n{}\n[health]\ninterval_s = 0.05\nreload_s = 3600\n\
+        "[policy]\nlength.constant = 16\n{policy}\n[limits]\n{}\n[health]\ninterval_s = 0.05\nreload_s = 3600\n{}\n\
          [breaker]\nfailures = 3\nopen_s = 0.05\n",
-        with.limits
+        with.limits, with.health
     )
 }
 
@@ -101,6 +106,25 @@ impl Place {
         let mut rows = RouteDir::open(&drained.folder).unwrap().rows::<RouteRequestRow>().unwrap();
         rows.sort_by_key(|row| row.request_id);
         rows
+    }
+
+    /// Rows of engines, after [`Self::rows`].
+    fn engine_rows(&self) -> Vec<RouteEngineRow> {
+        let run = std::fs::read_dir(self.folder.path()).unwrap().next().unwrap().unwrap();
+        RouteDir::open(&run.path()).unwrap().rows().unwrap()
+    }
+
+    /// Whether the user was told something that holds these words.
+    fn was_told(&self, words: &str) -> bool {
+        self.said.lock().unwrap().iter().any(|said| said.contains(words))
+    }
+
+    async fn wait_to_tell(&self, words: &str) {
+        let begun = Instant::now();
+        while !self.was_told(words) {
+            assert!(begun.elapsed() < GIVE_UP, "never said `{words}`: {:?}", self.said);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// The value of a line of `/metrics`; 0 where it is not there yet.

@@ -1,5 +1,7 @@
 //! Engines that go down: breakers, retries where they are allowed, files that change.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use kvbench::{
     route::risk::{EDGES, Risks},
     serve::{
@@ -107,6 +109,64 @@ async fn a_stream_whose_engine_is_killed_breaks_and_a_waiting_request_moves() {
         (rows[0].engine.as_deref(), rows[0].attempt, rows[0].err.as_deref()),
         (Some("e1"), 2, None)
     );
+}
+
+/// An engine whose health is what a test says. It answers posts, or takes them and says nothing.
+async fn moody(healthy: bool, answers: bool) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mood = Arc::new(AtomicBool::new(healthy));
+    let shared = mood.clone();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(serve_moody(socket, answers, shared.clone()));
+        }
+    });
+    (address, mood)
+}
+
+async fn serve_moody(mut socket: TcpStream, answers: bool, healthy: Arc<AtomicBool>) {
+    let mut bytes = Vec::new();
+    while socket.read_buf(&mut bytes).await.is_ok_and(|n| n > 0) {
+        let is_post = bytes.starts_with(b"POST");
+        // Each body ends with a brace, and has no other before its end.
+        if is_post && (!answers || !bytes.ends_with(b"}")) {
+            continue;
+        }
+        let status = if is_post || healthy.load(Ordering::Relaxed) { 200 } else { 500 };
+        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 2\r\n\r\n{{}}");
+        let _ = socket.write_all(answer.as_bytes()).await;
+        bytes.clear();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_on_an_engine_that_fell_while_no_other_was_up_move_when_one_is() {
+    const WAITING: usize = 12;
+    let (dead, dead_health) = moody(true, false).await;
+    let (other, other_health) = moody(false, true).await;
+    let mut place = Place::start(&[dead, other], With::default()).await;
+    place.wait_for("kvbench_route_breaker_state{engine=\"e1\"}", 2.0).await;
+    let waiting: Vec<_> = (0..WAITING)
+        .map(|_| {
+            let url = place.url("/v1/completions");
+            tokio::spawn(async move { post(&url, ask(1)).await.unwrap().status().as_u16() })
+        })
+        .collect();
+    place.wait_for("kvbench_route_engine_in_flight{engine=\"e0\"}", WAITING as f64).await;
+    dead_health.store(false, Ordering::Relaxed);
+    place.wait_for("kvbench_route_breaker_state{engine=\"e0\"}", 2.0).await;
+    assert!(waiting.iter().all(|one| !one.is_finished()), "nobody else is up: they wait");
+    other_health.store(true, Ordering::Relaxed);
+    for one in waiting {
+        let status = tokio::time::timeout(GIVE_UP, one).await.expect("it waits for ever").unwrap();
+        assert_eq!(status, 200);
+    }
+    let rows = place.rows().await;
+    assert_eq!(rows.len(), WAITING);
+    for row in rows {
+        assert_eq!((row.engine.as_deref(), row.attempt, row.err), (Some("e1"), 2, None));
+    }
 }
 
 /// A file of risks in which no method was ever judged.

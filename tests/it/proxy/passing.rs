@@ -1,5 +1,7 @@
 //! What passes through: bytes, ends, cancellations, credentials.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use futures_util::StreamExt as _;
 use kvbench::serve::{
     faults::{self, Fault},
@@ -288,4 +290,77 @@ async fn other_paths_answer() {
     let body: serde_json::Value = serde_json::from_str(&missing.text().await.unwrap()).unwrap();
     assert_eq!(body["error"]["type"], "invalid_request_error");
     assert_eq!(get("/v1/completions").await.status(), 405);
+}
+
+/// An engine that tells its load, and how often it was asked for that.
+async fn telling(page: &'static str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::<AtomicUsize>::default();
+    let counted = asked.clone();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let counted = counted.clone();
+            tokio::spawn(async move {
+                let mut bytes = Vec::new();
+                while socket.read_buf(&mut bytes).await.is_ok_and(|n| n > 0) {
+                    if bytes.starts_with(b"POST") && !bytes.ends_with(b"}") {
+                        continue;
+                    }
+                    counted.fetch_add(
+                        usize::from(bytes.starts_with(b"GET /metrics")),
+                        Ordering::Relaxed,
+                    );
+                    let n = page.len();
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {n}\r\n\r\n{page}");
+                    let _ = socket.write_all(answer.as_bytes()).await;
+                    bytes.clear();
+                }
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_engines_cover_the_run_and_hold_what_is_known() {
+    let page = "vllm:kv_cache_usage_perc{engine=\"0\"} 0.25\nvllm:num_preemptions_total 7\n";
+    let (telling, asked) = telling(page).await;
+    let engines = [telling, known::start(QUICK).await.unwrap()];
+    let with = With {
+        engine: "metrics = \"/metrics\"\nkv_tokens = 1024",
+        health: "record_s = 0.01",
+        ..With::default()
+    };
+    let mut place = Place::start(&engines, with).await;
+    for _ in 0..6 {
+        assert_eq!(whole(&place.url("/v1/completions"), 3).await.0, 200);
+    }
+    // The second question comes after the first answer.
+    let begun = Instant::now();
+    while asked.load(Ordering::Relaxed) < 2 {
+        assert!(begun.elapsed() < GIVE_UP);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    place.wait_to_tell("engine e1: its metrics are not read, the engine said 404").await;
+    let requests = place.rows().await;
+    let rows = place.engine_rows();
+    for (name, method) in [("e0", "f16"), ("e1", "q4")] {
+        let own: Vec<_> = rows.iter().filter(|row| row.engine == name).collect();
+        assert!(own.len() > 1, "{own:?}");
+        assert!(own.iter().all(|row| row.method == method && row.policy == requests[0].policy));
+        assert_eq!(own[0].began_ns, 0);
+        assert!(own.windows(2).all(|pair| pair[0].ended_ns == pair[1].began_ns), "{own:?}");
+        let last = requests.iter().filter_map(|row| row.finished_ns).max();
+        assert!(own.last().map(|row| row.ended_ns) >= last, "the run is covered to its end");
+        let n = requests.iter().filter(|row| row.engine.as_deref() == Some(name)).count();
+        assert_eq!(own.iter().map(|row| row.n_requests).sum::<i64>(), n as i64);
+        assert!(own.iter().all(|row| row.busy_ns.is_none() && row.n_steps.is_none()));
+        let tells = name == "e0";
+        let most = own.iter().filter_map(|row| row.kv_tokens_most).max();
+        assert_eq!(most, tells.then_some(256), "a quarter of 1024");
+        let preempted: Option<i64> =
+            own.iter().filter_map(|row| row.n_preempted).reduce(|a, b| a + b);
+        assert_eq!(preempted, tells.then_some(0), "7 were before the proxy");
+    }
 }
