@@ -275,7 +275,7 @@ fn who_fails_requests_is_not_compared() {
 #[test]
 fn as_many_failures_of_other_requests_are_not_compared() {
     // Of two requests each policy fails one.
-    let of = |policy: &str, failed: i64| {
+    let of = |policy: &'static str, failed: i64| {
         (0..2).map(move |id| RouteRequestRow {
             request_id: id,
             err: (id == failed).then(|| "no engine".to_owned()),
