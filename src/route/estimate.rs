@@ -8,9 +8,6 @@
 //! - its own time: `wait + prefill + (tokens - 1) * step(with it)`;
 //! - the delay of others: `beside * (prefill + (tokens - 1) * (step(with it) - step(without)))`. Beside it are as many as there
 //!   are now in each of its steps, whoever they are, and its prompt stops each of them once;
-//! - the delay of those who wait: `behind * (prefill + (tokens - 1) * step(with it) * share)`. Where requests wait, as many are taken to
-//!   wait behind it as wait before it, and the engine gets to each of them later by what it spends on this one: the prompt, and of each
-//!   step the share of the places or of the cache that it holds, the greater of the two;
 //! - what it will see of newcomers, whose prompts stop it in turn: of a batch of `beside`, each with `left` tokens to come, one
 //!   leaves every `left / beside` steps. This is in the time that is told, and in no cost: it is the newcomers' doing, and the
 //!   rule charges it to them when they come.
@@ -27,7 +24,7 @@ pub(super) struct Estimate {
     pub(super) own_s: f64,
     /// Seconds until its last token, with as many newcomers as there are leavers.
     pub(super) e2e_s: f64,
-    /// Seconds by which all others are delayed, summed: those beside it and those who wait behind it.
+    /// Seconds by which all others are delayed, summed.
     pub(super) delay_s: f64,
 }
 
@@ -75,28 +72,12 @@ impl Visit<'_> {
         let own_s = ttft_s + decoded * joined_s;
         let newcomers = decoded * inside.beside / inside.left;
         let slower_s = decoded * (joined_s - alone_s).max(0.0);
-        let held_s = decoded * joined_s * self.share();
-        let behind = inside.to_leave.min(self.state.waiting as f64) * factor();
         Estimate {
             ttft_s,
             own_s,
             e2e_s: own_s + newcomers * prompt.holds_up_s,
-            delay_s: inside.beside * (prompt.holds_up_s + slower_s)
-                + behind * (prompt.holds_up_s + held_s),
+            delay_s: inside.beside * (prompt.holds_up_s + slower_s),
         }
-    }
-
-    /// Share of the engine that it holds while it decodes: of the places or of the cache, the greater of the two.
-    fn share(&self) -> f64 {
-        let of_places = 1.0 / self.config.max_num_seqs.max(1) as f64;
-        let own = kept(self.config, self.prompt_tokens + self.output_tokens);
-        let of_cache = self.room().map_or(0.0, |room| own / room);
-        of_places.max(of_cache).min(1.0)
-    }
-
-    /// Tokens that its KV cache holds; `None` for no limit.
-    fn room(&self) -> Option<f64> {
-        self.config.kv_blocks.map(|blocks| blocks as f64 * self.config.block_tokens as f64)
     }
 
     /// Seconds in which the batch that the request would join yields a token of any of its sequences: one over its throughput.
@@ -136,7 +117,8 @@ impl Visit<'_> {
 
     /// Requests that have to leave until its prompt has room in the cache.
     fn too_many(&self, n: f64, kv_tokens: f64) -> f64 {
-        let Some(room) = self.room() else { return 0.0 };
+        let Some(blocks) = self.config.kv_blocks else { return 0.0 };
+        let room = blocks as f64 * self.config.block_tokens as f64;
         let over = kv_tokens + kept(self.config, self.prompt_tokens) - room;
         if over > 0.0 && kv_tokens > 0.0 { (over * n / kv_tokens).ceil() } else { 0.0 }
     }
@@ -171,12 +153,6 @@ impl Visit<'_> {
             holds_up_s: (alone_s - n_steps * shared_s).max(0.0),
         }
     }
-}
-
-/// TEMPORARY.
-fn factor() -> f64 {
-    static FACTOR: std::sync::OnceLock<f64> = std::sync::OnceLock::new();
-    *FACTOR.get_or_init(|| std::env::var("KVB_F").ok().and_then(|f| f.parse().ok()).unwrap_or(1.0))
 }
 
 /// Tokens of a sequence that stay in the cache, of so many that went in.

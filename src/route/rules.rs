@@ -124,9 +124,7 @@ fn finish(at: &Situation<'_>, engine: usize) -> (f64, f64) {
 }
 
 fn marginal(at: &Situation<'_>, engine: usize) -> (f64, f64) {
-    static E: std::sync::OnceLock<f64> = std::sync::OnceLock::new();
-    let e = *E.get_or_init(|| std::env::var("KVB_E").ok().and_then(|f| f.parse().ok()).unwrap_or(0.0));
-    at.cost(engine, |estimate| estimate.own_s + e * (estimate.e2e_s - estimate.own_s) + estimate.delay_s)
+    at.cost(engine, |estimate| estimate.own_s + estimate.delay_s)
 }
 
 /// What of its beliefs a rule tells.
