@@ -313,7 +313,8 @@ impl<'a, D: FnMut(&Ask<'_>, &Pool, &[EngineState]) -> Decision> Run<'a, D> {
     fn next(&self) -> Option<(i64, What, usize)> {
         let place = self.fared.len();
         let arrives = self.arrivals.get(place).map(|a| (a.at_ns, What::Arrives, place));
-        let leaves = self.leaving.peek().map(|Reverse((at_ns, place))| (*at_ns, What::Leaves, *place));
+        let leaves =
+            self.leaving.peek().map(|Reverse((at_ns, place))| (*at_ns, What::Leaves, *place));
         let engines = self.nodes.iter().enumerate().filter_map(|(place, node)| node.next(place));
         engines.chain(arrives).chain(leaves).min()
     }
@@ -436,7 +437,8 @@ impl<'a, D: FnMut(&Ask<'_>, &Pool, &[EngineState]) -> Decision> Run<'a, D> {
             return Err(format!("engine {}: {why}", self.pool.engines[engine].name));
         }
         self.expected[place] = self.known[node.method];
-        self.leaving.extend(arrival.leaves_ns.map(|at_ns| Reverse((at_ns.max(arrival.at_ns), place))));
+        self.leaving
+            .extend(arrival.leaves_ns.map(|at_ns| Reverse((at_ns.max(arrival.at_ns), place))));
         node.n_requests += 1;
         node.moved = true;
         Ok(())

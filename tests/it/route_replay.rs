@@ -110,7 +110,8 @@ fn step_times_of_a_file_stand_beside_those_of_the_configuration() {
     let simulated = |row: &Value| row["e2e_simulated_s"].as_f64().or(row["e2e_simulated"].as_f64());
     let ratio = simulated(all_together(&whole, "m.json")).unwrap() / simulated(own).unwrap();
     assert!((ratio - 2.0).abs() < 0.02, "{ratio}");
-    let e2e = |of: &Value, policy: &str| of["policies"][policy]["e2e_mean_s"]["value"].as_f64().unwrap();
+    let e2e =
+        |of: &Value, policy: &str| of["policies"][policy]["e2e_mean_s"]["value"].as_f64().unwrap();
     let ratio = e2e(&whole["against"], "p") / e2e(&whole, "p");
     assert!(ratio > 1.9, "{ratio}");
     assert!(whole["agreement"].as_str().unwrap().contains("least mean E2E"));
@@ -127,7 +128,10 @@ fn a_configuration_without_step_times_takes_those_of_a_file() {
     let output = kvbench(dir.path(), &["route", "replay", folder.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("expected step times of engine `a`") && said.contains("--against"), "{said}");
+    assert!(
+        said.contains("expected step times of engine `a`") && said.contains("--against"),
+        "{said}"
+    );
     fit(dir.path());
     let whole = replay(dir.path(), &folder, &["--against", "m.json"]);
     assert_eq!(whole["step_times"], "m.json");

@@ -108,7 +108,8 @@ pub(super) fn regrets(by_seed: &BySeed<'_>, key: &CellKey, design: &Design) -> R
     };
     Regrets {
         // Under true step times the oracle is no oracle: what is left is the difference between two rules.
-        speed: than(&design.oracles.speed).filter(|_| !design.skills_of_true_speed.contains(&key.skill)),
+        speed: than(&design.oracles.speed)
+            .filter(|_| !design.skills_of_true_speed.contains(&key.skill)),
         length: than(&design.oracles.length),
         fragility: than(&design.oracles.fragility),
     }

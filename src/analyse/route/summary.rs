@@ -105,8 +105,7 @@ pub fn summarise(stats: &[CellStats], worlds: &[RouteWorldRow], design: &Design)
             let one =
                 one(key.clone(), &seeds.into_iter().map(|(_, stats)| stats).collect::<Vec<_>>());
             // From rho 1 on the baseline cannot keep up, whatever few seeds of a short run show.
-            let steadiness =
-                if is_baseline && full { Steadiness::Growing } else { one.steadiness };
+            let steadiness = if is_baseline && full { Steadiness::Growing } else { one.steadiness };
             Some(Summary {
                 world,
                 steadiness,

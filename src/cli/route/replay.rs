@@ -155,7 +155,10 @@ fn others(args: &ReplayArgs) -> Vec<PolicySpec> {
     };
     let guard = |epsilon: f64| GuardSpec { risk: RiskKnowledge::Learned, epsilon };
     let with = |rule: &Rule| args.epsilon.map(|epsilon| named(*rule, Some(guard(epsilon))));
-    args.policy.iter().flat_map(|rule| std::iter::once(named(*rule, None)).chain(with(rule))).collect()
+    args.policy
+        .iter()
+        .flat_map(|rule| std::iter::once(named(*rule, None)).chain(with(rule)))
+        .collect()
 }
 
 /// The engines of the experiment with the recorded requests of each.

@@ -84,10 +84,8 @@ pub fn beside(first: (&str, &Judged), second: (&str, &Judged)) -> Table {
         ("vs_shortest_queue", "x"),
         ("vs_shortest_queue_against", "x"),
     ];
-    let title = format!(
-        "Policies under step times of {}, and against them those of {}",
-        first.0, second.0
-    );
+    let title =
+        format!("Policies under step times of {}, and against them those of {}", first.0, second.0);
     let mut table = Table::new(&title, columns(&names));
     table.rows = first
         .1
@@ -127,8 +125,7 @@ fn fastest(judged: &Judged) -> Option<&str> {
     let usable = judged.at(&judged.head).filter(|cell| {
         judged.spec(&cell.key.policy).is_some_and(|spec| !is_oracle(spec)) && mean(cell).is_some()
     });
-    let best = usable.min_by(|a, b| {
-        mean(a).unwrap_or(f64::NAN).total_cmp(&mean(b).unwrap_or(f64::NAN))
-    });
+    let best =
+        usable.min_by(|a, b| mean(a).unwrap_or(f64::NAN).total_cmp(&mean(b).unwrap_or(f64::NAN)));
     best.map(|cell| cell.key.policy.as_str())
 }

@@ -271,11 +271,8 @@ fn add_policies(experiment: &mut Experiment) -> Names {
     let fragility = PolicySpec { guard, ..marginal("oracle_fragility") };
     let [speed, length] = [speed, length].map(|spec| named(&spec.name.clone(), spec));
     // Where nobody knows what breaks, there is no oracle of it: the name is nobody's.
-    let fragility = if knows_breaks {
-        named(&fragility.name.clone(), fragility)
-    } else {
-        fragility.name
-    };
+    let fragility =
+        if knows_breaks { named(&fragility.name.clone(), fragility) } else { fragility.name };
     (controls, Oracles { speed, length, fragility })
 }
 

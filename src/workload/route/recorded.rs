@@ -135,10 +135,8 @@ pub fn load<'a>(
 ) -> Vec<(&'a RouteRequestRow, Traced)> {
     let longest = rows.iter().filter(|row| is_usable(row));
     let longest = longest.filter_map(|row| counted(row.output_tokens)).max().unwrap_or(1);
-    let mut found: Vec<(&RouteRequestRow, Traced)> = rows
-        .iter()
-        .filter_map(|row| Some((row, traced(row, longest, configs)?)))
-        .collect();
+    let mut found: Vec<(&RouteRequestRow, Traced)> =
+        rows.iter().filter_map(|row| Some((row, traced(row, longest, configs)?))).collect();
     found.sort_by_key(|(row, _)| (row.arrived_ns, row.request_id));
     let start_ns = found.first().map_or(0, |(row, _)| row.arrived_ns);
     found.iter_mut().for_each(|(_, traced)| traced.at_ns -= start_ns);
@@ -172,7 +170,8 @@ fn fits(prompt_tokens: u64, output_tokens: u64, configs: &[EngineConfig]) -> boo
     let request = Request { id: 0, prompt_tokens, cached_tokens: 0, output_tokens };
     let never: Times = Arc::new(Never);
     let takes = |config: &EngineConfig| {
-        Engine::new(*config, Arc::clone(&never)).is_ok_and(|engine| engine.accepts(&request).is_ok())
+        Engine::new(*config, Arc::clone(&never))
+            .is_ok_and(|engine| engine.accepts(&request).is_ok())
     };
     configs.iter().all(takes)
 }
@@ -181,11 +180,7 @@ fn fits(prompt_tokens: u64, output_tokens: u64, configs: &[EngineConfig]) -> boo
 struct Never;
 
 impl crate::predict::StepTimes for Never {
-    fn step_s(
-        &self,
-        _: Option<&crate::predict::Work>,
-        _: Option<&crate::predict::Work>,
-    ) -> f64 {
+    fn step_s(&self, _: Option<&crate::predict::Work>, _: Option<&crate::predict::Work>) -> f64 {
         f64::NAN
     }
 }
@@ -197,7 +192,8 @@ fn policies(proxy: &Proxy, others: &[PolicySpec]) -> Vec<PolicySpec> {
     if live.rule.asks_lengths() {
         live.length = LengthKnowledge::Predicted;
     }
-    let is_live = |other: &&PolicySpec| PolicySpec { name: live.name.clone(), ..(*other).clone() } == live;
+    let is_live =
+        |other: &&PolicySpec| PolicySpec { name: live.name.clone(), ..(*other).clone() } == live;
     let rest: Vec<PolicySpec> = others.iter().filter(|other| !is_live(other)).cloned().collect();
     std::iter::once(live).chain(rest).collect()
 }
@@ -235,7 +231,10 @@ fn expect(proxy: &Proxy, load: &mut [(&RouteRequestRow, Traced)]) -> String {
     let silent = if n_silent == 0 {
         String::new()
     } else {
-        format!("; of {n_silent} it is not recorded, and {} tokens are taken", significant(else_tokens, 3))
+        format!(
+            "; of {n_silent} it is not recorded, and {} tokens are taken",
+            significant(else_tokens, 3)
+        )
     };
     format!(
         "lengths: policies expect of each request what the live router expected of it, which was {} times its answer (geometric mean of {}; deviation of the logarithm {}){silent}",
@@ -263,10 +262,16 @@ fn risks(
     };
     let shown = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| {
-        format!("{shown}: cannot be read\n  hint: write it with `kvbench route risks RUN --out {shown}`")
+        format!(
+            "{shown}: cannot be read\n  hint: write it with `kvbench route risks RUN --out {shown}`"
+        )
     })?;
     let risks = Risks::from_json(&text, &shown)?;
-    inputs.push(Input { path: shown, sha256: sha256_hex(text.as_bytes()), bytes: text.len() as u64 });
+    inputs.push(Input {
+        path: shown,
+        sha256: sha256_hex(text.as_bytes()),
+        bytes: text.len() as u64,
+    });
     Ok(Some(Arc::new(risks)))
 }
 
@@ -280,7 +285,8 @@ fn breaks(
     let mut knows = risks.is_some();
     for method in methods.iter_mut().enumerate().filter(|(at, _)| *at != baseline).map(|(_, m)| m) {
         let excess = risks.map(|risks| excess(risks, &method.name)).unwrap_or_default();
-        let has = |traced: &Traced| traced.task.as_ref().is_some_and(|task| excess.contains_key(task));
+        let has =
+            |traced: &Traced| traced.task.as_ref().is_some_and(|task| excess.contains_key(task));
         knows &= load.iter().filter(|(_, t)| t.patience_ns.is_none()).all(|(_, t)| has(t));
         // Of other tasks nothing is known, and nothing will be told of what breaks.
         method.excess = excess;
@@ -303,7 +309,9 @@ fn excess(risks: &Risks, method: &str) -> BTreeMap<String, f64> {
         if counts.n == 0 { 0.0 } else { counts.negatives as f64 / counts.n as f64 }
     };
     let known = sums.into_iter().filter(|(_, [own, _])| own.n > 0);
-    known.map(|(task, [own, null])| (task.to_owned(), (share(own) - share(null)).max(0.0))).collect()
+    known
+        .map(|(task, [own, null])| (task.to_owned(), (share(own) - share(null)).max(0.0)))
+        .collect()
 }
 
 fn told_of_harm(knows_breaks: bool, risks: Option<&Risks>) -> String {

@@ -1,10 +1,8 @@
 use super::*;
-use crate::{
-    route::{
-        GuardSpec, RiskKnowledge, Rule, SpeedKnowledge,
-        experiment::{Plan, cells, run_cell},
-        risk::{Cell, EDGES},
-    },
+use crate::route::{
+    GuardSpec, RiskKnowledge, Rule, SpeedKnowledge,
+    experiment::{Plan, cells, run_cell},
+    risk::{Cell, EDGES},
 };
 
 const PROXY: &str = "
@@ -107,7 +105,8 @@ fn expected(rows: &[RouteRequestRow]) -> Vec<f64> {
 #[test]
 fn a_replay_expects_what_the_live_router_expected() {
     // Twice too long, each time.
-    let doubled: Vec<f64> = rows().iter().map(|row| 2.0 * row.output_tokens.unwrap() as f64).collect();
+    let doubled: Vec<f64> =
+        rows().iter().map(|row| 2.0 * row.output_tokens.unwrap() as f64).collect();
     assert_eq!(expected(&rows()), doubled);
     let notes = recorded(&proxy(PROXY), &rows(), &ask(&[])).unwrap().notes;
     assert!(notes[0].contains("which was 2.00 times its answer"), "{notes:?}");
@@ -116,11 +115,15 @@ fn a_replay_expects_what_the_live_router_expected() {
 /// Nothing of the true length may show in what a router says that expects 64 tokens of every answer.
 #[test]
 fn a_constant_stays_a_constant() {
-    let told: Vec<_> =
-        rows().into_iter().map(|row| RouteRequestRow { predicted_output_tokens: Some(64.0), ..row }).collect();
+    let told: Vec<_> = rows()
+        .into_iter()
+        .map(|row| RouteRequestRow { predicted_output_tokens: Some(64.0), ..row })
+        .collect();
     assert!(expected(&told).iter().all(|tokens| (tokens - 64.0).abs() < 1e-12));
-    let silent: Vec<_> =
-        rows().into_iter().map(|row| RouteRequestRow { predicted_output_tokens: None, ..row }).collect();
+    let silent: Vec<_> = rows()
+        .into_iter()
+        .map(|row| RouteRequestRow { predicted_output_tokens: None, ..row })
+        .collect();
     assert!(expected(&silent).iter().all(|tokens| (tokens - 64.0).abs() < 1e-12), "as configured");
 }
 
