@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::Context as _;
 
 use crate::{
-    predict::simulate::EngineConfig,
+    predict::simulate::{Engine, EngineConfig, Times},
     record::RouteRequestRow,
     route::{
         Decision, EngineState, Member, Pool, Predicted, Reason,
@@ -74,15 +74,15 @@ pub fn fidelity(
     rows: &[RouteRequestRow],
     engines: &[(String, &MethodWorld)],
 ) -> anyhow::Result<Fidelity> {
-    let configs: Vec<EngineConfig> = engines.iter().map(|(_, world)| world.config).collect();
-    let load = load(rows, &configs);
+    let idle = cluster::engines(members(engines))?;
+    let load = load(rows, &idle);
     let mut left_out = BTreeMap::new();
     for row in rows.iter().filter(|row| !is_usable(row)) {
         *left_out.entry(why(row)).or_insert(0) += 1;
     }
     let places = load.iter().map(|(row, _)| place(row, engines));
     let places = places.collect::<anyhow::Result<Vec<usize>>>()?;
-    let ran = simulated(&load, &places, engines)?;
+    let ran = simulated(&load, &places, engines, idle)?;
     let mut by_engine: BTreeMap<usize, Vec<Twice>> = BTreeMap::new();
     for (((row, _), fared), engine) in load.iter().zip(&ran.fared).zip(places) {
         if let (Some(err), true) = (&fared.err, is_usable(row)) {
@@ -116,11 +116,19 @@ fn place(row: &RouteRequestRow, engines: &[(String, &MethodWorld)]) -> anyhow::R
     })
 }
 
+/// Names, rules and step times of engines.
+fn members<'a>(
+    engines: &'a [(String, &MethodWorld)],
+) -> impl Iterator<Item = (&'a str, EngineConfig, Times)> {
+    engines.iter().map(|(name, world)| (name.as_str(), world.config, Arc::clone(&world.times)))
+}
+
 /// All engines side by side, each with what it was sent.
 fn simulated(
     load: &[(&RouteRequestRow, Traced)],
     places: &[usize],
     engines: &[(String, &MethodWorld)],
+    idle: Vec<Engine>,
 ) -> anyhow::Result<Ran> {
     let member = |(at, (name, world)): (usize, &(String, &MethodWorld))| Member {
         name: name.clone(),
@@ -138,13 +146,8 @@ fn simulated(
         .enumerate()
         .map(|(id, (_, traced))| arrival(id as u64, traced, engines.len()))
         .collect();
-    let members = pool.engines.iter().map(|m| (m.name.as_str(), m.config, Arc::clone(&m.times)));
-    let cluster = Cluster {
-        pool: &pool,
-        engines: cluster::engines(members)?,
-        lengths: LengthsSeen::True,
-        sees_breaks: false,
-    };
+    let cluster =
+        Cluster { pool: &pool, engines: idle, lengths: LengthsSeen::True, sees_breaks: false };
     let to = |ask: &crate::route::Ask<'_>, _: &Pool, seen: &[EngineState]| {
         let engine = places[ask.id as usize];
         Decision {

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use super::{Built, sha256_hex, step_times};
 use crate::{
-    predict::simulate::{Engine, EngineConfig, Request, Times},
+    predict::simulate::{Engine, Request, Times},
     record::{RouteRequestRow, manifest::Input},
     route::{
         LengthKnowledge, PolicySpec,
@@ -70,8 +70,7 @@ pub fn recorded(
     let mut methods = (0..proxy.methods.len())
         .map(|method| world_of(proxy, method, replay.steps, &mut inputs))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let configs: Vec<EngineConfig> = methods.iter().map(|method| method.config).collect();
-    let mut load = load(rows, &configs);
+    let mut load = load(rows, &idle(&methods)?);
     ensure!(
         load.iter().any(|(row, _)| is_usable(row)),
         "expected requests that ended well and whose tokens were counted, got none\n  hint: ask engines to tell `usage`, and send some requests"
@@ -110,6 +109,15 @@ pub fn recorded(
     Ok(Built { experiment, inputs, notes })
 }
 
+/// An engine of each method.
+fn idle(methods: &[MethodWorld]) -> anyhow::Result<Vec<Engine>> {
+    let one = |method: &MethodWorld| {
+        Engine::new(method.config, Arc::clone(&method.times))
+            .with_context(|| format!("method {}", method.name))
+    };
+    methods.iter().map(one).collect()
+}
+
 /// Nothing of it is drawn: what was expected is recorded, counts are given, and step times are taken for true.
 const AS_RECORDED: Skill =
     Skill { length_sigma_log: 0.0, knows_shift: true, speed_factor: 1.0, guard_answers: 0 };
@@ -128,22 +136,22 @@ pub fn is_usable(row: &RouteRequestRow) -> bool {
 }
 
 /// The load that a recording was, in the order in which it came and from its first request on: what is usable, and of the rest what took
-/// an engine's time until a moment that is known. `configs` are those of all engines.
+/// an engine's time until a moment that is known. `engines` are idle ones, one of each kind.
 pub fn load<'a>(
     rows: &'a [RouteRequestRow],
-    configs: &[EngineConfig],
+    engines: &[Engine],
 ) -> Vec<(&'a RouteRequestRow, Traced)> {
     let longest = rows.iter().filter(|row| is_usable(row));
     let longest = longest.filter_map(|row| counted(row.output_tokens)).max().unwrap_or(1);
     let mut found: Vec<(&RouteRequestRow, Traced)> =
-        rows.iter().filter_map(|row| Some((row, traced(row, longest, configs)?))).collect();
+        rows.iter().filter_map(|row| Some((row, traced(row, longest, engines)?))).collect();
     found.sort_by_key(|(row, _)| (row.arrived_ns, row.request_id));
     let start_ns = found.first().map_or(0, |(row, _)| row.arrived_ns);
     found.iter_mut().for_each(|(_, traced)| traced.at_ns -= start_ns);
     found
 }
 
-fn traced(row: &RouteRequestRow, longest: u64, configs: &[EngineConfig]) -> Option<Traced> {
+fn traced(row: &RouteRequestRow, longest: u64, engines: &[Engine]) -> Option<Traced> {
     row.engine.as_ref()?;
     let prompt_tokens = counted(row.prompt_tokens)?;
     let came = counted(row.output_tokens);
@@ -152,7 +160,7 @@ fn traced(row: &RouteRequestRow, longest: u64, configs: &[EngineConfig]) -> Opti
     } else {
         let gone_ns = row.gone_ns.or(row.finished_ns)?;
         // It goes on until it is given up: no answer of the recording is longer. Where an engine cannot hold that, as far as it came.
-        let goes_on = fits(prompt_tokens, longest, configs).then_some(longest);
+        let goes_on = fits(prompt_tokens, longest, engines).then_some(longest);
         (goes_on.or(came).unwrap_or(1), Some(gone_ns - row.arrived_ns))
     };
     Some(Traced {
@@ -165,24 +173,10 @@ fn traced(row: &RouteRequestRow, longest: u64, configs: &[EngineConfig]) -> Opti
     })
 }
 
-/// Whether engines of all methods take such a request.
-fn fits(prompt_tokens: u64, output_tokens: u64, configs: &[EngineConfig]) -> bool {
+/// Whether all engines take such a request.
+fn fits(prompt_tokens: u64, output_tokens: u64, engines: &[Engine]) -> bool {
     let request = Request { id: 0, prompt_tokens, cached_tokens: 0, output_tokens };
-    let never: Times = Arc::new(Never);
-    let takes = |config: &EngineConfig| {
-        Engine::new(*config, Arc::clone(&never))
-            .is_ok_and(|engine| engine.accepts(&request).is_ok())
-    };
-    configs.iter().all(takes)
-}
-
-/// Step times of engines that are never started.
-struct Never;
-
-impl crate::predict::StepTimes for Never {
-    fn step_s(&self, _: Option<&crate::predict::Work>, _: Option<&crate::predict::Work>) -> f64 {
-        f64::NAN
-    }
+    engines.iter().all(|engine| engine.accepts(&request).is_ok())
 }
 
 /// The policy that ran and the others. What the live router expected stands with each request, a constant too, so whoever asks for lengths
@@ -218,16 +212,6 @@ fn expect(proxy: &Proxy, load: &mut [(&RouteRequestRow, Traced)]) -> String {
         traced.predicted_tokens = Some(said(row).unwrap_or(else_tokens));
     }
     let n_silent = load.len() - all.len();
-    let errors: Vec<f64> = load
-        .iter()
-        .filter(|(row, _)| is_usable(row))
-        .filter_map(|(_, traced)| {
-            Some(traced.predicted_tokens?.ln() - (traced.output_tokens as f64).ln())
-        })
-        .collect();
-    let mean = stats::mean(&errors).unwrap_or(0.0);
-    let square: Vec<f64> = errors.iter().map(|error| (error - mean).powi(2)).collect();
-    let spread = stats::mean(&square).unwrap_or(0.0).sqrt();
     let silent = if n_silent == 0 {
         String::new()
     } else {
@@ -236,8 +220,21 @@ fn expect(proxy: &Proxy, load: &mut [(&RouteRequestRow, Traced)]) -> String {
             significant(else_tokens, 3)
         )
     };
+    told_of_lengths(load) + &silent
+}
+
+/// How far off what was expected lay.
+fn told_of_lengths(load: &[(&RouteRequestRow, Traced)]) -> String {
+    let usable = load.iter().filter(|(row, _)| is_usable(row));
+    let error = |(_, traced): &(&RouteRequestRow, Traced)| {
+        Some(traced.predicted_tokens?.ln() - (traced.output_tokens as f64).ln())
+    };
+    let errors: Vec<f64> = usable.filter_map(error).collect();
+    let mean = stats::mean(&errors).unwrap_or(0.0);
+    let square: Vec<f64> = errors.iter().map(|error| (error - mean).powi(2)).collect();
+    let spread = stats::mean(&square).unwrap_or(0.0).sqrt();
     format!(
-        "lengths: policies expect of each request what the live router expected of it, which was {} times its answer (geometric mean of {}; deviation of the logarithm {}){silent}",
+        "lengths: policies expect of each request what the live router expected of it, which was {} times its answer (geometric mean of {}; deviation of the logarithm {})",
         significant(mean.exp(), 3),
         errors.len(),
         significant(spread, 2)
