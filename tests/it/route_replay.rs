@@ -119,6 +119,14 @@ fn step_times_of_a_file_stand_beside_those_of_the_configuration() {
     assert_eq!(whole["policies"]["p"]["n_failed"], 2, "once a seed");
     assert_eq!(whole["left_out"]["failed: the client went away"], 1);
     assert!(whole["policies"]["p"]["harmed_pct"].is_null(), "nobody knows what breaks");
+    // For people: one table of both, the first report, and the policies side by side.
+    let args = ["route", "replay", folder.to_str().unwrap(), "--against", "m.json", "--seeds", "2"];
+    let text = kvbench(dir.path(), &args);
+    let (said, printed) =
+        (String::from_utf8_lossy(&text.stderr), String::from_utf8_lossy(&text.stdout));
+    assert!(printed.contains("against them those of m.json"), "{printed}");
+    assert!(said.contains("lengths: policies expect"), "{said}");
+    assert!(said.contains("replayed-against"), "both reports are named: {said}");
 }
 
 #[test]
