@@ -1,17 +1,21 @@
 //! What a live router recorded, against the same requests on the same engines simulated: how far the simulation can be trusted
 //! before it says what another policy would have done.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
 
 use crate::{
-    predict::simulate::{Client, Engine, Load, Outcome, Request, replay},
+    predict::simulate::{Engine, EngineConfig, Times},
     record::RouteRequestRow,
-    route::world::MethodWorld,
+    route::{
+        Decision, EngineState, Member, Pool, Predicted, Reason,
+        cluster::{self, Arrival, Cluster, Fared, LengthsSeen, Ran},
+        world::{MethodWorld, Traced},
+    },
     stats::{self, Sample},
     units::ns_to_s,
-    workload::route::is_usable,
+    workload::route::recorded::{is_usable, load},
 };
 
 /// Observed and simulated times of one engine's requests, each sent to the engine and at the time that were recorded.
@@ -51,7 +55,7 @@ pub struct Pair {
 pub struct Fidelity {
     /// By engine, then all together.
     pub engines: Vec<Reproduced>,
-    /// Rows that nothing rests on: why, and how many. They took the engines' time all the same.
+    /// Rows that nothing rests on: why, and how many. Where it is known until when, they took the engines' time all the same.
     pub left_out: BTreeMap<String, usize>,
 }
 
@@ -70,66 +74,117 @@ pub fn fidelity(
     rows: &[RouteRequestRow],
     engines: &[(String, &MethodWorld)],
 ) -> anyhow::Result<Fidelity> {
+    let idle = cluster::engines(members(engines))?;
+    let load = load(rows, &idle);
     let mut left_out = BTreeMap::new();
-    let mut by_engine: BTreeMap<&str, Vec<&RouteRequestRow>> = BTreeMap::new();
-    for row in rows {
-        match &row.engine {
-            Some(engine) if is_usable(row) => by_engine.entry(engine).or_default().push(row),
-            _ => *left_out.entry(why(row)).or_insert(0) += 1,
+    for row in rows.iter().filter(|row| !is_usable(row)) {
+        *left_out.entry(why(row)).or_insert(0) += 1;
+    }
+    let places = load.iter().map(|(row, _)| place(row, engines));
+    let places = places.collect::<anyhow::Result<Vec<usize>>>()?;
+    let ran = simulated(&load, &places, engines, idle)?;
+    let mut by_engine: BTreeMap<usize, Vec<Twice>> = BTreeMap::new();
+    for (((row, _), fared), engine) in load.iter().zip(&ran.fared).zip(places) {
+        if let (Some(err), true) = (&fared.err, is_usable(row)) {
+            *left_out.entry(format!("more than is simulated to fit: {err}")).or_insert(0) += 1;
+        } else if is_usable(row) {
+            by_engine.entry(engine).or_default().extend(twice(row, ran_ns(&load, fared)));
         }
     }
-    let (mut found, mut all) = (Vec::new(), Vec::new());
-    for (name, mut rows) in by_engine {
-        let world = engines.iter().find(|(known, _)| known == name).map(|(_, world)| *world);
-        let world = world.with_context(|| {
-            format!("expected rows of the configuration's engines, got one of `{name}`\n  hint: pass the configuration that ran with --config")
-        })?;
-        rows.sort_by_key(|row| (row.arrived_ns, row.request_id));
-        let (twice, n_rejected) = simulated(&rows, world).with_context(|| name.to_owned())?;
-        if n_rejected > 0 {
-            let reason = format!("more than the simulated `{name}` can hold");
-            *left_out.entry(reason).or_insert(0) += n_rejected;
-        }
-        found.extend(reproduced(Some((name, &world.name)), &twice));
-        all.extend(twice);
-    }
-    found.extend(reproduced(None, &all));
+    let all: Vec<Twice> = by_engine.values().flatten().copied().collect();
+    let name = |at: usize| Some((engines[at].0.as_str(), engines[at].1.name.as_str()));
+    let each = by_engine.iter().filter_map(|(at, twice)| reproduced(name(*at), twice));
+    let found: Vec<Reproduced> = each.chain(reproduced(None, &all)).collect();
     Ok(Fidelity { engines: found, left_out })
 }
 
 fn why(row: &RouteRequestRow) -> String {
     match (&row.err, row.finished_ns) {
+        (Some(err), _) if row.engine.is_some() && row.gone_ns.is_none() => {
+            format!("failed at a time that is not known: {err}")
+        }
         (Some(err), _) => format!("failed: {err}"),
         (None, None) => "unfinished".to_owned(),
         _ => "tokens that were not counted".to_owned(),
     }
 }
 
-fn simulated(
-    rows: &[&RouteRequestRow],
-    world: &MethodWorld,
-) -> anyhow::Result<(Vec<Twice>, usize)> {
-    let tokens = |tokens: Option<i64>| tokens.map_or(0, i64::unsigned_abs);
-    let request = |(id, row): (usize, &&RouteRequestRow)| Request {
-        id: id as u64,
-        prompt_tokens: tokens(row.prompt_tokens),
-        cached_tokens: 0,
-        output_tokens: tokens(row.output_tokens),
-    };
-    let requests: Vec<Request> = rows.iter().enumerate().map(request).collect();
-    let times = Load::Open(rows.iter().map(|row| row.arrived_ns).collect());
-    let engine = Engine::new(world.config, world.times.clone())?;
-    let replayed = replay(engine, &requests, &times, Client::default())?;
-    let both = rows.iter().zip(&replayed.outcomes);
-    let twice = both.filter_map(|(row, outcome)| twice(row, outcome.as_ref()?)).collect();
-    Ok((twice, replayed.rejected.len()))
+fn place(row: &RouteRequestRow, engines: &[(String, &MethodWorld)]) -> anyhow::Result<usize> {
+    let name = row.engine.as_deref().unwrap_or_default();
+    engines.iter().position(|(known, _)| known == name).with_context(|| {
+        format!("expected rows of the configuration's engines, got one of `{name}`\n  hint: pass the configuration that ran with --config")
+    })
 }
 
-fn twice(row: &RouteRequestRow, outcome: &Outcome) -> Option<Twice> {
+/// Names, rules and step times of engines.
+fn members<'a>(
+    engines: &'a [(String, &MethodWorld)],
+) -> impl Iterator<Item = (&'a str, EngineConfig, Times)> {
+    engines.iter().map(|(name, world)| (name.as_str(), world.config, Arc::clone(&world.times)))
+}
+
+/// All engines side by side, each with what it was sent.
+fn simulated(
+    load: &[(&RouteRequestRow, Traced)],
+    places: &[usize],
+    engines: &[(String, &MethodWorld)],
+    idle: Vec<Engine>,
+) -> anyhow::Result<Ran> {
+    let member = |(at, (name, world)): (usize, &(String, &MethodWorld))| Member {
+        name: name.clone(),
+        method: at,
+        config: world.config,
+        times: Arc::clone(&world.times),
+    };
+    let pool = Pool {
+        methods: engines.iter().map(|(name, _)| name.clone()).collect(),
+        baseline: 0,
+        engines: engines.iter().enumerate().map(member).collect(),
+    };
+    let arrivals: Vec<Arrival> = load
+        .iter()
+        .enumerate()
+        .map(|(id, (_, traced))| arrival(id as u64, traced, engines.len()))
+        .collect();
+    let cluster =
+        Cluster { pool: &pool, engines: idle, lengths: LengthsSeen::True, sees_breaks: false };
+    let to = |ask: &crate::route::Ask<'_>, _: &Pool, seen: &[EngineState]| {
+        let engine = places[ask.id as usize];
+        Decision {
+            engine: Some(engine).filter(|at| seen[*at].is_up),
+            reason: Reason::Rule,
+            predicted: Predicted::default(),
+            n_candidates: 1,
+        }
+    };
+    Ok(cluster::run(cluster, &arrivals, to)?)
+}
+
+fn arrival(id: u64, traced: &Traced, n_engines: usize) -> Arrival {
+    Arrival {
+        id,
+        at_ns: traced.at_ns,
+        prompt_tokens: traced.prompt_tokens,
+        task: None,
+        output_tokens: vec![traced.output_tokens; n_engines],
+        predicted_tokens: vec![traced.output_tokens as f64; n_engines],
+        breaks: vec![false; n_engines],
+        leaves_ns: traced.patience_ns.map(|patience_ns| traced.at_ns + patience_ns),
+    }
+}
+
+/// Simulated first and last token, from the arrival on.
+fn ran_ns(load: &[(&RouteRequestRow, Traced)], fared: &Fared) -> Option<(i64, i64)> {
+    let at_ns = load[fared.arrival].1.at_ns;
+    Some((fared.first_token_ns? - at_ns, fared.finished_ns? - at_ns))
+}
+
+fn twice(row: &RouteRequestRow, simulated: Option<(i64, i64)>) -> Option<Twice> {
     let since = |ns: i64| ns_to_s(ns - row.arrived_ns);
+    let (first_ns, last_ns) = simulated?;
     Some(Twice {
-        e2e_s: (since(row.finished_ns?), outcome.e2e_s()),
-        ttft_s: row.first_token_ns.map(|ns| (since(ns), outcome.ttft_s())),
+        e2e_s: (since(row.finished_ns?), ns_to_s(last_ns)),
+        ttft_s: row.first_token_ns.map(|ns| (since(ns), ns_to_s(first_ns))),
     })
 }
 
@@ -223,12 +278,45 @@ mod tests {
         assert!((engine.tau.unwrap() - 1.0).abs() < 1e-9);
         assert!(engine.e2e.observed_p99_s.is_some());
         assert_eq!(found.left_out.values().sum::<usize>(), 2);
-        assert!(found.left_out.contains_key("failed: gone"), "{:?}", found.left_out);
+        let unknown = "failed at a time that is not known: gone";
+        assert!(found.left_out.contains_key(unknown), "{:?}", found.left_out);
         let slow = world(0.02);
         let found = fidelity(&rows, &[("a".to_owned(), &slow)]).unwrap();
         assert!((found.engines[0].e2e.ape_median_pct - 100.0).abs() < 1e-6, "{found:?}");
         let ttft = found.engines[0].ttft.unwrap();
         assert!((ttft.simulated_mean_s - 2.0 * ttft.observed_mean_s).abs() < 1e-9);
+    }
+
+    /// One sequence at a time: a request that failed after half a second holds up the one behind it.
+    #[test]
+    fn what_failed_was_a_load_until_it_failed() {
+        let own = MethodWorld { config: EngineConfig::unlimited(1), ..world(0.01) };
+        let failed = RouteRequestRow {
+            finished_ns: None,
+            output_tokens: None,
+            gone_ns: Some(500_000_000),
+            err: Some("broken off".to_owned()),
+            ..row(0, 3)
+        };
+        let behind = RouteRequestRow {
+            arrived_ns: 10_000_000,
+            first_token_ns: None,
+            finished_ns: Some(1_500_000_000),
+            output_tokens: Some(100),
+            ..row(1, 100)
+        };
+        let e2e_s = |failed: RouteRequestRow| {
+            let found = fidelity(&[failed, behind.clone()], &[("a".to_owned(), &own)]).unwrap();
+            assert_eq!(found.left_out.values().sum::<usize>(), 1);
+            found.engines[0].e2e.simulated_mean_s
+        };
+        assert!((e2e_s(failed.clone()) - 1.49).abs() < 1e-9, "{}", e2e_s(failed.clone()));
+        // Of one whose end is not known, or that nobody was asked for, nothing can be said.
+        let never = RouteRequestRow { gone_ns: None, ..failed.clone() };
+        let nowhere = RouteRequestRow { engine: None, ..failed };
+        for alone in [never, nowhere] {
+            assert!((e2e_s(alone) - 1.0).abs() < 1e-9);
+        }
     }
 
     #[test]

@@ -5,19 +5,19 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
-use super::{splice::splice, ui::Ui};
+use super::{route, splice::splice, ui::Ui};
 use crate::{
     analyse::{Judgement, RunData, Verdict, doubtful, judge},
-    record::manifest::Status,
+    record::{manifest::Status, route::ROUTE_FILE},
     report::{Format, ReportFiles, Table, beside_headline, build, headline, narrow, render},
 };
 
 /// Arguments of `kvbench report`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ReportArgs {
-    /// Folder that `kvbench run` made.
+    /// Folder that `kvbench run` made, or `kvbench route simulate` or `replay`.
     pub run_dir: PathBuf,
     /// Where to write the report; the run folder unless given.
     #[arg(long, value_name = "DIR")]
@@ -56,6 +56,9 @@ pub enum Part {
 /// # Errors
 /// No run folder, a damaged one, or a folder that cannot be written.
 pub fn run(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    if args.run_dir.join(ROUTE_FILE).is_file() {
+        return of_router(args, ui);
+    }
     let mut data = RunData::load(&args.run_dir)?;
     if let Some(peers) = &args.peers {
         join(&mut data, peers, ui)?;
@@ -76,6 +79,24 @@ pub fn run(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     announce(&data, &judgement, ui);
     ui.out(&printed(&with_judged(tables, &judgement), ui))?;
     Ok(ExitCode::from(u8::from(trips(&judgement, args.strict))))
+}
+
+/// The report of a router's folder, as `kvbench route report` makes it.
+fn of_router(args: &ReportArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let options = [
+        ("--peers", args.peers.is_some()),
+        ("--splice", args.splice.is_some()),
+        ("--only", !args.only.is_empty()),
+        ("--strict", args.strict),
+    ];
+    if let Some((option, _)) = options.iter().find(|(_, given)| *given) {
+        bail!(
+            "{}: expected no {option} for the folder of a router\n  hint: it goes with the folders of `kvbench run`; leave it out",
+            args.run_dir.display()
+        );
+    }
+    route::publish(&args.run_dir, args.out.as_deref().unwrap_or(&args.run_dir), ui)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Whether a verdict makes the command fail: INVALID does, and under `--strict` every cell that is not VALID.

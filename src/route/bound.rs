@@ -36,7 +36,9 @@ pub fn bound(arrivals: &[Arrival], engines: &[(usize, &MethodWorld)]) -> Option<
     methods.sort_by_key(|(method, _)| *method);
     methods.dedup_by_key(|(method, _)| *method);
     let mut sum = Least { ttft_s: 0.0, e2e_s: 0.0, work_s: 0.0 };
-    for arrival in arrivals {
+    // Of those that are given up no time counts.
+    let arrivals: Vec<&Arrival> = arrivals.iter().filter(|one| one.leaves_ns.is_none()).collect();
+    for arrival in &arrivals {
         let each = methods.iter().map(|(place, method)| {
             let service = Service { config: &method.config, times: method.times.as_ref() };
             service.least(arrival.prompt_tokens, arrival.output_tokens[*place])
@@ -191,6 +193,7 @@ mod tests {
             output_tokens: vec![5, 5],
             predicted_tokens: vec![5.0, 5.0],
             breaks: vec![false, false],
+            leaves_ns: None,
         };
         let found = bound(&[arrival], &[(0, &slow), (1, &fast), (1, &fast)]).unwrap();
         // First token: 0.02 + 0.01 and 0.01 + 0.02. Then four steps: 0.08 and 0.04.

@@ -3,14 +3,16 @@
 //! # What happens at one moment
 //!
 //! Times are whole nanoseconds, so ties are real and have one order: first the steps that end, by the place of their engine, then the
-//! arrivals, by their place in the trace, then the steps that begin. So a router sees what has been freed at that very moment, and a
-//! request is in the first step that it can be in, which is what [`Engine`] asks of whoever drives it.
+//! requests that are given up, then the arrivals, by their place in the trace, then the steps that begin. So a router sees what has been
+//! freed at that very moment, and a request is in the first step that it can be in, which is what [`Engine`] asks of whoever drives it.
 //!
 //! # What a router sees
 //!
 //! The state of an engine is looked up when a request arrives and the engine has moved since: what it computes, what waits, and of
 //! the tokens that the policy expected of each request inside those that have not come. It is exact at every look, in time that grows
 //! with the requests inside, which a single step of the engine costs too; nothing is carried over from look to look that could drift.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use crate::predict::simulate::{
     ConfigError, Engine, EngineConfig, Event, Happening, Request, StepError, Times,
@@ -38,7 +40,12 @@ pub struct Arrival {
     pub predicted_tokens: Vec<f64>,
     /// Whether each method breaks it.
     pub breaks: Vec<bool>,
+    /// When it is given up, if it has not been answered by then: its client goes, or its engine breaks it off. `None` of one that is not.
+    pub leaves_ns: Option<i64>,
 }
+
+/// Why a request that was given up was not served.
+pub const GIVEN_UP: &str = "given up";
 
 /// How a request fared.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +62,8 @@ pub struct Fared {
     pub first_token_ns: Option<i64>,
     /// When the last token was there.
     pub finished_ns: Option<i64>,
+    /// When it was given up.
+    pub gone_ns: Option<i64>,
     /// How often it lost its blocks.
     pub n_preempted: u32,
     /// Why it was not served.
@@ -172,6 +181,7 @@ pub fn run(
         match what {
             What::Arrives => run.arrive(place)?,
             What::StepEnds | What::StepBegins => run.step(place)?,
+            What::Leaves => run.leave(),
         }
     }
     Ok(run.finish())
@@ -195,6 +205,7 @@ fn check(cluster: &Cluster<'_>, arrivals: &[Arrival]) -> Result<(), ClusterError
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     StepEnds,
+    Leaves,
     Arrives,
     StepBegins,
 }
@@ -273,6 +284,8 @@ struct Run<'a, D> {
     known: Vec<f64>,
     fared: Vec<Fared>,
     events: Vec<Event>,
+    /// When requests inside are given up, the first at the top. Those that have ended by then are in it too.
+    leaving: BinaryHeap<Reverse<(i64, usize)>>,
     ended_ns: i64,
 }
 
@@ -292,6 +305,7 @@ impl<'a, D: FnMut(&Ask<'_>, &Pool, &[EngineState]) -> Decision> Run<'a, D> {
             known: vec![1.0; pool.methods.len()],
             fared: Vec::with_capacity(arrivals.len()),
             events: Vec::new(),
+            leaving: BinaryHeap::new(),
             ended_ns: 0,
         }
     }
@@ -299,8 +313,25 @@ impl<'a, D: FnMut(&Ask<'_>, &Pool, &[EngineState]) -> Decision> Run<'a, D> {
     fn next(&self) -> Option<(i64, What, usize)> {
         let place = self.fared.len();
         let arrives = self.arrivals.get(place).map(|a| (a.at_ns, What::Arrives, place));
+        let leaves =
+            self.leaving.peek().map(|Reverse((at_ns, place))| (*at_ns, What::Leaves, *place));
         let engines = self.nodes.iter().enumerate().filter_map(|(place, node)| node.next(place));
-        engines.chain(arrives).min()
+        engines.chain(arrives).chain(leaves).min()
+    }
+
+    /// The request that is to be given up next; nothing happens where its answer has ended.
+    fn leave(&mut self) {
+        let Some(Reverse((at_ns, place))) = self.leaving.pop() else { return };
+        let fared = &mut self.fared[place];
+        let Some(node) = fared.decision.engine.and_then(|engine| self.nodes.get_mut(engine)) else {
+            return;
+        };
+        if node.engine.leave(place as u64) {
+            node.moved = true;
+            fared.gone_ns = Some(at_ns);
+            fared.err = Some(GIVEN_UP.to_owned());
+            self.ended_ns = self.ended_ns.max(at_ns);
+        }
     }
 
     fn step(&mut self, place: usize) -> Result<(), ClusterError> {
@@ -406,6 +437,8 @@ impl<'a, D: FnMut(&Ask<'_>, &Pool, &[EngineState]) -> Decision> Run<'a, D> {
             return Err(format!("engine {}: {why}", self.pool.engines[engine].name));
         }
         self.expected[place] = self.known[node.method];
+        self.leaving
+            .extend(arrival.leaves_ns.map(|at_ns| Reverse((at_ns.max(arrival.at_ns), place))));
         node.n_requests += 1;
         node.moved = true;
         Ok(())
@@ -426,6 +459,7 @@ impl Fared {
             admitted_ns: None,
             first_token_ns: None,
             finished_ns: None,
+            gone_ns: None,
             n_preempted: 0,
             err: None,
         }

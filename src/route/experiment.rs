@@ -4,9 +4,12 @@
 //! controls (round robin, join shortest queue, least memory) and one policy for each oracle. [`cells`] lists what there is to simulate,
 //! and [`run_cell`] simulates one: the same cell gives the same rows, whichever else are run, in whatever order.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
+    risk::Risks,
     spec::PolicySpec,
     world::{MethodWorld, Skill, Traced},
 };
@@ -120,4 +123,8 @@ pub struct Experiment {
     pub policies: Vec<PolicySpec>,
     /// When an answer is on time, for goodput; `None` for no goodput.
     pub slo: Option<Slo>,
+    /// Counts that a learned guard goes by; `None` where they are drawn from the world.
+    pub risks: Option<Arc<Risks>>,
+    /// Whether the excess of the methods says which prompts they break. Where nobody knows, harm is unknown and no policy is an oracle of it.
+    pub knows_breaks: bool,
 }

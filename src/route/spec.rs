@@ -48,6 +48,16 @@ pub enum Rule {
     MarginalCost,
 }
 
+impl Rule {
+    /// Whether its choice depends on expected lengths.
+    pub fn asks_lengths(self) -> bool {
+        matches!(
+            self,
+            Rule::LeastTokens | Rule::ShortestAnswer | Rule::EarliestFinish | Rule::MarginalCost
+        )
+    }
+}
+
 /// Where a policy has lengths of answers from.
 #[derive(
     Debug,

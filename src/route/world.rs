@@ -2,21 +2,22 @@
 //!
 //! # What is drawn, and from what
 //!
-//! Every number is a function of `(seed, request)` or of `(seed, request, method)` and of nothing else, by a generator that has no
-//! state: so all policies, loads and pools of one seed see the same requests with the same answers, and another method in the
-//! scenario changes nothing for those that are there.
+//! Every number is a function of `(seed, request)` or of `(seed, request, name of the method)` and of nothing else, by a generator that has
+//! no state: so all policies, loads and pools of one seed see the same requests with the same answers, and another method in the
+//! scenario, wherever it stands, changes nothing for those that are there.
 //!
 //! - True length of an answer: the baseline's tokens times `exp(N(mean_log, sigma_log))`, drawn for each prompt and method apart,
 //!   rounded, at least 1 and at most the longest answer of the trace, which is taken for the limit that requests ask for. The mean of
 //!   a log-normal lies above its median: with `mean_log` 0 the mean grows by a factor of up to `exp(sigma_log^2 / 2)`.
 //! - Predicted length: the baseline's true tokens times `exp(N(0, length_sigma_log))`, one draw a prompt, as a predictor reads the
-//!   prompt once; times the method's `exp(mean_log)` where it knows that. It knows nothing of a method's shift on this prompt.
+//!   prompt once; times the method's `exp(mean_log)` where it knows that. It knows nothing of a method's shift on this prompt. Of a
+//!   recorded request nothing is drawn: it is what was said of it when it came.
 //! - Broken prompts: each method breaks a prompt with the excess rate of its task, apart from the other methods. In the scores that
 //!   arXiv 2503.24000 published a prompt that fails under one method fails under another only 1.1 to 1.6 times as often as its
 //!   task makes it, so independence is the nearer of the two simple choices; under the other, one draw a prompt for all methods, a
 //!   guard would lose less.
 //! - A learned guard's counts: binomial draws from the true excess beyond [`NULL_RATE`], `guard_answers` a task, prompt length and
-//!   method, and as many of the null.
+//!   method, and as many of the null; each count by `(seed, task, bin, name of the method)`.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -54,6 +55,10 @@ pub struct Traced {
     pub output_tokens: u64,
     /// Its task, where one is known.
     pub task: Option<String>,
+    /// Tokens that a predictor said when it came, whatever the method; `None` where what is said has to be drawn.
+    pub predicted_tokens: Option<f64>,
+    /// How long after it came it was given up, nanoseconds; `None` of one that waited for its answer.
+    pub patience_ns: Option<i64>,
 }
 
 /// How lengths of a method differ from the baseline's on the same prompt: `ln(tokens)` by a normal of this mean and deviation.
@@ -125,6 +130,11 @@ impl Stream {
     fn of(self, seed: u64) -> u64 {
         mixed(seed, self as u64)
     }
+}
+
+/// A seed of its own for each name.
+fn named(seed: u64, name: &str) -> u64 {
+    name.bytes().fold(mixed(seed, name.len() as u64), |state, byte| mixed(state, u64::from(byte)))
 }
 
 /// In (0, 1), neither end included.
@@ -243,11 +253,12 @@ impl Truth<'_> {
             output_tokens: methods().map(|m| self.tokens(id, row, m)).collect(),
             predicted_tokens: methods().map(|m| self.predicted(id, row, m)).collect(),
             breaks: methods().map(|m| self.breaks(id, row, m)).collect(),
+            leaves_ns: row.patience_ns.map(|patience_ns| at_ns + patience_ns),
         }
     }
 
     fn draw(&self, stream: Stream, id: u64, method: usize) -> u64 {
-        mixed(mixed(stream.of(self.seed), id), method as u64)
+        named(mixed(stream.of(self.seed), id), &self.methods[method].name)
     }
 
     pub(super) fn tokens(&self, id: u64, row: &Traced, method: usize) -> u64 {
@@ -260,7 +271,11 @@ impl Truth<'_> {
     }
 
     fn predicted(&self, id: u64, row: &Traced, method: usize) -> f64 {
-        let noise = self.skill.length_sigma_log * normal(self.draw(Stream::Predictions, id, 0));
+        if let Some(said) = row.predicted_tokens {
+            return said.max(1.0);
+        }
+        let draw = normal(mixed(Stream::Predictions.of(self.seed), id));
+        let noise = self.skill.length_sigma_log * draw;
         let shift = if self.skill.knows_shift { self.methods[method].shift.mean_log } else { 0.0 };
         (row.output_tokens as f64 * (noise + shift).exp()).max(1.0)
     }
@@ -277,28 +292,34 @@ impl Truth<'_> {
     pub(super) fn risks(&self, rows: &[Traced]) -> anyhow::Result<Arc<Risks>> {
         let tasks: std::collections::BTreeSet<&str> =
             rows.iter().filter_map(|row| row.task.as_deref()).collect();
-        let mut rng = seeded(Stream::Risks.of(self.seed));
-        let n = self.skill.guard_answers;
-        let mut count = |rate: f64| -> anyhow::Result<Counts> {
-            Ok(Counts { n, negatives: Binomial::new(n, rate.min(1.0))?.sample(&mut rng) })
-        };
         let mut cells = Vec::new();
         for task in tasks {
             for (_, method) in self.methods.iter().enumerate().filter(|(m, _)| *m != self.baseline)
             {
-                let excess = method.excess_of(Some(task)).unwrap_or(0.0);
                 for bin in 0..=EDGES.len() {
-                    cells.push(Cell {
-                        task: task.to_owned(),
-                        bin,
-                        method: method.name.clone(),
-                        own: count(NULL_RATE + excess)?,
-                        null: count(NULL_RATE)?,
-                    });
+                    cells.push(self.learned(task, method, bin)?);
                 }
             }
         }
         Ok(Arc::new(Risks::new("drawn from the simulated world", &EDGES, cells)?))
+    }
+
+    /// Counts of one task, method and length.
+    fn learned(&self, task: &str, method: &MethodWorld, bin: usize) -> anyhow::Result<Cell> {
+        let excess = method.excess_of(Some(task)).unwrap_or(0.0);
+        let seed = named(named(Stream::Risks.of(self.seed), task), &method.name);
+        let mut rng = seeded(mixed(seed, bin as u64));
+        let n = self.skill.guard_answers;
+        let mut count = |rate: f64| -> anyhow::Result<Counts> {
+            Ok(Counts { n, negatives: Binomial::new(n, rate.min(1.0))?.sample(&mut rng) })
+        };
+        Ok(Cell {
+            task: task.to_owned(),
+            bin,
+            method: method.name.clone(),
+            own: count(NULL_RATE + excess)?,
+            null: count(NULL_RATE)?,
+        })
     }
 }
 

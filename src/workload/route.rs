@@ -1,6 +1,6 @@
 //! A router's scenario becomes the experiment that is simulated: its files are read and its lengths drawn here.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -11,20 +11,20 @@ use super::{
 };
 use crate::{
     predict::{Model, ModelFile, Phase, Source, StepTimes, Steps, Work, simulate::Times},
-    record::{RouteRequestRow, manifest::Input},
+    record::manifest::Input,
     route::{
-        PolicySpec,
-        experiment::{Arrivals, Experiment, LoadPlan, NamedSkill, PoolPlan, TracePlan},
-        world::{LengthShift, MethodWorld, Skill, Traced},
+        experiment::{Experiment, TracePlan},
+        world::{MethodWorld, Traced},
     },
     scenario::{
         Trace,
-        proxy::{Proxy, ProxySpeed},
         route::{RouteMethod, RouteScenario, RouteTrace, Speed, TraceSource},
     },
     stats,
     units::NS_PER_S,
 };
+
+pub mod recorded;
 
 /// Fewest rows that are drawn of a synthetic trace, and most.
 const DRAWN: (usize, usize) = (10_000, 1_000_000);
@@ -71,6 +71,8 @@ pub fn build(scenario: &RouteScenario) -> anyhow::Result<Built> {
         skills: scenario.skills.clone(),
         policies: scenario.policies.clone(),
         slo: scenario.slo,
+        risks: None,
+        knows_breaks: true,
     };
     Ok(Built { experiment, inputs, notes })
 }
@@ -91,139 +93,6 @@ fn world(method: &RouteMethod, inputs: &mut Vec<Input>) -> anyhow::Result<Method
         shift: method.shift,
         excess: method.excess.clone(),
     })
-}
-
-/// The experiment that replays what a live router recorded: its engines as its configuration says they are, its requests at their
-/// times, and as policies the one that ran (first) and `others`.
-///
-/// Nobody knows how long an answer would have been under another method than the one that gave it: it is taken to be as long. The
-/// predictor of lengths is as good as it was: predicted against true `ln(tokens)` of the rows has the same deviation.
-///
-/// # Errors
-/// An engine without step times, engines of one method that differ, a file that cannot be read, or no request to replay.
-pub fn recorded(
-    proxy: &Proxy,
-    rows: &[RouteRequestRow],
-    others: &[PolicySpec],
-    n_seeds: u32,
-) -> anyhow::Result<Built> {
-    let mut inputs = Vec::new();
-    let methods = (0..proxy.methods.len())
-        .map(|method| world_of(proxy, method, &mut inputs))
-        .collect::<anyhow::Result<_>>()?;
-    inputs.sort_by(|a: &Input, b| a.path.cmp(&b.path));
-    inputs.dedup();
-    let rows = requests(rows);
-    ensure!(
-        !rows.is_empty(),
-        "expected requests that ended well and whose tokens were counted, got none\n  hint: ask engines to tell `usage`, and send some requests"
-    );
-    let engines = proxy.engines.iter().map(|engine| (engine.name.clone(), engine.method));
-    let policies = std::iter::once(&proxy.policy).chain(others);
-    let experiment = Experiment {
-        name: proxy.name.clone(),
-        seed: proxy.seed,
-        n_seeds,
-        methods,
-        baseline: proxy.baseline,
-        pools: vec![PoolPlan { name: "live".to_owned(), engines: engines.collect() }],
-        traces: vec![TracePlan {
-            name: "recorded".to_owned(),
-            n_requests: rows.len(),
-            rows: rows.iter().map(|(_, traced)| traced.clone()).collect(),
-            is_sample: false,
-        }],
-        loads: vec![LoadPlan {
-            name: "recorded-1".to_owned(),
-            arrivals: Arrivals::Recorded { speed: 1.0 },
-        }],
-        skills: vec![NamedSkill { name: "observed".to_owned(), skill: skill(&rows) }],
-        policies: policies.cloned().collect(),
-        slo: None,
-    };
-    Ok(Built { experiment, inputs, notes: Vec::new() })
-}
-
-/// Whether a row tells all that a simulation of its request needs.
-pub fn is_usable(row: &RouteRequestRow) -> bool {
-    let counted = |tokens: Option<i64>| tokens.is_some_and(|tokens| tokens > 0);
-    row.err.is_none()
-        && row.finished_ns.is_some()
-        && row.engine.is_some()
-        && counted(row.prompt_tokens)
-        && counted(row.output_tokens)
-}
-
-/// Usable rows in the order in which they came, from the first one.
-fn requests(rows: &[RouteRequestRow]) -> Vec<(&RouteRequestRow, Traced)> {
-    let tokens = |tokens: Option<i64>| tokens.map_or(0, i64::unsigned_abs);
-    let mut usable: Vec<&RouteRequestRow> = rows.iter().filter(|row| is_usable(row)).collect();
-    usable.sort_by_key(|row| (row.arrived_ns, row.request_id));
-    let start_ns = usable.first().map_or(0, |row| row.arrived_ns);
-    let traced = |row: &RouteRequestRow| Traced {
-        at_ns: row.arrived_ns - start_ns,
-        prompt_tokens: tokens(row.prompt_tokens),
-        output_tokens: tokens(row.output_tokens),
-        task: row.task.clone(),
-    };
-    usable.into_iter().map(|row| (row, traced(row))).collect()
-}
-
-/// As good as the live predictor was on these rows; without its bias. Where it said nothing, or the same of all, the spread is
-/// the answers' own, which still knows more than a constant: what a replay says is told beside it.
-fn skill(rows: &[(&RouteRequestRow, Traced)]) -> Skill {
-    let error = |(row, traced): &(&RouteRequestRow, Traced)| {
-        let predicted = row.predicted_output_tokens.filter(|tokens| *tokens >= 1.0)?;
-        Some(predicted.ln() - (traced.output_tokens as f64).ln())
-    };
-    let told: Vec<f64> = rows.iter().filter_map(error).collect();
-    let errors = if told.is_empty() {
-        rows.iter().map(|(_, traced)| (traced.output_tokens as f64).ln()).collect()
-    } else {
-        told
-    };
-    let mean = stats::mean(&errors).unwrap_or(0.0);
-    let squares: Vec<f64> = errors.iter().map(|error| (error - mean).powi(2)).collect();
-    Skill {
-        length_sigma_log: stats::mean(&squares).unwrap_or(0.0).sqrt(),
-        knows_shift: true,
-        speed_factor: 1.0,
-        guard_answers: 0,
-    }
-}
-
-/// A method as the configuration of a proxy has it.
-fn world_of(proxy: &Proxy, method: usize, inputs: &mut Vec<Input>) -> anyhow::Result<MethodWorld> {
-    let name = &proxy.methods[method];
-    let mut engines = proxy.engines.iter().filter(|engine| engine.method == method);
-    let first = engines
-        .next()
-        .with_context(|| format!("expected an engine with the method `{name}`, got none"))?;
-    if let Some(other) =
-        engines.find(|other| other.config != first.config || other.speed != first.speed)
-    {
-        bail!(
-            "expected engines of one method to be alike, got `{}` and `{}` of `{name}`, which differ\n  hint: give them methods of different names in a copy of the configuration, and pass it with --config",
-            first.name,
-            other.name
-        );
-    }
-    let times: Times = match &first.speed {
-        Some(ProxySpeed::Linear(times)) => Arc::new(*times),
-        Some(ProxySpeed::Model { path, subject, method }) => {
-            let (times, input) = step_times(path, subject, method, first.config.kv_budget)?;
-            inputs.push(input);
-            times
-        }
-        None => bail!(
-            "expected step times of engine `{0}`, got none\n  hint: add `[engine.{0}.speed.model]` with a file of `kvbench predict fit` to a copy of the configuration, and pass it with --config",
-            first.name
-        ),
-    };
-    let shift = LengthShift { mean_log: 0.0, sigma_log: 0.0 };
-    // A recording does not tell which answers a method breaks.
-    let excess = BTreeMap::from([(String::new(), 0.0)]);
-    Ok(MethodWorld { name: name.clone(), times, config: first.config, shift, excess })
 }
 
 /// Step times of a method that keeps so many tokens of a sequence, of the one subject of a file of `kvbench predict fit` whose name
@@ -356,6 +225,8 @@ fn drawn(plan: &RouteTrace, scenario: &RouteScenario) -> Vec<Traced> {
         prompt_tokens: u64::from(synthetic::length(prompt_tokens, &mut lengths)),
         output_tokens: u64::from(synthetic::length(output_tokens, &mut lengths)),
         task: task(tasks, unit(&mut which)),
+        predicted_tokens: None,
+        patience_ns: None,
     };
     (0..n).map(&mut row).collect()
 }
@@ -383,6 +254,8 @@ fn of_file(trace: &Trace, task: Option<&str>) -> anyhow::Result<(Vec<Traced>, In
             prompt_tokens: u64::from(row.prompt_tokens),
             output_tokens: u64::from(row.answer_tokens),
             task: task.map(str::to_owned),
+            predicted_tokens: None,
+            patience_ns: None,
         });
     let input = Input {
         path: trace.path.display().to_string(),

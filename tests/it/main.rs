@@ -28,6 +28,7 @@ mod predict_replay;
 mod proxy;
 mod quality;
 mod resume;
+mod route_replay;
 mod route_sim;
 mod route_simulate;
 mod route_task;

@@ -50,6 +50,8 @@ fn rows(n: u64) -> Vec<Traced> {
             prompt_tokens: 1000 + (3000.0 * u) as u64,
             output_tokens: ((120.0 * (2.2 * (v - 0.5) * 2.0).exp()) as u64).clamp(1, 1024),
             task: Some(if i % 10 < 3 { "summary" } else { "qa" }.to_owned()),
+            predicted_tokens: None,
+            patience_ns: None,
         }
     };
     (0..n).map(row).collect()
@@ -101,6 +103,8 @@ fn experiment(n_requests: usize) -> Experiment {
             policy("both", Rule::EarliestFinish, None),
         ],
         slo: None,
+        risks: None,
+        knows_breaks: true,
     }
 }
 
@@ -141,5 +145,5 @@ fn a_gain_over_the_own_pool_has_two_factors() {
     let (plan, stats) = simulated(mixed);
     let gains = gains(&stats, &plan.design);
     let both = gains.iter().find(|gain| gain.key.policy == "both").unwrap();
-    assert!((both.mix.value * both.predictors.value / both.total.value - 1.0).abs() < 1e-9);
+    assert!((both.mix.value * both.policy.value / both.total.value - 1.0).abs() < 1e-9);
 }

@@ -1,6 +1,6 @@
 //! One simulation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::CellKey;
 use crate::{
@@ -30,8 +30,8 @@ pub struct CellStats {
     pub seed: i64,
     /// Requests.
     pub n: usize,
-    /// Requests that nobody served.
-    pub n_failed: usize,
+    /// Numbers of the requests that nobody served.
+    pub failed: BTreeSet<i64>,
     /// Seconds from arrival to last token.
     pub e2e_s: Option<Spread>,
     /// Seconds from arrival to first token.
@@ -60,8 +60,9 @@ pub struct CellStats {
     pub overlapped: f64,
     /// Share of served requests that ended after the last arrival.
     pub drained: f64,
-    /// Mean requests inside in the last quarter of the time of arrivals, as a multiple of those in the second quarter; `None` where
-    /// there was nobody, or no time.
+    /// By how much the number inside grew while requests came, the first quarter of that time (the filling) left out: the slope of the
+    /// least-squares line through it times that time, as a part of its mean. 0 where it stays, 2 where it grows evenly from nothing; `None`
+    /// where there was nobody, or no time.
     pub growth: Option<f64>,
 }
 
@@ -183,7 +184,7 @@ fn of(rows: &[RouteRequestRow], engines: &[&RouteEngineRow], slo: Option<Slo>) -
         key: CellKey::of(&rows[0]),
         seed: rows[0].seed,
         n: rows.len(),
-        n_failed: rows.len() - served.len(),
+        failed: rows.iter().filter(|row| !is_served(row)).map(|row| row.request_id).collect(),
         e2e_s: all(|one| Some(one.e2e_s())),
         ttft_s: all(Served::ttft_s),
         tpot_s: all(Served::tpot_s),
@@ -198,12 +199,16 @@ fn of(rows: &[RouteRequestRow], engines: &[&RouteEngineRow], slo: Option<Slo>) -
         n_preempted: rows.iter().map(|row| row.n_preempted).sum(),
         overlapped: overlapped(rows, &served),
         drained: drained(rows, &served),
-        growth: growth(rows, &served),
+        growth: growth(rows),
     }
 }
 
 fn served_rows(rows: &[RouteRequestRow]) -> impl Iterator<Item = &RouteRequestRow> {
-    rows.iter().filter(|row| row.err.is_none() && row.finished_ns.is_some())
+    rows.iter().filter(|row| is_served(row))
+}
+
+fn is_served(row: &RouteRequestRow) -> bool {
+    row.err.is_none() && row.finished_ns.is_some()
 }
 
 fn shares<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<String, f64> {
@@ -263,14 +268,24 @@ fn drained(rows: &[RouteRequestRow], served: &[Served]) -> f64 {
     late as f64 / served.len().max(1) as f64
 }
 
-fn growth(rows: &[RouteRequestRow], served: &[Served]) -> Option<f64> {
+/// Those that were given up were inside until then.
+///
+/// The number inside is a step function, so sums over its stays are integrals: the slope over a time L with the middle c is `12 / L^3`
+/// times the integral of `(t - c) n(t)`, and divided by the mean of n and times L it is `12 / L` times the mean distance from c at which
+/// requests spend their time.
+fn growth(rows: &[RouteRequestRow]) -> Option<f64> {
     let (first, last) = arrivals(rows);
-    let quarter = (last - first) / 4;
-    let inside = |from: i64, to: i64| -> i64 {
-        let stay = |s: &Served| (s.finished_ns.min(to) - s.arrived_ns.max(from)).max(0);
-        served.iter().map(stay).sum()
-    };
-    let before = inside(first + quarter, first + 2 * quarter);
-    let after = inside(last - quarter, last);
-    (before > 0).then(|| after as f64 / before as f64)
+    let (from, to) = (ns_to_s(first) + ns_to_s(last - first) / 4.0, ns_to_s(last));
+    let middle = f64::midpoint(from, to);
+    let (mut inside_s, mut moment) = (0.0, 0.0);
+    for row in rows {
+        let Some(end_ns) = row.finished_ns.filter(|_| row.err.is_none()).or(row.gone_ns) else {
+            continue;
+        };
+        let (begins, ends) = (ns_to_s(row.arrived_ns).max(from), ns_to_s(end_ns).min(to));
+        let stay_s = (ends - begins).max(0.0);
+        inside_s += stay_s;
+        moment += stay_s * (f64::midpoint(begins, ends) - middle);
+    }
+    (inside_s > 0.0).then(|| 12.0 * moment / inside_s / (to - from))
 }

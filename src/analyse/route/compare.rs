@@ -4,7 +4,7 @@ use super::{BySeed, CellKey, CellStats, Estimate, SEED};
 use crate::{route::experiment::Design, stats};
 
 /// How many times as fast a policy is as others, by mean E2E. `None` where there is nothing to compare with, or where the two failed
-/// different numbers of requests.
+/// different requests.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Speedups {
     /// Than round robin on the same pool.
@@ -20,7 +20,7 @@ pub struct Speedups {
 }
 
 /// How much longer requests take than under policies that know one thing for certain, of one: 0.1 is a tenth longer. These are
-/// other policies and not optima, so a regret may be negative.
+/// other policies and not optima, so a regret may be negative. `None` where what the oracle knows was known to everybody, or to nobody.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Regrets {
     /// Than under marginal cost with the true step times.
@@ -45,7 +45,8 @@ fn mean_e2e(stats: &CellStats) -> Option<f64> {
     stats.e2e_s.map(|spread| spread.mean)
 }
 
-/// Mean E2E of the same seeds under several cells, in their order; `None` where one is missing or failed another number of requests.
+/// Mean E2E of the same seeds under several cells, in their order; `None` where one is missing or failed other requests: means of different
+/// requests say nothing of policies, however many they are.
 pub(super) fn paired<const N: usize>(
     by_seed: &BySeed<'_>,
     keys: [&CellKey; N],
@@ -60,7 +61,7 @@ pub(super) fn paired<const N: usize>(
         let mut row = [0.0; N];
         for (place, cells) in all.iter().enumerate() {
             let (_, own) = cells.iter().find(|(other, _)| other == seed)?;
-            if own.n != first.n || own.n_failed != first.n_failed {
+            if own.n != first.n || own.failed != first.failed {
                 return None;
             }
             row[place] = mean_e2e(own)?;
@@ -106,7 +107,9 @@ pub(super) fn regrets(by_seed: &BySeed<'_>, key: &CellKey, design: &Design) -> R
         Some(Estimate { value: ratio.value - 1.0, interval: ratio.interval.map(less_one), ..ratio })
     };
     Regrets {
-        speed: than(&design.oracles.speed),
+        // Under true step times the oracle is no oracle: what is left is the difference between two rules.
+        speed: than(&design.oracles.speed)
+            .filter(|_| !design.skills_of_true_speed.contains(&key.skill)),
         length: than(&design.oracles.length),
         fragility: than(&design.oracles.fragility),
     }

@@ -12,9 +12,9 @@
 //!   what the requests of a seed have in common cancels. Regret is the same the other way round, less 1.
 //! - All requests count, those that came while the system was filling or emptying too: so does everybody's. [`CellStats::overlapped`]
 //!   and [`CellStats::drained`] say how many these are.
-//! - Requests that nobody served count as failed and are in no latency; where two policies failed different numbers of them, they
-//!   are not compared.
-//! - A load is called unstable where requests inside pile up while arrivals go on: [`Summary::unstable`].
+//! - Requests that nobody served, or that were given up, count as failed and are in no latency; where two policies failed different ones,
+//!   they are not compared.
+//! - Whether requests inside pile up while arrivals go on is a question with three answers: [`Steadiness`].
 //! - Harmed is the share of served requests whose method breaks that prompt beyond chance. The simulated world holds no other
 //!   negatives, so their number is the number of excess negatives.
 
@@ -24,6 +24,7 @@ mod cell;
 mod compare;
 mod read;
 mod share;
+mod steady;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -31,7 +32,8 @@ mod tests;
 pub use cell::{CellStats, Spread, stats_of};
 pub use compare::{Regrets, Speedups};
 pub use read::{Run, read};
-pub use share::{Gain, gains};
+pub use share::{Gain, Parts, gains};
+pub use steady::Steadiness;
 pub use summary::{Summary, WorldMeans, summarise};
 
 use super::judgement::Estimate;

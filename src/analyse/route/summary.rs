@@ -5,14 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::{
-    BySeed, CellKey, CellStats, Estimate, Spread,
+    BySeed, CellKey, CellStats, Estimate, Spread, Steadiness,
     compare::{self, Regrets, Speedups},
     estimate,
 };
 use crate::{record::RouteWorldRow, route::experiment::Design, stats};
-
-/// Growth of the number inside, from the second to the last quarter of the time of arrivals, above which a load is unstable.
-const GROWTH_MOST: f64 = 1.25;
 
 /// A cell over its seeds. Estimates are means over seeds; shares are of one.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,12 +62,10 @@ pub struct Summary {
     pub overlapped: Option<Estimate>,
     /// Share of served requests that ended after the last arrival.
     pub drained: Option<Estimate>,
-    /// Requests inside in the last quarter of the time of arrivals, as a multiple of those in the second.
+    /// Growth of the number inside over the time of the arrivals, of its mean ([`CellStats::growth`]).
     pub growth: Option<Estimate>,
-    /// Whether requests piled up: the lower end of the interval of `growth`, or its value where it has none, lies above 1.25; and
-    /// always in a pool of the baseline alone from rho 1 on. Such a run has no steady state, and its latencies depend on how long it was.
-    /// Piling up that is slow beside the noise of few seeds is not seen: what is not called unstable is not shown to be stable.
-    pub unstable: bool,
+    /// Whether requests piled up.
+    pub steadiness: Steadiness,
     /// The world, as far as it is known.
     pub world: Option<WorldMeans>,
     /// Against other policies.
@@ -109,9 +104,11 @@ pub fn summarise(stats: &[CellStats], worlds: &[RouteWorldRow], design: &Design)
             let full = world.and_then(|world| world.rho).is_some_and(|rho| rho >= 1.0);
             let one =
                 one(key.clone(), &seeds.into_iter().map(|(_, stats)| stats).collect::<Vec<_>>());
+            // From rho 1 on the baseline cannot keep up, whatever few seeds of a short run show.
+            let steadiness = if is_baseline && full { Steadiness::Growing } else { one.steadiness };
             Some(Summary {
                 world,
-                unstable: one.unstable || is_baseline && full,
+                steadiness,
                 speedups: compare::speedups(&by_seed, &key, design),
                 regrets: compare::regrets(&by_seed, &key, design),
                 ..one
@@ -154,7 +151,6 @@ pub(super) fn keys(design: &Design, by_seed: &BySeed<'_>) -> Vec<CellKey> {
 fn one(key: CellKey, seeds: &[&CellStats]) -> Summary {
     let mean = |value: fn(&CellStats) -> Option<f64>| over(seeds, value);
     let growth = mean(|s| s.growth);
-    let low = |growth: Estimate| growth.interval.map_or(growth.value, |(low, _)| low);
     let spread = |of: fn(&CellStats) -> Option<Spread>| {
         let pick = |value: fn(Spread) -> Option<f64>| {
             let values: Vec<f64> = seeds.iter().filter_map(|s| of(s).and_then(value)).collect();
@@ -171,7 +167,7 @@ fn one(key: CellKey, seeds: &[&CellStats]) -> Summary {
         key,
         n_seeds: seeds.len(),
         n_requests: seeds.iter().map(|s| s.n).sum(),
-        n_failed: seeds.iter().map(|s| s.n_failed).sum(),
+        n_failed: seeds.iter().map(|s| s.failed.len()).sum(),
         e2e_mean_s,
         e2e_p50_s,
         e2e_p99_s,
@@ -193,7 +189,7 @@ fn one(key: CellKey, seeds: &[&CellStats]) -> Summary {
         overlapped: mean(|s| Some(s.overlapped)),
         drained: mean(|s| Some(s.drained)),
         growth,
-        unstable: growth.is_some_and(|growth| low(growth) > GROWTH_MOST),
+        steadiness: Steadiness::of(growth),
         world: None,
         speedups: Speedups::default(),
         regrets: Regrets::default(),

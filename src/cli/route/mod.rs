@@ -69,18 +69,29 @@ fn judged(dir: &Path) -> anyhow::Result<Judged> {
     })
 }
 
-/// Judges a folder, writes its report into `out`, and prints what it comes to: tables, or JSON.
-fn publish(dir: &Path, out: &Path, ui: &Ui) -> anyhow::Result<()> {
+/// Judges a folder and writes its report into `out`.
+fn written(dir: &Path, out: &Path, ui: &Ui) -> anyhow::Result<Judged> {
     let judged = judged(dir)?;
     write(out, &report::build(&judged)?)?;
-    if ui.format == Format::Json {
-        ui.out(&(serde_json::to_string_pretty(&report::as_json(&judged))? + "\n"))?;
-    } else {
-        report::said(&judged).iter().for_each(|said| ui.note(said));
-        let shown = report::tables(&judged).into_iter();
-        let shown = shown.map(|t| if ui.format == Format::Text { narrow(&t) } else { t });
-        ui.out(&ui.tables(&shown.collect::<Vec<_>>()))?;
-    }
     ui.note(&format!("report: {}", out.join("report.html").display()));
-    Ok(())
+    Ok(judged)
+}
+
+/// What it comes to: sentences and tables, or JSON.
+fn print(judged: &Judged, ui: &Ui) -> anyhow::Result<()> {
+    if ui.format == Format::Json {
+        return ui.out(&(serde_json::to_string_pretty(&report::as_json(judged))? + "\n"));
+    }
+    report::said(judged).iter().for_each(|said| ui.note(said));
+    let shown = report::tables(judged).into_iter();
+    let shown = shown.map(|t| if ui.format == Format::Text { narrow(&t) } else { t });
+    ui.out(&ui.tables(&shown.collect::<Vec<_>>()))
+}
+
+/// Judges a folder, writes its report into `out`, and prints what it comes to: tables, or JSON.
+///
+/// # Errors
+/// No folder of a simulated router, or one that cannot be written.
+pub(super) fn publish(dir: &Path, out: &Path, ui: &Ui) -> anyhow::Result<()> {
+    print(&written(dir, out, ui)?, ui)
 }

@@ -254,6 +254,17 @@ impl Engine {
         Ok(())
     }
 
+    /// Takes a request out, whether it waits or is computed: its client has gone, or it was given up. Its place and its blocks are free for
+    /// the next step that is planned; the step under way takes as long as it was going to. Whether it was there.
+    pub fn leave(&mut self, id: u64) -> bool {
+        if let Some(place) = self.running.iter().position(|sequence| sequence.request.id == id) {
+            self.blocks_used -= self.running.remove(place).blocks;
+            return true;
+        }
+        let waiting = self.waiting.iter().position(|sequence| sequence.request.id == id);
+        waiting.and_then(|place| self.waiting.remove(place)).is_some()
+    }
+
     /// Tokens of its answer, which ends where its context does.
     pub fn output_tokens(&self, request: &Request) -> u64 {
         let room = self.config.context_tokens.map(|has| has.saturating_sub(request.prompt_tokens));

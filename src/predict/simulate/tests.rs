@@ -464,3 +464,25 @@ proptest! {
         prop_assert!(events.windows(2).all(|pair| pair[0].at_ns <= pair[1].at_ns));
     }
 }
+
+#[test]
+fn whoever_leaves_frees_its_place_and_its_blocks() {
+    let config = EngineConfig { kv_blocks: Some(20), ..EngineConfig::unlimited(1) };
+    let mut engine = engine(config);
+    let mut events = Vec::new();
+    for id in 1..=3 {
+        engine.push(0, Request { id, ..ask(100, 5) }).unwrap();
+    }
+    // A step ends, and the next one is under way.
+    (0..3).for_each(|_| engine.advance(&mut events).unwrap());
+    assert_eq!((engine.state().running, engine.state().waiting), (1, 2));
+    assert!(engine.leave(2) && engine.leave(1) && !engine.leave(1) && !engine.leave(9));
+    let state = engine.state();
+    assert_eq!((state.running, state.waiting, state.kv_blocks_used), (0, 1, 0));
+    while engine.next_event_ns().is_some() {
+        engine.advance(&mut events).unwrap();
+    }
+    let done: Vec<u64> =
+        events.iter().filter(|e| e.what == Happening::Finished).map(|e| e.id).collect();
+    assert_eq!(done, [3]);
+}

@@ -20,7 +20,7 @@ use crate::record::{
 pub const ROUTE_FILE: &str = "route.json";
 const LOCK_FILE: &str = "lock";
 /// Version of the router's tables and manifest. A reader refuses a folder with another one.
-const SCHEMA_VERSION: u32 = 1;
+const SCHEMA_VERSION: u32 = 2;
 /// Rows that make a buffer a part.
 const FLUSH_ROWS: usize = 32_768;
 

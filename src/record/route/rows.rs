@@ -30,6 +30,9 @@ pub struct RouteRequestRow {
     pub first_token_ns: Option<i64>,
     /// When the last token was there.
     pub finished_ns: Option<i64>,
+    /// When one that got no last token was given up: its client went, its engine broke off, or nobody served it. A simulation knows it of
+    /// those that an engine had taken.
+    pub gone_ns: Option<i64>,
     /// Tokens of its prompt: true ones in a simulation, the engine's count of a live one, or the proxy's estimate where there is
     /// none.
     pub prompt_tokens: Option<i64>,
@@ -81,6 +84,7 @@ table_row!(
     admitted_ns,
     first_token_ns,
     finished_ns,
+    gone_ns,
     prompt_tokens,
     output_tokens,
     task,

@@ -71,7 +71,7 @@ fn what_is_no_folder_of_a_router_is_told() {
     assert!(said.contains("hint: pass one made by `kvbench route simulate`"), "{said}");
     std::fs::write(empty.path().join(ROUTE_FILE), r#"{"schema_version": 99}"#).unwrap();
     let said = format!("{:#}", RouteDir::open(empty.path()).unwrap_err());
-    assert!(said.contains("expected schema version 1, got 99"), "{said}");
+    assert!(said.contains("expected schema version 2, got 99"), "{said}");
 }
 
 #[test]
@@ -88,5 +88,5 @@ fn columns_are_those_other_tools_rely_on() {
     let first = ["pool", "trace", "load", "skill", "policy", "seed"];
     assert_eq!(RouteRequestRow::COLUMNS[..6], first);
     assert_eq!(RouteEngineRow::COLUMNS[..6], first);
-    assert_eq!(RouteRequestRow::COLUMNS.len(), 28);
+    assert_eq!(RouteRequestRow::COLUMNS.len(), 29);
 }

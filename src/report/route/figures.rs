@@ -7,7 +7,7 @@ use crate::{
         figure::{Axis, Figure, Kind, Panel, Point, Reference, Scale, Series},
         run::{Plot, dodge, slug},
     },
-    route::{PolicySpec, Rule},
+    route::{LengthKnowledge, PolicySpec, Rule},
 };
 
 /// Most lines of one panel: more cannot be told apart.
@@ -142,14 +142,11 @@ fn harm(judged: &Judged) -> Option<Plot> {
         .at(&judged.head)
         .filter_map(|cell| {
             let (speed, harmed) = (cell.speedups.round_robin?, cell.harmed?);
-            let hundred = |x: f64| 100.0 * x;
-            let ends = harmed.interval.map(|(low, high)| (hundred(low), hundred(high)));
-            let shown = Estimate { value: hundred(harmed.value), interval: ends, n: harmed.n };
             Some(Series {
                 name: cell.key.policy.clone(),
                 slot: slot(judged, &cell.key.policy),
                 kind: Kind::Points,
-                points: vec![point(speed.value, shown)],
+                points: vec![point(speed.value, hundred(harmed))],
             })
         })
         .collect();
@@ -171,55 +168,74 @@ fn harm(judged: &Judged) -> Option<Plot> {
     })
 }
 
-/// Where requests went, by policy.
+/// Where requests went: of each method the shares that policies sent there. Names of policies are long and many, so they stand in the
+/// legend; those of methods are few.
 fn shares(judged: &Judged) -> Option<Plot> {
     let lines = drawn(judged);
     let is_drawn = |cell: &&Summary| lines.iter().any(|spec| spec.name == cell.key.policy);
     let cells: Vec<&Summary> = judged.at(&judged.head).filter(is_drawn).collect();
-    let methods: Vec<&String> = {
-        let all: std::collections::BTreeSet<&String> =
-            cells.iter().flat_map(|cell| cell.by_method.keys()).collect();
-        all.into_iter().collect()
-    };
-    let series = methods.iter().enumerate().map(|(slot, method)| {
-        let at = |(n, cell): (usize, &&Summary)| {
-            let share = cell.by_method.get(*method)?;
-            let hundred = |x: f64| 100.0 * x;
-            let ends = share.interval.map(|(low, high)| (hundred(low), hundred(high)));
-            let shown = Estimate { value: hundred(share.value), interval: ends, n: share.n };
-            Some(point(dodge(n, slot, methods.len()), shown))
+    let methods: std::collections::BTreeSet<&String> =
+        cells.iter().flat_map(|cell| cell.by_method.keys()).collect();
+    let series = cells.iter().enumerate().map(|(place, cell)| {
+        let at = |(n, method): (usize, &&String)| {
+            let shown = hundred(*cell.by_method.get(*method)?);
+            Some(point(dodge(n, place, cells.len()), shown))
         };
         Series {
-            name: (*method).clone(),
-            slot,
+            name: cell.key.policy.clone(),
+            slot: slot(judged, &cell.key.policy),
             kind: Kind::Points,
-            points: cells.iter().enumerate().filter_map(at).collect(),
+            points: methods.iter().enumerate().filter_map(at).collect(),
         }
     });
-    let names = cells.iter().map(|cell| cell.key.policy.clone()).collect();
+    let names = methods.iter().map(|method| breakable(method)).collect();
     let head = &judged.head;
     let caption = format!(
-        "Pool {}, trace {}, load {}, predictors {}.",
-        head.pool, head.trace, head.load, head.skill
+        "Pool {}, trace {}, load {}, predictors {}. Bars: 95 % intervals over {} seeds.",
+        head.pool,
+        head.trace,
+        head.load,
+        head.skill,
+        judged.n_seeds()
     );
     (methods.len() > 1).then(|| Plot {
         name: name(judged, "shares"),
         figure: Figure::single(
             "Where requests went",
             &caption,
-            Axis::new("policy", "", Scale::Category(names)),
+            Axis::new("method", "", Scale::Category(names)),
             Axis::from_zero("share of requests", "%"),
             Panel { series: series.collect(), ..Panel::default() },
         ),
     })
 }
 
-/// A policy of the comparison with the paper: what it is called, and its cell's rule.
-const BESIDE: [(&str, Rule); 4] = [
-    ("w/ Both, simulated", Rule::EarliestFinish),
-    ("same mix, least memory, no predictor", Rule::LeastMemory),
-    ("same mix, join shortest queue, no predictor", Rule::JoinShortestQueue),
-    ("marginal cost", Rule::MarginalCost),
+/// Of one to percent.
+fn hundred(share: Estimate) -> Estimate {
+    let hundred = |x: f64| 100.0 * x;
+    let interval = share.interval.map(|(low, high)| (hundred(low), hundred(high)));
+    Estimate { value: hundred(share.value), interval, n: share.n }
+}
+
+/// A name that may be broken where its last part begins that says how it was run: `h2o-512-as-run` stands in two lines, whole.
+fn breakable(name: &str) -> String {
+    match name.strip_suffix("-as-run") {
+        Some(method) => format!("{method} as-run"),
+        None => name.to_owned(),
+    }
+}
+
+/// A policy of the comparison with the paper: what it is called, its cell's rule, and what that knows of lengths if it asks for them.
+const BESIDE: [(&str, Rule, LengthKnowledge); 5] = [
+    ("w/ Both, simulated", Rule::EarliestFinish, LengthKnowledge::Predicted),
+    ("its rule, one length for all", Rule::EarliestFinish, LengthKnowledge::Constant),
+    ("same mix, least memory, no predictor", Rule::LeastMemory, LengthKnowledge::Constant),
+    (
+        "same mix, join shortest queue, no predictor",
+        Rule::JoinShortestQueue,
+        LengthKnowledge::Constant,
+    ),
+    ("marginal cost", Rule::MarginalCost, LengthKnowledge::Predicted),
 ];
 
 /// The paper's gains beside the simulation's and the controls'.
@@ -252,7 +268,7 @@ fn table_8(judged: &Judged) -> Option<Plot> {
         words::paper_place(),
         judged.n_seeds()
     );
-    let names = methods.iter().map(|method| (*method).to_owned()).collect();
+    let names = methods.iter().map(|method| breakable(method)).collect();
     (!methods.is_empty()).then(|| Plot {
         name: "table-8".to_owned(),
         figure: Figure {
@@ -283,12 +299,17 @@ fn panel_8(
         kind: Kind::Points,
         points: theirs.collect(),
     }];
-    for (slot, (name, rule)) in BESIDE.iter().enumerate() {
+    for (slot, (name, rule, length)) in BESIDE.iter().enumerate() {
         let points = methods.iter().enumerate().filter_map(|(place, method)| {
             let cell = tables::mixed(judged).find(|(own, cell)| {
                 let spec = judged.spec(&cell.key.policy);
                 own == method
-                    && spec.is_some_and(|s| s.rule == *rule && s.guard.is_none() && !is_oracle(s))
+                    && spec.is_some_and(|s| {
+                        s.rule == *rule
+                            && (!rule.asks_lengths() || s.length == *length)
+                            && s.guard.is_none()
+                            && !is_oracle(s)
+                    })
             });
             Some(point(dodge(place, slot + 1, n), of(cell?.1)?))
         });

@@ -73,7 +73,8 @@ fn numbers(cell: &Summary) -> Json {
         "rho": cell.world.and_then(|world| world.rho),
         "rate_per_s": cell.world.and_then(|world| world.rate_per_s),
         "bound_e2e_mean_s": cell.world.map(|world| world.bound_e2e_mean_s),
-        "unstable": cell.unstable,
+        "steadiness": cell.steadiness.name(),
+        "growth_pct": percent(cell.growth),
         "n_seeds": cell.n_seeds,
         "n_requests": cell.n_requests,
         "n_failed": cell.n_failed,
@@ -105,7 +106,9 @@ fn gain(gain: &crate::analyse::route::Gain) -> Json {
         "policy": key.policy,
         "total": estimate(Some(gain.total)),
         "mix": estimate(Some(gain.mix)),
-        "policy_alone": estimate(Some(gain.predictors)),
-        "policy_share_pct": percent(gain.predictors_share),
+        "policy_alone": estimate(Some(gain.policy)),
+        "rule": estimate(gain.parts.as_ref().map(|parts| parts.rule)),
+        "length_predictor": estimate(gain.parts.as_ref().map(|parts| parts.lengths)),
+        "policy_share_pct": percent(gain.policy_share),
     })
 }

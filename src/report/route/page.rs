@@ -158,12 +158,12 @@ const COLUMNS: [(&str, &str); 12] = [
         "Offered load as a share of what as many engines of the baseline keep up with at most.",
     ),
     (
-        "unstable",
-        "Requests arrive faster than they leave: times grow with the length of the run and are no property of the policy.",
+        "growing",
+        "Requests arrive faster than they leave: times grow with the length of the run and are no property of the policy. The number inside rises over the time of the arrivals (the filling left out): the 95 % interval over seeds of its slope lies above 0 and reaches a quarter of its mean. Nothing is said where the interval ends below a quarter; `steady? cannot tell` is between.",
     ),
     (
         "regret",
-        "How much longer the mean E2E is than under marginal cost (without a guard) that knows one thing for certain: speeds, lengths under each method, or which prompts a method breaks. It holds the difference between the rules too.",
+        "How much longer the mean E2E is than under marginal cost (without a guard) that knows one thing for certain: speeds, lengths under each method, or which prompts a method breaks. It holds the difference between the rules too. Empty where the predictors know that one thing anyway.",
     ),
     (
         "bound",

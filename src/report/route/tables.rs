@@ -2,11 +2,15 @@
 
 use super::{Head, Judged, is_oracle, paper};
 use crate::{
-    analyse::{Estimate, route::Summary},
+    analyse::{
+        Estimate,
+        route::{Steadiness, Summary},
+    },
     report::{
         Table, Value,
         run::tables::{columns, estimate, text},
     },
+    route::{LengthKnowledge, PolicySpec},
 };
 
 /// All tables of a report, the first ones at what is reported first; empty ones are left out.
@@ -35,8 +39,12 @@ fn remark(judged: &Judged, cell: &Summary) -> Value {
     if judged.spec(&cell.key.policy).is_some_and(is_oracle) {
         said.push("oracle".to_owned());
     }
-    if cell.unstable {
-        said.push("unstable".to_owned());
+    if cell.steadiness != Steadiness::Steady {
+        let said_of = match cell.steadiness {
+            Steadiness::CannotTell => "steady? cannot tell",
+            other => other.name(),
+        };
+        said.push(said_of.to_owned());
     }
     if cell.n_failed > 0 {
         said.push(format!("{} of {} not served", cell.n_failed, cell.n_requests));
@@ -259,7 +267,12 @@ fn table_8(judged: &Judged) -> Table {
 
 fn row_8(judged: &Judged, method: &str, cell: &Summary) -> Vec<Value> {
     let spec = judged.spec(&cell.key.policy).filter(|spec| !is_oracle(spec));
-    let rule = spec.filter(|spec| spec.guard.is_none()).map(|spec| spec.rule);
+    // With one length for all a rule of the paper is a control, and none of its policies.
+    let is_papers = |spec: &&PolicySpec| {
+        spec.guard.is_none()
+            && (!spec.rule.asks_lengths() || spec.length == LengthKnowledge::Predicted)
+    };
+    let rule = spec.filter(is_papers).map(|spec| spec.rule);
     let column = of_paper(judged, &cell.key.pool, method);
     let theirs = column.zip(rule).and_then(|(column, rule)| Some((column, column.of(rule)?)));
     let called = rule.and_then(paper::name).filter(|_| theirs.is_some());
@@ -280,7 +293,7 @@ fn row_8(judged: &Judged, method: &str, cell: &Summary) -> Vec<Value> {
     ]
 }
 
-/// What of a gain is the mix's and what the policy's.
+/// What of a gain is the mix's, what the rule's, and what the predictor's of lengths.
 fn gains(judged: &Judged) -> Table {
     let names = [
         ("pool", ""),
@@ -288,11 +301,13 @@ fn gains(judged: &Judged) -> Table {
         ("total", "x"),
         ("mix", "x"),
         ("policy_alone", "x"),
+        ("rule", "x"),
+        ("length_predictor", "x"),
         ("policy_share", "%"),
     ];
     let head = &judged.head;
     let title = format!(
-        "Gain over as many engines of the method under least memory, as a product: the mix under least memory, and the policy on the mix; trace {}, load {}, skill {}",
+        "Gain over as many engines of the method under least memory, as a product: the mix under least memory, and the policy on the mix, which of a policy that predicts lengths is the same rule with one length for all and the predictor; trace {}, load {}, skill {}",
         head.trace, head.load, head.skill
     );
     let mut table = Table::new(&title, columns(&names));
@@ -307,8 +322,10 @@ fn gains(judged: &Judged) -> Table {
                 text(&gain.key.policy),
                 estimate(Some(gain.total)),
                 estimate(Some(gain.mix)),
-                estimate(Some(gain.predictors)),
-                hundred(gain.predictors_share),
+                estimate(Some(gain.policy)),
+                estimate(gain.parts.as_ref().map(|parts| parts.rule)),
+                estimate(gain.parts.as_ref().map(|parts| parts.lengths)),
+                hundred(gain.policy_share),
             ]
         })
         .collect();
@@ -364,7 +381,8 @@ pub(super) fn cells(cells: &[Summary]) -> Table {
         ("seeds", ""),
         ("requests", ""),
         ("failed", ""),
-        ("unstable", ""),
+        ("steadiness", ""),
+        ("growth", "%"),
         ("e2e_mean", "s"),
         ("e2e_p50", "s"),
         ("e2e_p99", "s"),
@@ -397,7 +415,8 @@ fn cell(cell: &Summary) -> Vec<Value> {
             Value::count(cell.n_seeds),
             Value::count(cell.n_requests),
             Value::count(cell.n_failed),
-            text(if cell.unstable { "yes" } else { "no" }),
+            text(cell.steadiness.name()),
+            hundred(cell.growth),
             estimate(cell.e2e_mean_s),
             estimate(cell.e2e_p50_s),
             estimate(cell.e2e_p99_s),

@@ -112,7 +112,8 @@ fn sentences_follow_from_numbers() {
         .unwrap();
     assert!(said[0].contains(&format!("`{}` has the least mean E2E", best.key.policy)), "{said:?}");
     assert!(said.iter().any(|text| text.contains("`marginal-guarded` sends 0")), "{said:?}");
-    let paper = said.iter().find(|text| text.contains("the control that the paper lacks")).unwrap();
+    let paper =
+        said.iter().find(|text| text.contains("the controls that the paper lacks")).unwrap();
     assert!(paper.contains("kivi-x: ") && paper.contains("the paper 1.44x"), "{paper}");
 }
 

@@ -2,8 +2,11 @@
 
 use super::{Head, Judged, is_oracle, paper, tables};
 use crate::{
-    analyse::{Estimate, route::Summary},
-    route::Rule,
+    analyse::{
+        Estimate,
+        route::{Gain, Steadiness, Summary},
+    },
+    route::{LengthKnowledge, Rule},
     units::significant,
 };
 
@@ -13,7 +16,7 @@ pub(super) fn finding(judged: &Judged) -> Vec<String> {
     out.extend(best(judged));
     out.extend(guarded(judged));
     out.extend(paper_gain(judged));
-    out.extend(unstable(judged));
+    out.extend(piles_up(judged));
     out
 }
 
@@ -26,8 +29,17 @@ pub(super) fn notes(judged: &Judged) -> Vec<String> {
         let failed: usize = judged.cells.iter().map(|cell| cell.n_failed).sum();
         let all: usize = judged.cells.iter().map(|cell| cell.n_requests).sum();
         out.push(format!(
-            "{failed} of {all} simulated requests were not served; where two policies failed different numbers of them they are not compared."
+            "{failed} of {all} simulated requests were not served or were given up; where two policies failed different ones they are not compared."
         ));
+    }
+    if judged.design.skills_of_true_speed.contains(&judged.head.skill) {
+        out.push(format!(
+            "Predictors `{}` know the step times as they are, so there is no regret of speed.",
+            judged.head.skill
+        ));
+    }
+    if judged.cells.iter().all(|cell| cell.harmed.is_none()) {
+        out.push("Which answers a method breaks is not known here: harm is left empty.".to_owned());
     }
     out
 }
@@ -53,12 +65,17 @@ fn is_for_use(judged: &Judged, cell: &Summary) -> bool {
     judged.spec(&cell.key.policy).is_some_and(|spec| !is_oracle(spec))
 }
 
+fn grows(cell: &Summary) -> bool {
+    cell.steadiness == Steadiness::Growing
+}
+
 fn best(judged: &Judged) -> Option<String> {
     let head = &judged.head;
     let mean = |cell: &&Summary| cell.e2e_mean_s.map(|mean| mean.value);
+    let fewest = judged.at(head).map(|cell| cell.n_failed).min()?;
     let usable = judged
         .at(head)
-        .filter(|cell| is_for_use(judged, cell) && cell.n_failed == 0 && !cell.unstable);
+        .filter(|cell| is_for_use(judged, cell) && cell.n_failed == fewest && !grows(cell));
     let best = usable
         .filter(|cell| cell.e2e_mean_s.is_some())
         .min_by(|a, b| mean(a).unwrap_or(f64::NAN).total_cmp(&mean(b).unwrap_or(f64::NAN)))?;
@@ -89,7 +106,7 @@ fn best(judged: &Judged) -> Option<String> {
     ];
     let piles_up = |pool: &str, policy: &str| {
         let elsewhere = Head { pool: pool.to_owned(), ..head.clone() };
-        judged.at(&elsewhere).any(|cell| cell.key.policy == policy && cell.unstable)
+        judged.at(&elsewhere).any(|cell| cell.key.policy == policy && grows(cell))
     };
     let said: Vec<String> = than
         .into_iter()
@@ -145,58 +162,79 @@ fn guarded(judged: &Judged) -> Vec<String> {
         .collect()
 }
 
-/// What share of the paper's gain its predictors give here.
+/// What share of the paper's gain the mix, the rule and the predictor of lengths give here.
 fn paper_gain(judged: &Judged) -> Option<String> {
-    let plain = |judged: &Judged, policy: &str| {
-        judged.spec(policy).filter(|spec| !is_oracle(spec) && spec.guard.is_none()).map(|s| s.rule)
+    let is_papers = |policy: &str| {
+        judged.spec(policy).is_some_and(|spec| {
+            spec.rule == Rule::EarliestFinish
+                && spec.length == LengthKnowledge::Predicted
+                && spec.guard.is_none()
+                && !is_oracle(spec)
+        })
     };
-    let mut each = Vec::new();
     let head = &judged.head;
-    for gain in &judged.gains {
+    let here = judged.gains.iter().filter(|gain| {
         let key = &gain.key;
-        let here = (&key.trace, &key.load, &key.skill) == (&head.trace, &head.load, &head.skill);
-        if !here || plain(judged, &key.policy) != Some(Rule::EarliestFinish) {
-            continue;
-        }
-        let Some(method) = tables::other_method(judged, &key.pool) else { continue };
-        let Some(column) = tables::of_paper(judged, &key.pool, method) else { continue };
-        let paper = column.own_s / column.both_s;
+        (&key.trace, &key.load, &key.skill) == (&head.trace, &head.load, &head.skill)
+            && is_papers(&key.policy)
+    });
+    let each: Vec<String> = here.filter_map(|gain| apart(judged, gain)).collect();
+    (!each.is_empty()).then(|| {
+        format!(
+            "The paper's w/ Both over four engines of the method under least memory, taken apart by the controls that the paper lacks: the same mix of engines under least memory, without any predictor, and the same rule that expects one length of every answer. Shares are of the logarithm of the paper's gain. {}. A factor below 1 is a loss, and its share is below 0.",
+            each.join(". ")
+        )
+    })
+}
+
+fn apart(judged: &Judged, gain: &Gain) -> Option<String> {
+    let method = tables::other_method(judged, &gain.key.pool)?;
+    let column = tables::of_paper(judged, &gain.key.pool, method)?;
+    let paper = column.own_s / column.both_s;
+    let told = |factor: Estimate| {
         let of_paper = |factor: f64| factor.ln() / paper.ln();
         let share = Estimate {
-            value: of_paper(gain.predictors.value),
-            interval: gain.predictors.interval.map(|(low, high)| (of_paper(low), of_paper(high))),
-            n: gain.predictors.n,
+            value: of_paper(factor.value),
+            interval: factor.interval.map(|(low, high)| (of_paper(low), of_paper(high))),
+            n: factor.n,
         };
-        each.push(format!(
-            "{method}: {} in all (the paper {}x), of which the mix alone under least memory {} and the policy with its predictors {}, which is {} of the logarithm of the paper's gain",
-            times(gain.total),
-            significant(paper, 3),
-            times(gain.mix),
-            times(gain.predictors),
-            percent(share),
-        ));
-    }
-    if each.is_empty() {
-        return None;
-    }
+        format!("{} ({})", times(factor), percent(share))
+    };
+    let policy = match &gain.parts {
+        Some(parts) => format!(
+            "the rule with step times and one length for all {}, the predictor of lengths {}",
+            told(parts.rule),
+            told(parts.lengths)
+        ),
+        None => format!("the policy with all of its predictors {}", told(gain.policy)),
+    };
     Some(format!(
-        "The paper's w/ Both over four engines of the method under least memory, taken apart by the control that the paper lacks (the same mix of engines under least memory, no predictor). {}. A factor below 1 is a loss.",
-        each.join(". ")
+        "{method}: {} in all (the paper {}x), of which the mix alone {}, {policy}",
+        times(gain.total),
+        significant(paper, 3),
+        told(gain.mix),
     ))
 }
 
-fn unstable(judged: &Judged) -> Option<String> {
-    let names: Vec<String> = judged
-        .at(&judged.head)
-        .filter(|cell| cell.unstable)
-        .map(|cell| format!("`{}`", cell.key.policy))
-        .collect();
-    (!names.is_empty()).then(|| {
-        format!(
-            "Requests pile up under {}: there is no steady state at this load, and the times depend on how long the run is.",
-            names.join(", ")
-        )
-    })
+/// Under which policies requests pile up, and under which nobody can tell.
+fn piles_up(judged: &Judged) -> Vec<String> {
+    let names = |steadiness: Steadiness| {
+        let cells = judged.at(&judged.head).filter(move |cell| cell.steadiness == steadiness);
+        cells.map(|cell| format!("`{}`", cell.key.policy)).collect::<Vec<_>>().join(", ")
+    };
+    let mut out = Vec::new();
+    let (growing, open) = (names(Steadiness::Growing), names(Steadiness::CannotTell));
+    if !growing.is_empty() {
+        out.push(format!(
+            "Requests pile up under {growing}: there is no steady state within the run, and the times depend on how long it is."
+        ));
+    }
+    if !open.is_empty() {
+        out.push(format!(
+            "Whether requests pile up under {open} cannot be told from these seeds: more of them, or longer ones, would tell."
+        ));
+    }
+    out
 }
 
 /// What the paper's rate is, for captions.

@@ -44,6 +44,7 @@ fn arrival(id: u64, at_ns: i64, prompt_tokens: u64, output_tokens: u64) -> Arriv
         output_tokens: vec![output_tokens],
         predicted_tokens: vec![output_tokens as f64],
         breaks: vec![false],
+        leaves_ns: None,
     }
 }
 
@@ -324,4 +325,29 @@ fn what_does_not_belong_together_is_refused() {
 
 fn pool_of_one(times: &Times) -> Pool {
     pool(1, EngineConfig::unlimited(1), times)
+}
+
+/// One sequence at a time, 1 ms a token: the second request waits for the first, which is given up after 15.5 ms.
+#[test]
+fn who_is_given_up_makes_room_then() {
+    let times = per_token(0.001);
+    let pool = pool(1, EngineConfig::unlimited(1), &times);
+    let until = |leaves_ns| Arrival { leaves_ns, ..arrival(0, 0, 10, 1000) };
+    let behind = arrival(1, 1, 10, 1);
+    let given_up = [until(Some(s_to_ns(0.0155))), behind.clone()];
+    let ran = run(cluster(&pool), &given_up, |_, _, _| to(0)).unwrap();
+    let first = &ran.fared[0];
+    assert_eq!((first.gone_ns, first.finished_ns), (Some(s_to_ns(0.0155)), None));
+    assert!(first.err.as_deref() == Some(GIVEN_UP) && first.first_token_ns.is_some());
+    // The step under way ends at 16 ms, and 10 tokens of prompt take 10.
+    let ended_s = ns_to_s(ran.fared[1].finished_ns.unwrap());
+    assert!((ended_s - 0.026).abs() < 1e-6, "{ended_s}");
+    // An answer that has ended by then is whole, and one that waits may be given up too.
+    let done = [Arrival { output_tokens: vec![2], ..given_up[0].clone() }, behind.clone()];
+    let ran = run(cluster(&pool), &done, |_, _, _| to(0)).unwrap();
+    assert!(ran.fared[0].err.is_none() && ran.fared[0].gone_ns.is_none());
+    let impatient = [until(None), Arrival { leaves_ns: Some(2), ..behind }];
+    let ran = run(cluster(&pool), &impatient, |_, _, _| to(0)).unwrap();
+    assert_eq!((ran.fared[1].gone_ns, ran.fared[1].admitted_ns), (Some(2), None));
+    assert!(ran.fared[0].finished_ns.is_some());
 }

@@ -17,6 +17,7 @@ use crate::{
         router::{Router, RouterError},
         world::{Skill, Traced, Truth, believed, policy_seed, rows, times_ns, tokens_most},
     },
+    stats,
     units::ns_to_s,
 };
 
@@ -119,6 +120,9 @@ fn learned(
     if spec.guard.is_none_or(|guard| guard.risk != RiskKnowledge::Learned) {
         return Ok(None);
     }
+    if let Some(risks) = &world.plan.experiment.risks {
+        return Ok(Some(Arc::clone(risks)));
+    }
     world.truth(skill).risks(&world.plan.experiment.traces[cell.trace].rows).map(Some)
 }
 
@@ -172,9 +176,12 @@ fn cluster<'a>(
     })
 }
 
-/// Mean tokens of an answer under the baseline: what an operator knows of a trace without predicting anything.
+/// Mean tokens of an answer under the baseline: what an operator knows of a trace without predicting anything. At least 1, which is what it
+/// is where no answer was waited for.
 fn mean_output(rows: &[Traced]) -> f64 {
-    rows.iter().map(|row| row.output_tokens as f64).sum::<f64>() / rows.len() as f64
+    let waited_for = rows.iter().filter(|row| row.patience_ns.is_none());
+    let tokens: Vec<f64> = waited_for.map(|row| row.output_tokens as f64).collect();
+    stats::mean(&tokens).unwrap_or(1.0)
 }
 
 /// What a simulation told, with the names that its rows need.
@@ -227,6 +234,7 @@ impl Told<'_> {
             admitted_ns: fared.admitted_ns,
             first_token_ns: fared.first_token_ns,
             finished_ns: fared.finished_ns,
+            gone_ns: fared.gone_ns,
             prompt_tokens: Some(arrival.prompt_tokens as i64),
             output_tokens: of_method(|arrival, m| arrival.output_tokens[m] as i64),
             task: arrival.task.clone(),
@@ -239,7 +247,9 @@ impl Told<'_> {
             predicted_e2e_s: decision.predicted.e2e_s,
             predicted_delay_s: decision.predicted.delay_s,
             harm_upper: decision.predicted.harm_upper,
-            breaks: of_method(|arrival, m| i64::from(arrival.breaks[m])).map(|one| one == 1),
+            breaks: of_method(|arrival, m| i64::from(arrival.breaks[m]))
+                .filter(|_| self.plan.experiment.knows_breaks)
+                .map(|one| one == 1),
             n_preempted: Some(i64::from(fared.n_preempted)),
             http_status: None,
             attempt: i64::from(fared.n_asked),

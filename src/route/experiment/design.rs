@@ -19,6 +19,9 @@ pub struct Design {
     pub loads: Vec<String>,
     /// Names of skills; the first is what is reported unless another is named.
     pub skills: Vec<String>,
+    /// Names of those under which step times are known as they are, so that there is nothing to regret in them.
+    #[serde(default)]
+    pub skills_of_true_speed: Vec<String>,
     /// Policies, controls and oracles among them.
     pub policies: Vec<PolicySpec>,
     /// Name of the policy that is round robin.

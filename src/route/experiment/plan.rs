@@ -102,7 +102,8 @@ impl Plan {
     ///
     /// - for every pool the pool of as many engines of the baseline alone, named `4x<baseline>`, where there is none;
     /// - the controls `round_robin`, `join_shortest_queue` and `least_memory`, where no policy is one;
-    /// - `oracle_speed`, `oracle_length` and `oracle_fragility`: marginal cost with predictors, of which one is the truth.
+    /// - `oracle_speed`, `oracle_length` and, where it is known what breaks, `oracle_fragility`: marginal cost with predictors, of which
+    ///   one is the truth.
     ///
     /// # Errors
     /// Something that is missing, there twice, or out of its range, with its place.
@@ -205,10 +206,7 @@ pub fn asks(policy: &PolicySpec) -> bool {
         policy.rule,
         Rule::StaticBest | Rule::HighestThroughput | Rule::EarliestFinish | Rule::MarginalCost
     );
-    let by_length = matches!(
-        policy.rule,
-        Rule::LeastTokens | Rule::ShortestAnswer | Rule::EarliestFinish | Rule::MarginalCost
-    );
+    let by_length = policy.rule.asks_lengths();
     (by_speed && policy.speed == SpeedKnowledge::Predicted)
         || (by_length && policy.length == LengthKnowledge::Predicted)
         || policy.guard.is_some_and(|guard| guard.risk == RiskKnowledge::Learned)
@@ -241,6 +239,7 @@ fn baseline_pool(experiment: &Experiment, n: usize) -> Option<&PoolPlan> {
 type Names = ([String; 3], Oracles);
 
 fn add_policies(experiment: &mut Experiment) -> Names {
+    let knows_breaks = experiment.knows_breaks;
     let mut named = |name: &str, spec: PolicySpec| {
         let same = |p: &&PolicySpec| PolicySpec { name: spec.name.clone(), ..(*p).clone() } == spec;
         if let Some(there) = experiment.policies.iter().find(same) {
@@ -270,8 +269,10 @@ fn add_policies(experiment: &mut Experiment) -> Names {
     let length = PolicySpec { length: LengthKnowledge::Oracle, ..marginal("oracle_length") };
     let guard = Some(GuardSpec { risk: RiskKnowledge::Oracle, epsilon: 0.0 });
     let fragility = PolicySpec { guard, ..marginal("oracle_fragility") };
-    let [speed, length, fragility] =
-        [speed, length, fragility].map(|spec| named(&spec.name.clone(), spec));
+    let [speed, length] = [speed, length].map(|spec| named(&spec.name.clone(), spec));
+    // Where nobody knows what breaks, there is no oracle of it: the name is nobody's.
+    let fragility =
+        if knows_breaks { named(&fragility.name.clone(), fragility) } else { fragility.name };
     (controls, Oracles { speed, length, fragility })
 }
 
@@ -281,6 +282,7 @@ fn capacity(experiment: &Experiment, trace: &TracePlan) -> Result<Option<f64>, P
     let lengths: Vec<(u64, u64)> = trace
         .rows
         .iter()
+        .filter(|row| row.patience_ns.is_none())
         .take(ROWS_OF_CAPACITY)
         .map(|row| (row.prompt_tokens, row.output_tokens))
         .collect();
@@ -296,6 +298,12 @@ fn design(experiment: &Experiment, (controls, oracles): Names) -> Design {
         traces: experiment.traces.iter().map(|trace| trace.name.clone()).collect(),
         loads: experiment.loads.iter().map(|load| load.name.clone()).collect(),
         skills: experiment.skills.iter().map(|skill| skill.name.clone()).collect(),
+        skills_of_true_speed: experiment
+            .skills
+            .iter()
+            .filter(|skill| (skill.skill.speed_factor - 1.0).abs() < f64::EPSILON)
+            .map(|skill| skill.name.clone())
+            .collect(),
         policies: experiment.policies.clone(),
         round_robin,
         shortest_queue,

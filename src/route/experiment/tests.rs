@@ -52,6 +52,8 @@ fn experiment() -> Experiment {
         prompt_tokens: 100 + 37 * (i % 29),
         output_tokens: 20 + 13 * (i % 17),
         task: (!i.is_multiple_of(3)).then(|| "qa".to_owned()),
+        predicted_tokens: None,
+        patience_ns: None,
     };
     let rows: Vec<Traced> = (0..300).map(row).collect();
     let trace = |name: &str, is_sample| TracePlan {
@@ -86,6 +88,8 @@ fn experiment() -> Experiment {
             policy("lot", Rule::Random, None),
         ],
         slo: Some(Slo { ttft_s: Some(5.0), ..Slo::default() }),
+        risks: None,
+        knows_breaks: true,
     }
 }
 

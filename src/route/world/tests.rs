@@ -37,6 +37,8 @@ fn trace(n: usize, n_requests: usize, is_sample: bool) -> TracePlan {
         prompt_tokens: 1 + i as u64,
         output_tokens: 1000,
         task: i.is_multiple_of(2).then(|| "qa".to_owned()),
+        predicted_tokens: None,
+        patience_ns: None,
     };
     TracePlan { name: "t".to_owned(), rows: (0..n).map(row).collect(), n_requests, is_sample }
 }
@@ -122,6 +124,29 @@ fn the_same_request_is_the_same_whatever_else_is_simulated() {
         assert_eq!(whole.breaks[..2], part.breaks[..]);
     }
     assert!(all.iter().zip(&other).all(|(a, b)| a.output_tokens == b.output_tokens));
+    // Nor where in the scenario a method stands.
+    let mut turned = methods();
+    turned[1..].reverse();
+    let turned = arrivals(&turned, SKILL, 3, 200);
+    for (a, b) in all.iter().zip(&turned) {
+        assert_eq!((a.output_tokens[1], a.breaks[1]), (b.output_tokens[2], b.breaks[2]));
+        assert_eq!((a.output_tokens[2], a.breaks[2]), (b.output_tokens[1], b.breaks[1]));
+    }
+}
+
+#[test]
+fn what_was_said_of_a_recorded_request_is_not_drawn_again() {
+    let mut trace = trace(3, 3, false);
+    trace.rows[1].predicted_tokens = Some(17.0);
+    trace.rows[2].patience_ns = Some(5);
+    let methods = methods();
+    let rows: Vec<&Traced> = trace.rows.iter().collect();
+    let truth =
+        Truth { methods: &methods, baseline: 0, skill: SKILL, tokens_most: 1_000_000, seed: 1 };
+    let all = truth.arrivals(&rows, &[0, 10, 20]);
+    assert!(all[1].predicted_tokens.iter().all(|said| (said - 17.0).abs() < 1e-12));
+    assert!((all[0].predicted_tokens[0] - 1000.0).abs() > 1e-9, "the others are");
+    assert_eq!(all.iter().map(|a| a.leaves_ns).collect::<Vec<_>>(), [None, None, Some(25)]);
 }
 
 #[test]
@@ -176,4 +201,10 @@ fn a_guard_learns_what_is_true_as_far_as_its_counts_tell() {
     let few = truth(40).risks(&trace.rows).unwrap();
     assert!(few.upper("qa", 100, "kivi").unwrap() > 0.12, "few answers prove little");
     assert_eq!(truth(40).risks(&trace.rows).unwrap().cells(), few.cells());
+    // One method less changes nothing for the other.
+    let fewer = Truth { methods: &methods[..2], ..truth(40) }.risks(&trace.rows).unwrap();
+    let of_kivi = |risks: &Risks| -> Vec<Cell> {
+        risks.cells().iter().filter(|cell| cell.method == "kivi").cloned().collect()
+    };
+    assert!(of_kivi(&few) == of_kivi(&fewer) && few.cells().len() > fewer.cells().len());
 }

@@ -244,6 +244,8 @@ impl Trip {
         if *end == End::Done {
             self.watch.end();
             self.row.finished_ns = Some(now_ns);
+        } else {
+            self.row.gone_ns = Some(now_ns);
         }
         if let Some(place) = self.place.take() {
             let is_error = self.row.http_status.is_some_and(|status| status >= 500);

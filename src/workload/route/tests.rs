@@ -1,8 +1,5 @@
 use super::*;
-use crate::{
-    predict::file::Origin,
-    route::experiment::{Plan, cells, run_cell},
-};
+use crate::predict::file::Origin;
 
 const TEXT: &str = "
 name = \"r\"
@@ -105,69 +102,4 @@ fn step_times_are_those_of_the_method_and_its_budget() {
     assert!(error(Some(512)).contains("that keeps 512 tokens"), "{}", error(Some(512)));
     let missing = step_times(&dir.path().join("no.json"), "", "None", None).err().unwrap();
     assert!(format!("{missing:#}").contains("kvbench predict fit"), "{missing:#}");
-}
-
-const PROXY: &str = "
-name = \"p\"
-baseline = \"f16\"
-[engine.a]
-url = \"http://127.0.0.1:8081\"
-method = \"f16\"
-max_num_seqs = 4
-[engine.a.speed.linear]
-step_s = 0.01
-per_sequence_s = 0.0
-per_kv_token_s = 0.0
-per_prompt_s = 0.0
-per_prompt_token_s = 0.0
-per_pair_s = 0.0
-[engine.b]
-url = \"http://127.0.0.1:8082\"
-method = \"q4\"
-max_num_seqs = 4
-[engine.b.speed.linear]
-step_s = 0.01
-per_sequence_s = 0.0
-per_kv_token_s = 0.0
-per_prompt_s = 0.0
-per_prompt_token_s = 0.0
-per_pair_s = 0.0
-[policy]
-rule = \"join_shortest_queue\"
-length.constant = 64
-";
-
-fn asked(request_id: i64, output_tokens: i64) -> RouteRequestRow {
-    let arrived_ns = 1_000_000_000 + request_id * 5_000_000;
-    RouteRequestRow {
-        request_id,
-        arrived_ns,
-        finished_ns: Some(arrived_ns + output_tokens * 10_000_000),
-        prompt_tokens: Some(20),
-        output_tokens: Some(output_tokens),
-        predicted_output_tokens: Some(2.0 * output_tokens as f64),
-        engine: Some("a".to_owned()),
-        ..RouteRequestRow::default()
-    }
-}
-
-#[test]
-fn what_a_proxy_recorded_can_be_simulated() {
-    let proxy = Proxy::parse(PROXY, "p.toml").unwrap_or_else(|error| panic!("{error}"));
-    let mut rows: Vec<RouteRequestRow> = (0..30).map(|id| asked(id, 1 + id % 7)).collect();
-    rows.push(RouteRequestRow { err: Some("gone".to_owned()), ..asked(30, 3) });
-    let built = recorded(&proxy, &rows, &[], 2).unwrap();
-    let trace = &built.experiment.traces[0];
-    assert_eq!((trace.rows.len(), trace.rows[0].at_ns, trace.is_sample), (30, 0, false));
-    // Predictions that are all twice too long differ from the truth by a constant.
-    assert!(built.experiment.skills[0].skill.length_sigma_log < 1e-9);
-    let plan = Plan::new(built.experiment).unwrap();
-    let all = cells(&plan);
-    assert!(!all.is_empty());
-    for cell in &all {
-        let told = run_cell(&plan, cell).unwrap();
-        assert!(told.requests.iter().all(|row| row.err.is_none()));
-    }
-    let error = recorded(&proxy, &rows[30..], &[], 2).unwrap_err().to_string();
-    assert!(error.contains("expected requests that ended well"), "{error}");
 }
