@@ -142,6 +142,7 @@ fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
     let scenario = with_device(Scenario::load(path)?, args.device);
     let cells = selected(plan::expand(&scenario), args.filter.as_ref())?;
     api_keys(&scenario)?;
+    let test_slowdown = slowdown::asked()?;
     let inputs = inputs(&scenario)?;
     let notices = bad_rows(&scenario)?;
     notices.iter().for_each(|notice| ui.note(&format!("note: {notice}")));
@@ -181,7 +182,7 @@ fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
         n_failed: 0,
         notices,
         gpu_driver: probe::nvml().ok().map(|(version, _)| version),
-        test_slowdown: slowdown::asked()?,
+        test_slowdown,
     };
     recorder.write_manifest(&manifest)?;
     Ok(Prepared { scenario, cells, recorder, manifest, clock })
