@@ -43,6 +43,7 @@ mod tensor_parallel;
 #[cfg(test)]
 mod tests;
 mod verdict;
+pub mod versus;
 mod warm_up;
 pub mod warning;
 

@@ -34,7 +34,8 @@ pub(super) fn warnings(
     texts: &[TextPoint],
 ) -> anyhow::Result<Vec<Warning>> {
     let (kernels, requests) = points;
-    let mut warnings = Vec::new();
+    let slowed = data.manifest.test_slowdown.map(|factor| Warning::Slowed { factor });
+    let mut warnings: Vec<Warning> = slowed.into_iter().collect();
     warnings.extend(unverified(kernels));
     warnings.extend(failed_cells(data)?);
     warnings.extend(failed_requests(requests));

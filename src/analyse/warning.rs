@@ -7,6 +7,11 @@ use crate::record::manifest::Verdict;
 /// Something that speaks against a number.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Warning {
+    /// The run was slowed down on purpose (`KVBENCH_TEST_SLOWDOWN`).
+    Slowed {
+        /// How many times as long the CPU kernels took.
+        factor: f64,
+    },
     /// Cells of the plan without rows, or cut short.
     Interrupted {
         /// Planned cells that did not finish.
@@ -171,7 +176,9 @@ impl Warning {
     /// What the warning does to the verdict.
     pub fn severity(&self) -> Verdict {
         match self {
-            Warning::Unverified { .. } | Warning::FailedCells { .. } => Verdict::Invalid,
+            Warning::Unverified { .. } | Warning::FailedCells { .. } | Warning::Slowed { .. } => {
+                Verdict::Invalid
+            }
             Warning::FewSamples { .. }
             | Warning::OneRepeat
             | Warning::Truncated { .. }
@@ -187,6 +194,7 @@ impl Warning {
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Warning::Slowed { factor } => f.write_str(&slowed(*factor)),
             Warning::Interrupted { unfinished, planned } => write!(
                 f,
                 "{unfinished} of {planned} cells are unfinished; their points are missing or rest on fewer samples: \
@@ -251,6 +259,14 @@ impl fmt::Display for Warning {
             ),
         }
     }
+}
+
+/// Loud, since its numbers look like any others.
+fn slowed(factor: f64) -> String {
+    format!(
+        "THIS RUN IS A TEST AND NO MEASUREMENT: its CPU kernels were made to take {factor} times as long \
+         (KVBENCH_TEST_SLOWDOWN); unset the variable and run again"
+    )
 }
 
 fn starved(cell: &str, reasons: &[String]) -> String {

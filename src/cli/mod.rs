@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::report::Format;
+use crate::report::{Format, versus::Printed};
 
 pub mod adaptive;
+pub mod baseline;
+pub mod compare;
 pub mod data;
 pub mod definitions;
 pub mod doctor;
@@ -29,6 +31,7 @@ pub mod score;
 mod score_run;
 mod scored;
 pub mod signals;
+mod slowdown;
 mod splice;
 pub mod supervise;
 pub mod token;
@@ -41,6 +44,7 @@ Examples:
   kvbench run --resume results/20261124T101500Z-kivi-1a2b3c
   kvbench plan scenarios/cpu-kernels.toml            list the cells and what they may cost
   kvbench report results/... --format csv            judge and draw a run again
+  kvbench compare results/A results/B                is B worse than A? exit 1 where it certainly is
   kvbench lengths results/...                        how much longer answers get, beside what chance does
   kvbench negatives results/...                      prompts that a method breaks, beside the null
   kvbench doctor                                     what is here, and what to do about what is not
@@ -58,9 +62,9 @@ struct Cli {
     /// Print what happens inside; twice for more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Format of printed tables.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    /// Format of printed tables; junit and github are `compare`'s alone.
+    #[arg(long, global = true, value_enum, default_value_t = Printed::Text)]
+    format: Printed,
     #[command(subcommand)]
     command: Command,
 }
@@ -73,6 +77,10 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Judge and draw a run again from its rows.
     Report(report::ReportArgs),
+    /// Compare runs with a base, cell by cell, and fail where a gate trips.
+    Compare(compare::CompareArgs),
+    /// Names for runs that others are compared with: set, list.
+    Baseline(baseline::BaselineArgs),
     /// The kernels: list, verify, bench.
     Kernels(kernels::KernelsArgs),
     /// What each metric means: ids, formulas, what to mind.
@@ -117,8 +125,11 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     diagnostics(cli.verbose, cli.quiet);
-    let ui = ui::Ui::new(cli.format, cli.quiet, no_color());
-    match dispatch(cli.command, &ui) {
+    let result = table_format(cli.format, &cli.command).and_then(|format| {
+        let ui = ui::Ui::new(format, cli.quiet, no_color());
+        dispatch(cli.command, cli.format, &ui)
+    });
+    match result {
         Ok(code) => code,
         Err(error) => {
             ui::error(&error);
@@ -127,11 +138,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
+/// Verdicts can be JUnit cases and annotations; tables of numbers cannot.
+fn table_format(asked: Printed, command: &Command) -> anyhow::Result<Format> {
+    match asked.of_tables() {
+        Some(format) => Ok(format),
+        None if matches!(command, Command::Compare(_)) => Ok(Format::Text),
+        None => anyhow::bail!(
+            "--format: expected text, md, json or csv, got one that only `kvbench compare` has\n  hint: it prints verdicts, and those formats hold nothing else"
+        ),
+    }
+}
+
+fn dispatch(command: Command, asked: Printed, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run::run_command(&args, ui),
         Command::Plan(args) => plan::run(&args, ui),
         Command::Report(args) => report::run(&args, ui),
+        Command::Compare(args) => compare::run(&args, asked, ui),
+        Command::Baseline(args) => baseline::run(&args, ui),
         Command::Kernels(args) => kernels::run(&args, ui),
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),

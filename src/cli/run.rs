@@ -13,7 +13,7 @@ use super::{
     facts::{cell_facts, device_from_name, facts, learn},
     keys::api_keys,
     progress::Progress,
-    report, score_run, signals, token,
+    report, score_run, signals, slowdown, token,
     ui::Ui,
 };
 use crate::{
@@ -22,7 +22,8 @@ use crate::{
         Backend, Observer, StopFlag,
         clock::Clock,
         engine::{EngineBackend, Keys, Starter},
-        kernel::{KernelBackend, Labs},
+        kernel::KernelBackend,
+        probe,
         run::{Backends, Outcome, Run, n_blocks, run},
         telemetry::Telemetry,
     },
@@ -141,6 +142,7 @@ fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
     let scenario = with_device(Scenario::load(path)?, args.device);
     let cells = selected(plan::expand(&scenario), args.filter.as_ref())?;
     api_keys(&scenario)?;
+    let test_slowdown = slowdown::asked()?;
     let inputs = inputs(&scenario)?;
     let notices = bad_rows(&scenario)?;
     notices.iter().for_each(|notice| ui.note(&format!("note: {notice}")));
@@ -179,6 +181,8 @@ fn start(args: &RunArgs, path: &Path, ui: &Ui) -> anyhow::Result<Prepared> {
         n_cells: cells.len(),
         n_failed: 0,
         notices,
+        gpu_driver: probe::nvml().ok().map(|(version, _)| version),
+        test_slowdown,
     };
     recorder.write_manifest(&manifest)?;
     Ok(Prepared { scenario, cells, recorder, manifest, clock })
@@ -285,7 +289,8 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     };
     let scenario = &prepared.scenario;
     let notes = token::Notes::default();
-    let mut kernel = KernelBackend::new(Labs::here(), scenario.timing, scenario.seed);
+    let labs = slowdown::labs(prepared.manifest.test_slowdown);
+    let mut kernel = KernelBackend::new(labs, scenario.timing, scenario.seed);
     let mut engine = EngineBackend::new(scenario.seed, keys, token::noting(notes.clone()))?
         .starting(starter(prepared.recorder.path())?);
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };

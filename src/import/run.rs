@@ -178,6 +178,8 @@ pub fn manifest(
         token_checks: Vec::new(),
         n_failed: 0,
         notices,
+        gpu_driver: None,
+        test_slowdown: None,
     })
 }
 

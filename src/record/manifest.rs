@@ -67,6 +67,12 @@ pub struct Manifest {
     pub n_failed: usize,
     /// What the user was told while it ran.
     pub notices: Vec<String>,
+    /// Version of the NVIDIA driver; `None` without one, and in runs of before it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_driver: Option<String>,
+    /// Factor by which the CPU kernels were slowed down on purpose, to test what judges them; `None` in every real run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_slowdown: Option<f64>,
 }
 
 /// How far a run is.
@@ -391,6 +397,8 @@ pub(crate) fn example(run_id: &str, cells: &[&str]) -> Manifest {
         n_cells: cells.len(),
         n_failed: 0,
         notices: Vec::new(),
+        gpu_driver: None,
+        test_slowdown: None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod columns;
 mod disk;
 pub mod env;
+mod groups;
 pub mod manifest;
 pub mod parquet;
 mod recorder;

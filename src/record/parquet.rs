@@ -357,7 +357,7 @@ pub fn read_rows<R: TableRow>(dir: &Path) -> anyhow::Result<Vec<R>> {
 }
 
 /// The error of a file with other columns.
-fn another(path: &Path, difference: &str) -> String {
+pub(super) fn another(path: &Path, difference: &str) -> String {
     format!(
         "{}: expected the columns of schema version {}, got a file {difference}\n  hint: read this run with the kvbench that wrote it",
         path.display(),

@@ -184,7 +184,7 @@ impl RunDir {
         self.path.join(format!("{}.parquet", table.name()))
     }
 
-    fn files_of(&self, table: Table) -> anyhow::Result<Vec<PathBuf>> {
+    pub(super) fn files_of(&self, table: Table) -> anyhow::Result<Vec<PathBuf>> {
         if self.is_unfinished() {
             let parts = self.part_names()?;
             return Ok(parts

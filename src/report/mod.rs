@@ -10,6 +10,7 @@ pub mod run;
 mod scale;
 pub mod svg;
 pub mod table;
+pub mod versus;
 
 pub use figure::Figure;
 pub use run::{

@@ -15,6 +15,7 @@ pub mod engine;
 mod engine_target;
 mod error;
 mod forced;
+pub mod gates;
 mod host;
 mod limit;
 mod load;

@@ -11,6 +11,7 @@
 
 mod cli;
 mod client;
+mod compare;
 mod conversations;
 mod engine;
 mod engine_faults;

@@ -79,7 +79,7 @@ table_row!(
 );
 
 impl ScoreRow {
-    fn point(&self) -> Point {
+    pub(super) fn point(&self) -> Point {
         Point {
             target: self.target.clone(),
             workload: self.workload.clone(),

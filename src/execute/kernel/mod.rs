@@ -24,6 +24,7 @@ mod memory;
 mod order;
 mod rounds;
 mod row;
+mod slowed;
 mod step;
 pub mod stop;
 #[cfg(test)]
