@@ -158,7 +158,7 @@ pub fn build(judged: &Judged) -> anyhow::Result<ReportFiles> {
         finding: words::finding(judged),
         notes: words::notes(judged),
         plots: &plots,
-        pictures: &pictures,
+        policies: judged.design.policies.iter().map(|spec| spec.name.clone()).collect(),
         tables: tables(judged),
         sources: sources(judged),
     };
