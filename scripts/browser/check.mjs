@@ -179,14 +179,14 @@ async function narrow(browser, report) {
 }
 
 async function paper(browser, report) {
-  // 186 mm at 96 dpi: A4 without its margins.
-  const { page, close } = await open(browser, report, { colorScheme: 'dark', viewport: { width: 703, height: 1000 } });
+  // 273 mm at 96 dpi: A4 on its side without its margins.
+  const { page, close } = await open(browser, report, { colorScheme: 'dark', viewport: { width: 1032, height: 703 } });
   await page.emulateMedia({ media: 'print', colorScheme: 'dark' });
   const look = await page.evaluate(() => ({
     ground: getComputedStyle(document.body).backgroundColor,
     ink: getComputedStyle(document.body).color,
     controls: [...document.querySelectorAll('nav, form, summary, #tip')].filter((one) => one.checkVisibility()).length,
-    figures: [...document.querySelectorAll('.plot svg')].every((one) => one.checkVisibility() && one.getBoundingClientRect().width <= 703),
+    figures: [...document.querySelectorAll('.plot svg')].every((one) => one.checkVisibility() && one.getBoundingClientRect().width <= 1032),
     wider: document.scrollingElement.scrollWidth - document.documentElement.clientWidth,
   }));
   expect(look.ground === 'rgb(255, 255, 255)' && look.ink === 'rgb(0, 0, 0)', `paper is ${look.ground} with ${look.ink}`);
@@ -195,7 +195,7 @@ async function paper(browser, report) {
   expect(look.wider <= 0, `what is printed is ${look.wider} px wider than the paper`);
   if (process.env.SHOTS) {
     const name = `${path.basename(path.dirname(report))}-print.pdf`;
-    await page.pdf({ path: path.join(process.env.SHOTS, name), format: 'A4', margin: { top: '12mm', bottom: '12mm', left: '12mm', right: '12mm' } });
+    await page.pdf({ path: path.join(process.env.SHOTS, name), preferCSSPageSize: true });
   }
   await close();
 }

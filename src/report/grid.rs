@@ -27,7 +27,7 @@ pub(super) struct Grid {
 #[derive(Serialize)]
 struct Head {
     header: String,
-    numeric: bool,
+    class: &'static str,
 }
 
 #[derive(Serialize)]
@@ -40,40 +40,44 @@ struct Row {
 #[derive(Serialize)]
 struct Cell {
     text: String,
-    numeric: bool,
-    long: bool,
+    class: &'static str,
 }
 
 impl Grid {
     /// Every table of a page, its values in words. Rows that are too many for a page are left out, which the table says.
     pub(super) fn all(tables: &[Table], names: &Names) -> Vec<Self> {
+        let (tables, notes): (Vec<Table>, Vec<Option<String>>) = tables.iter().map(filled).unzip();
         let wants: Vec<usize> =
             tables.iter().map(|table| table.rows.iter().map(|row| bytes(row)).sum()).collect();
         let share = fair_share(&wants, BYTES_MAX);
-        tables
-            .iter()
-            .map(|table| Self::owned(table, &owners(table, names)).cut(table, share))
-            .collect()
+        let grid = |(table, note): (&Table, Option<String>)| {
+            let whole = Self { note, ..Self::owned(table, &owners(table, names)) };
+            whole.cut(table, share)
+        };
+        tables.iter().zip(notes).map(grid).collect()
     }
 
     /// One table whose rows are of these names.
     pub(super) fn owned(table: &Table, owners: &[Option<usize>]) -> Self {
-        let numeric: Vec<bool> =
-            (0..table.columns.len()).map(|index| is_numeric(table, index)).collect();
-        let heads = table.columns.iter().zip(&numeric);
-        let cell = |(value, numeric): (&Value, &bool)| {
+        let own = own_column(table);
+        let class = |at: usize| match is_numeric(table, at) {
+            _ if Some(at) == own => "own",
+            true => "num",
+            false => "",
+        };
+        let classes: Vec<&'static str> = (0..table.columns.len()).map(class).collect();
+        let cell = |(value, class): (&Value, &&'static str)| {
             let text = value.human();
-            Cell { numeric: *numeric, long: text.len() > 60, text }
+            Cell { class: if class.is_empty() && text.len() > 60 { "long" } else { class }, text }
         };
         let row = |(values, owner): (&Vec<Value>, &Option<usize>)| Row {
             owner: *owner,
-            cells: values.iter().zip(&numeric).map(cell).collect(),
+            cells: values.iter().zip(&classes).map(cell).collect(),
         };
+        let heads = table.columns.iter().zip(&classes);
         Self {
             title: table.title.clone(),
-            columns: heads
-                .map(|(column, numeric)| Head { header: column.header(), numeric: *numeric })
-                .collect(),
+            columns: heads.map(|(column, class)| Head { header: column.header(), class }).collect(),
             rows: table.rows.iter().zip(owners).map(row).collect(),
             note: None,
         }
@@ -89,12 +93,37 @@ impl Grid {
         let (kept, all) = (table.rows.iter().take_while(fits).count(), self.rows.len());
         if kept < all {
             self.rows.truncate(kept);
-            self.note = Some(format!(
+            let left_out = format!(
                 "The first {kept} of {all} rows: all of them would make this page too large. report.md beside it has every row."
-            ));
+            );
+            self.note =
+                Some(self.note.map_or(left_out.clone(), |note| format!("{left_out} {note}")));
         }
         self
     }
+}
+
+/// The column that names whose a row is.
+fn own_column(table: &Table) -> Option<usize> {
+    let names =
+        |column: &super::Column| WHOSE.contains(&column.name.as_str()) || column.name == "series";
+    table.columns.iter().position(names)
+}
+
+/// The table without columns in which nothing is known, and which those are.
+fn filled(table: &Table) -> (Table, Option<String>) {
+    let known = |at: usize| table.rows.iter().any(|row| row.get(at) != Some(&Value::Missing));
+    let (kept, empty): (Vec<usize>, Vec<usize>) =
+        (0..table.columns.len()).partition(|at| known(*at));
+    let row = |row: &Vec<Value>| kept.iter().filter_map(|at| row.get(*at).cloned()).collect();
+    let filled = Table {
+        title: table.title.clone(),
+        columns: kept.iter().map(|at| table.columns[*at].clone()).collect(),
+        rows: table.rows.iter().map(row).collect(),
+    };
+    let names: Vec<&str> = empty.iter().map(|at| table.columns[*at].name.as_str()).collect();
+    let note = format!("Nothing is known for {}: not shown.", names.join(", "));
+    (filled, (!names.is_empty()).then_some(note))
 }
 
 fn bytes(row: &[Value]) -> usize {
@@ -133,6 +162,19 @@ mod tests {
     fn a_row_is_of_the_name_in_its_column() {
         let names = Names::new("method", vec!["fp16".into(), "int8".into()]);
         assert_eq!(owners(&table(3), &names), [Some(0), Some(1), None]);
+    }
+
+    #[test]
+    fn a_column_in_which_nothing_is_known_is_named_and_not_shown() {
+        let mut one = table(3);
+        one.columns.push(Column::new("bound", ""));
+        one.rows.iter_mut().for_each(|row| row.push(Value::Missing));
+        let names = Names::new("method", vec!["fp16".into()]);
+        let grid = Grid::all(&[one.clone()], &names).remove(0);
+        assert_eq!(grid.columns.len(), 3);
+        assert_eq!(grid.note.as_deref(), Some("Nothing is known for bound: not shown."));
+        one.rows[1][3] = Value::Float(1.0);
+        assert_eq!(Grid::all(&[one], &names).remove(0).columns.len(), 4);
     }
 
     #[test]

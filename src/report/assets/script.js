@@ -4,6 +4,19 @@
   const tip = document.getElementById('tip');
   const words = new Map();
   let current = null;
+  // A page that scrolls under a resting pointer is no wish to point at something else.
+  let byKey = false;
+  let resting = false;
+  let seen = '';
+  window.addEventListener(
+    'pointermove',
+    (event) => {
+      const at = `${event.clientX} ${event.clientY}`;
+      resting = at === seen;
+      seen = at;
+    },
+    true,
+  );
 
   const hush = () => {
     if (current) current.classList.remove('on');
@@ -20,12 +33,14 @@
     tip.style.top = `${(above > 0 ? above : at.bottom + 6) + window.scrollY}px`;
   };
 
-  const say = (circle) => {
+  const say = (circle, beside = []) => {
     if (circle === current) return;
     hush();
     current = circle;
     circle.classList.add('on');
-    tip.textContent = words.get(circle);
+    const all = [circle, ...beside];
+    tip.textContent = all.slice(0, 6).map((one) => words.get(one)).join('\n');
+    if (all.length > 6) tip.textContent += `\nand ${all.length - 6} more: step through them with the arrow keys`;
     tip.hidden = false;
     place(circle);
   };
@@ -52,15 +67,20 @@
       }
       return best;
     };
+    // Marks that lie on another one.
+    const under = (top) =>
+      shown().filter((one) => one !== top && Math.hypot(one.cx.baseVal.value - top.cx.baseVal.value, one.cy.baseVal.value - top.cy.baseVal.value) < 3);
     for (const kind of ['pointermove', 'pointerdown']) {
       plot.addEventListener(kind, (event) => {
+        if (byKey && resting && kind === 'pointermove') return;
+        byKey = false;
         const circle = nearest(event);
-        if (circle) say(circle);
+        if (circle) say(circle, under(circle));
         else hush();
       });
     }
     plot.addEventListener('pointerleave', (event) => {
-      if (event.pointerType === 'mouse') hush();
+      if (event.pointerType === 'mouse' && !byKey) hush();
     });
     plot.addEventListener('blur', hush);
     plot.addEventListener('scroll', () => {
@@ -90,6 +110,7 @@
       const all = shown();
       if (!(event.key in keys) || all.length === 0 || event.ctrlKey || event.altKey || event.metaKey) return;
       event.preventDefault();
+      byKey = true;
       const next = keys[event.key](all);
       next.scrollIntoView({ block: 'nearest', inline: 'nearest' });
       say(next);

@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 
 use super::{
     escape,
-    layout::{Entry, entries, sample},
+    layout::{Entry, Frame, MARKER_RADIUS, entries, grid, panels, sample},
     marks::{
         Across, BAND, EDGE, FAINT, GREY, INK, Mark, PALETTE, PAPER, Rgb, Text, Xy, color, marker,
         pale,
     },
-    panels::{Frame, MARKER_RADIUS, Of, Piece, grid, panels},
+    piece::{Of, Piece},
     register, text_width,
 };
 use crate::report::figure::{Figure, Kind, Panel};

@@ -6,7 +6,7 @@
 mod inline;
 mod layout;
 mod marks;
-mod panels;
+mod piece;
 
 use std::sync::Once;
 

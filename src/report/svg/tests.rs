@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::figure::{Axis, Panel, Point, Scale, cdf, histogram};
+use crate::report::figure::{Axis, cdf, histogram};
 
 const METHODS: [&str; 9] = [
     "fp16",
