@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     shell::{Names, fair_share},
-    table::{Table, Value, is_numeric},
+    table::{Column, Table, Value, is_numeric},
 };
 
 /// Bytes of rows that all tables of a page may have together: a page stays under 3 MB (held by a test).
@@ -105,8 +105,7 @@ impl Grid {
 
 /// The column that names whose a row is.
 fn own_column(table: &Table) -> Option<usize> {
-    let names =
-        |column: &super::Column| WHOSE.contains(&column.name.as_str()) || column.name == "series";
+    let names = |column: &Column| WHOSE.contains(&column.name.as_str()) || column.name == "series";
     table.columns.iter().position(names)
 }
 
@@ -130,23 +129,23 @@ fn bytes(row: &[Value]) -> usize {
     row.iter().map(|value| value.human().len() + CELL_BYTES).sum()
 }
 
-/// Whose each row is: the first cell that holds a known name in a column made for names.
+/// Whose each row is: the first cell that holds a known name in a column made for names, or in the path of a cell.
 fn owners(table: &Table, names: &Names) -> Vec<Option<usize>> {
-    let is_whose = |name: &str| WHOSE.contains(&name);
-    let columns: Vec<usize> =
-        (0..table.columns.len()).filter(|at| is_whose(&table.columns[*at].name)).collect();
-    let name = |value: Option<&Value>| match value {
-        Some(Value::Text(text)) => names.exactly(text),
+    let of = |column: &Column, value: &Value| match value {
+        Value::Text(text) if WHOSE.contains(&column.name.as_str()) => names.exactly(text),
+        // `scenario/target/method/workload/load/repeat`
+        Value::Text(path) if column.name == "cell" => names.exactly(path.split('/').nth(2)?),
         _ => None,
     };
-    let owner = |row: &Vec<Value>| columns.iter().find_map(|at| name(row.get(*at)));
+    let owner = |row: &Vec<Value>| {
+        table.columns.iter().zip(row).find_map(|(column, value)| of(column, value))
+    };
     table.rows.iter().map(owner).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::table::Column;
 
     fn table(rows: usize) -> Table {
         let columns = ["load", "method", "error"].map(|name| Column::new(name, ""));
@@ -162,6 +161,11 @@ mod tests {
     fn a_row_is_of_the_name_in_its_column() {
         let names = Names::new("method", vec!["fp16".into(), "int8".into()]);
         assert_eq!(owners(&table(3), &names), [Some(0), Some(1), None]);
+        let mut cells = Table::new("t", vec![Column::new("cell", ""), Column::new("verdict", "")]);
+        for path in ["int8/fp16/int8/w/l/r0", "int8"] {
+            cells.rows.push(vec![Value::Text(path.to_owned()), Value::Text("fp16".into())]);
+        }
+        assert_eq!(owners(&cells, &names), [Some(1), None]);
     }
 
     #[test]
