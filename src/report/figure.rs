@@ -54,6 +54,31 @@ pub struct Panel {
     pub references: Vec<Reference>,
     /// Letters beside points.
     pub notes: Vec<Note>,
+    /// How many observations stand behind series, as far as it is known.
+    pub samples: Vec<Samples>,
+}
+
+/// How many observations stand behind a series.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Samples {
+    /// The series: its place in [`Panel::series`].
+    pub series: usize,
+    /// One number a point, or one for all points together.
+    pub n: Vec<usize>,
+}
+
+impl Panel {
+    /// Adds a series and how many observations stand behind each of its points, or behind all together.
+    pub fn push_counted(&mut self, series: Series, n: Vec<usize>) {
+        self.samples.push(Samples { series: self.series.len(), n });
+        self.series.push(series);
+    }
+
+    /// Observations behind a point; `None` where nobody said.
+    pub fn n(&self, series: usize, point: usize) -> Option<usize> {
+        let n = &self.samples.iter().find(|samples| samples.series == series)?.n;
+        if n.len() == 1 { n.first().copied() } else { n.get(point).copied() }
+    }
 }
 
 /// A letter or two beside a point of a series.
@@ -227,7 +252,7 @@ pub fn cdf(title: &str, caption: &str, x: Axis, groups: &[(String, usize, Vec<f6
         kind: Kind::Step,
         points: cdf_points(values),
     });
-    let panel = Panel { series: series.collect(), ..Panel::default() };
+    let panel = Panel { series: series.collect(), samples: counted(groups), ..Panel::default() };
     Figure::single(title, caption, x, Axis::from_zero("share of requests", "%"), panel)
 }
 
@@ -260,8 +285,13 @@ pub fn histogram(
         kind,
         points: bins.as_ref().map(|bins| bins.outline(values)).unwrap_or_default(),
     });
-    let panel = Panel { series: series.collect(), ..Panel::default() };
+    let panel = Panel { series: series.collect(), samples: counted(groups), ..Panel::default() };
     Figure::single(title, caption, x, Axis::from_zero("share of answers", "%"), panel)
+}
+
+fn counted(groups: &[(String, usize, Vec<f64>)]) -> Vec<Samples> {
+    let n = groups.iter().map(|(_, _, values)| vec![values.len()]);
+    n.enumerate().map(|(series, n)| Samples { series, n }).collect()
 }
 
 /// Equal bins.

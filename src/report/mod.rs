@@ -3,11 +3,13 @@
 pub mod figure;
 mod grid;
 pub mod negatives;
+mod picture;
 mod png;
 pub mod predict;
 pub mod route;
 pub mod run;
 mod scale;
+mod shell;
 pub mod svg;
 pub mod table;
 pub mod versus;

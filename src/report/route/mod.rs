@@ -158,7 +158,7 @@ pub fn build(judged: &Judged) -> anyhow::Result<ReportFiles> {
         finding: words::finding(judged),
         notes: words::notes(judged),
         plots: &plots,
-        pictures: &pictures,
+        policies: policies(judged),
         tables: tables(judged),
         sources: sources(judged),
     };
@@ -173,6 +173,12 @@ pub fn build(judged: &Judged) -> anyhow::Result<ReportFiles> {
         files.push((format!("plots/{}.svg", plot.name), picture.clone().into_bytes()));
     }
     Ok(ReportFiles(files))
+}
+
+/// Policies that have numbers, in the order of the scenario.
+fn policies(judged: &Judged) -> Vec<String> {
+    let names = judged.design.policies.iter().map(|spec| spec.name.clone());
+    names.filter(|name| judged.cells.iter().any(|cell| cell.key.policy == *name)).collect()
 }
 
 /// What the numbers come to, a sentence or a paragraph each.

@@ -1,24 +1,23 @@
 //! The page of a router's run: one set of parts, written as Markdown and as HTML.
 
-use anyhow::Context as _;
-use minijinja::{Environment, context, value::Serde};
-use serde::Serialize;
+use minijinja::{context, value::Serde};
 
 use crate::{
     record::{RouteKind, RouteManifest, manifest::Status},
     report::{
         Format, Table,
-        grid::{Grid, STYLE},
+        grid::Grid,
         render,
         run::{
             Plot,
             page::{definitions, fenced},
         },
+        shell::{Names, page},
         table::escape_markdown,
     },
 };
 
-/// The page's layout; no script, no external resource.
+/// What the page says, within the layout that pages share.
 const TEMPLATE: &str = include_str!("../assets/route.html");
 
 /// Everything the page says.
@@ -29,46 +28,31 @@ pub(super) struct Page<'a> {
     /// What to know before they are used.
     pub(super) notes: Vec<String>,
     pub(super) plots: &'a [Plot],
-    /// The plots as SVG.
-    pub(super) pictures: &'a [String],
+    /// Policies, in their order.
+    pub(super) policies: Vec<String>,
     pub(super) tables: Vec<Table>,
     /// What numbers of the scenario are of, and where they are from.
     pub(super) sources: Vec<(String, String)>,
 }
 
-#[derive(Serialize)]
-struct Picture<'a> {
-    name: &'a str,
-    svg: &'a str,
-}
-
 impl Page<'_> {
-    /// `report.html`: names and errors come from outside, so the template escapes whatever it prints.
+    /// `report.html`.
     pub(super) fn html(&self) -> anyhow::Result<String> {
-        let mut templates = Environment::new();
-        templates
-            .add_template("route.html", TEMPLATE)
-            .and_then(|()| templates.add_template("style.css", STYLE))
-            .context("route.html: the template does not parse")?;
-        let pictures = self.plots.iter().zip(self.pictures);
-        let figures: Vec<_> =
-            pictures.map(|(plot, svg)| Picture { name: &plot.name, svg }).collect();
-        let page = context! {
+        let names = Names::new("policy", self.policies.clone());
+        let said = context! {
             run_id => self.manifest.run_id.as_str(),
             what => what(self.manifest.kind),
             name => self.manifest.name.as_str(),
             status => self.manifest.status.name(),
             finding => Serde(&self.finding),
             notes => Serde(&self.notes),
-            figures => Serde(&figures),
-            tables => Serde(self.tables.iter().map(Grid::new).collect::<Vec<_>>()),
+            tables => Serde(Grid::all(&self.tables, &names)),
             sources => Serde(&self.sources),
             columns => Serde(COLUMNS),
             provenance => Serde(provenance(self.manifest)),
             scenario_text => self.manifest.text.as_str(),
         };
-        let template = templates.get_template("route.html").context("route.html: no template")?;
-        template.render(page).context("route.html: the template does not render")
+        page("route.html", TEMPLATE, &names, self.plots, said)
     }
 
     /// `report.md`.

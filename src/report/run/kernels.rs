@@ -142,16 +142,17 @@ impl Group<'_> {
                     roof,
                 ));
             }
-            let points = mine.iter().filter_map(|k| self.point(sweep, k)).collect();
-            panel.series.push(Series { name: method, slot, kind: Kind::Line, points });
+            let (points, n) = mine.iter().filter_map(|k| self.point(sweep, k)).unzip();
+            panel.push_counted(Series { name: method, slot, kind: Kind::Line, points }, n);
         }
         panel
     }
 
-    fn point(&self, sweep: Sweep, k: &KernelPoint) -> Option<Point> {
+    /// With its number of observations.
+    fn point(&self, sweep: Sweep, k: &KernelPoint) -> Option<(Point, usize)> {
         let estimate = if self.op == "decode" { k.tokens_per_s? } else { k.duration_ms? };
         let (low, high) = estimate.interval.unzip();
-        Some(Point { x: sweep.x(k) as f64, y: estimate.value, low, high })
+        Some((Point { x: sweep.x(k) as f64, y: estimate.value, low, high }, estimate.n))
     }
 
     /// Measured speed-up and the ratio of bytes, one category a shape; the gap between them is what is not captured.
@@ -161,7 +162,9 @@ impl Group<'_> {
         let shapes = distinct(compared.iter().map(|k| shape_label(k)));
         let methods = looks.order(compared.iter().map(|k| &k.point));
         let mut ideals = Vec::new();
-        let mut series = Vec::new();
+        let level = format!("as fast as {}", looks.baseline);
+        let references = vec![Reference::horizontal(&level, 1.0)];
+        let mut panel = Panel { references, ..Panel::default() };
         for (n, method) in methods.iter().enumerate() {
             let mine = compared.iter().filter(|k| &k.point.method == method);
             let placed = mine.filter_map(|k| {
@@ -174,14 +177,11 @@ impl Group<'_> {
             let slot = looks.slot(method);
             let measured = placed.iter().filter_map(|(x, k)| {
                 let (low, high) = k.speedup?.interval.unzip();
-                Some(Point { x: *x, y: k.speedup?.value, low, high })
+                Some((Point { x: *x, y: k.speedup?.value, low, high }, k.speedup?.n))
             });
-            series.push(Series {
-                name: method.clone(),
-                slot,
-                kind: Kind::Points,
-                points: measured.collect(),
-            });
+            let (points, n) = measured.unzip();
+            let (name, kind) = (method.clone(), Kind::Points);
+            panel.push_counted(Series { name, slot, kind, points }, n);
             let ideal = placed.iter().filter_map(|(x, k)| Some(Point::new(*x, k.ideal_speedup?)));
             ideals.push(Series {
                 name: "ideal: ratio of bytes".into(),
@@ -190,13 +190,7 @@ impl Group<'_> {
                 points: ideal.collect(),
             });
         }
-        series.extend(ideals);
-        let level = format!("as fast as {}", looks.baseline);
-        let panel = Panel {
-            series,
-            references: vec![Reference::horizontal(&level, 1.0)],
-            ..Panel::default()
-        };
+        panel.series.extend(ideals);
         let y = Axis::new(&format!("decode speed-up over {}", looks.baseline), "x", Scale::Log10);
         let x = Axis::new("batch and cached tokens", "", Scale::Category(shapes));
         let caption = self.caption("Bars: 95 % interval, paired with the baseline sample by sample. Short lines: the speed-up if only bytes counted.");

@@ -69,7 +69,7 @@ pub fn build_from(source: &Source<'_>) -> anyhow::Result<ReportFiles> {
     let plots = plots(source);
     let pictures =
         plots.iter().map(|plot| super::svg(&plot.figure)).collect::<anyhow::Result<Vec<_>>>()?;
-    let page = page::Page::new(source, &plots, &pictures);
+    let page = page::Page::new(source, &plots);
     let mut files = vec![("report.md".to_owned(), page.markdown().into_bytes())];
     files.push(("report.html".to_owned(), page.html()?.into_bytes()));
     for (plot, picture) in plots.iter().zip(pictures) {

@@ -1,10 +1,9 @@
 //! The page: one set of parts, written as Markdown and as HTML.
 
-use anyhow::Context as _;
-use minijinja::{Environment, context, value::Serde};
+use minijinja::{context, value::Serde};
 use serde::Serialize;
 
-use super::{Plot, Source, glossary, judged, tables, words};
+use super::{Looks, Plot, Source, glossary, judged, tables, words};
 use crate::{
     record::{
         Manifest,
@@ -12,14 +11,15 @@ use crate::{
     },
     report::{
         Format, Table,
-        grid::{Grid, STYLE},
+        grid::Grid,
         render,
+        shell::{Names, page},
         table::escape_markdown,
     },
     units::human_bytes,
 };
 
-/// The page's layout; no script, no external resource.
+/// What the page says, within the layout that pages share.
 const TEMPLATE: &str = include_str!("../assets/report.html");
 
 /// Everything the page says.
@@ -29,8 +29,11 @@ pub(super) struct Page<'a> {
     finding: Vec<String>,
     notes: Vec<&'static str>,
     warnings: Vec<Reason>,
-    figures: Vec<Picture<'a>>,
+    plots: &'a [Plot],
+    methods: Vec<String>,
     tables: Vec<Table>,
+    /// Of `tables` those that come first: what was measured, before what it says of doubts and failures.
+    n_headline: usize,
     provenance: Vec<(String, String)>,
 }
 
@@ -40,15 +43,8 @@ struct Reason {
     text: String,
 }
 
-#[derive(Serialize)]
-struct Picture<'a> {
-    name: &'a str,
-    title: &'a str,
-    svg: &'a str,
-}
-
 impl<'a> Page<'a> {
-    pub(super) fn new(source: &Source<'a>, plots: &'a [Plot], pictures: &'a [String]) -> Self {
+    pub(super) fn new(source: &Source<'a>, plots: &'a [Plot]) -> Self {
         let judgement = source.judgement;
         let reason = |w: &crate::analyse::Warning| Reason {
             severity: w.severity().to_string(),
@@ -63,34 +59,31 @@ impl<'a> Page<'a> {
         );
         warnings.sort_by_key(|(severity, _)| std::cmp::Reverse(*severity));
         let mut tables = tables::headline(judgement);
+        tables.retain(|table| !table.rows.is_empty());
+        let n_headline = tables.len();
         tables.extend(judged::tables(judgement));
         tables.push(tables::failures(judgement));
         tables.retain(|table| !table.rows.is_empty());
-        let figures = plots.iter().zip(pictures).map(|(plot, svg)| Picture {
-            name: &plot.name,
-            title: &plot.figure.title,
-            svg,
-        });
         Self {
             manifest: source.manifest,
             verdict: judgement.verdict,
             finding: words::finding(judgement, &source.manifest.scenario.baseline),
             notes: notes(source),
             warnings: warnings.into_iter().map(|(_, reason)| reason).collect(),
-            figures: figures.collect(),
+            plots,
+            methods: Looks::new(source).methods,
             tables,
+            n_headline,
             provenance: provenance(source.manifest),
         }
     }
 
-    /// `report.html`: names and errors come from outside, so the template escapes whatever it prints.
+    /// `report.html`.
     pub(super) fn html(&self) -> anyhow::Result<String> {
-        let mut templates = Environment::new();
-        templates
-            .add_template("report.html", TEMPLATE)
-            .and_then(|()| templates.add_template("style.css", STYLE))
-            .context("report.html: the template does not parse")?;
-        let page = context! {
+        let names = Names::new("method", self.methods.clone());
+        let mut grids = Grid::all(&self.tables, &names);
+        let further = grids.split_off(self.n_headline);
+        let said = context! {
             run_id => self.manifest.run_id.as_str(),
             verdict => self.verdict.to_string(),
             scenario => self.manifest.scenario.name.as_str(),
@@ -99,16 +92,15 @@ impl<'a> Page<'a> {
             finding => Serde(&self.finding),
             notes => Serde(&self.notes),
             warnings => Serde(&self.warnings),
-            figures => Serde(&self.figures),
-            tables => Serde(self.tables.iter().map(Grid::new).collect::<Vec<_>>()),
+            tables => Serde(grids),
+            further => Serde(further),
             columns => Serde(glossary::COLUMNS),
             definitions => Serde(glossary::definitions()),
             methods => Serde(glossary::METHODS),
             provenance => Serde(&self.provenance),
             scenario_text => self.manifest.scenario.text.as_str(),
         };
-        let template = templates.get_template("report.html").context("report.html: no template")?;
-        template.render(page).context("report.html: the template does not render")
+        page("report.html", TEMPLATE, &names, self.plots, said)
     }
 
     /// `report.md`.
@@ -132,12 +124,13 @@ impl<'a> Page<'a> {
         self.warnings
             .iter()
             .for_each(|w| out += &format!("- **{}** {}\n", w.severity, escape_markdown(&w.text)));
-        if !self.figures.is_empty() {
+        if !self.plots.is_empty() {
             out += "\n## Figures\n\n";
         }
-        let image =
-            |f: &Picture<'_>| format!("![{}](plots/{}.png)\n\n", escape_markdown(f.title), f.name);
-        self.figures.iter().for_each(|figure| out += &image(figure));
+        let image = |plot: &Plot| {
+            format!("![{}](plots/{}.png)\n\n", escape_markdown(&plot.figure.title), plot.name)
+        };
+        self.plots.iter().for_each(|plot| out += &image(plot));
         out += "\n## Tables\n\n";
         self.tables
             .iter()
@@ -253,3 +246,7 @@ fn provenance(m: &Manifest) -> Vec<(String, String)> {
     );
     out
 }
+
+#[cfg(test)]
+#[path = "page_tests.rs"]
+mod tests;

@@ -106,21 +106,21 @@ pub(super) fn plots(searches: &[Saturation], looks: &Looks) -> Vec<Plot> {
 fn plot(place: &(String, String, String), here: &[&Saturation], looks: &Looks) -> Plot {
     let point = |probe: &Rate| {
         let (low, high) = probe.interval.unzip();
-        probe.part().map(|y| Point { x: probe.rate_per_s, y, low, high })
+        probe.part().map(|y| (Point { x: probe.rate_per_s, y, low, high }, probe.n))
     };
-    let series = here.iter().map(|search| {
-        let mut points: Vec<Point> = search.probes.iter().filter_map(point).collect();
-        points.sort_by(|a, b| a.x.total_cmp(&b.x));
-        let method = &search.point.method;
-        Series { name: method.clone(), slot: looks.slot(method), kind: Kind::Line, points }
-    });
     let wanted = here.first().map(|search| Reference::horizontal("wanted", search.attainment));
-    let panel = Panel {
+    let mut panel = Panel {
         label: format!("{}, {}, {}", place.0, place.1, place.2),
-        series: series.collect(),
         references: wanted.into_iter().collect(),
         ..Panel::default()
     };
+    for search in here {
+        let mut probes: Vec<(Point, usize)> = search.probes.iter().filter_map(point).collect();
+        probes.sort_by(|a, b| a.0.x.total_cmp(&b.0.x));
+        let (points, n) = probes.into_iter().unzip();
+        let (name, slot) = (search.point.method.clone(), looks.slot(&search.point.method));
+        panel.push_counted(Series { name, slot, kind: Kind::Line, points }, n);
+    }
     let figure = Figure::single(
         "Requests on time by rate",
         "Part of the requests that met every limit of the SLO, counted from when they were due. Bars: 95 % Wilson intervals.",

@@ -138,21 +138,19 @@ fn throughput(points: &[RequestPoint], looks: &Looks) -> Option<Plot> {
     let measured: Vec<&RequestPoint> = points.iter().filter(|p| rate(p).is_some()).collect();
     let places = distinct(measured.iter().map(|p| place(p)));
     let methods = looks.order(measured.iter().map(|p| &p.point));
-    let series = methods.iter().enumerate().map(|(n, method)| {
+    let mut panel = Panel::default();
+    for (n, method) in methods.iter().enumerate() {
         let mine = measured.iter().filter(|p| &p.point.method == method);
         let point = |p: &&RequestPoint| {
             let (estimate, at) = (rate(p)?, places.iter().position(|known| *known == place(p))?);
             let (low, high) = estimate.interval.unzip();
-            Some(Point { x: dodge(at, n, methods.len()), y: estimate.value, low, high })
+            let x = dodge(at, n, methods.len());
+            Some((Point { x, y: estimate.value, low, high }, estimate.n))
         };
-        Series {
-            name: method.clone(),
-            slot: looks.slot(method),
-            kind: Kind::Points,
-            points: mine.filter_map(point).collect(),
-        }
-    });
-    let panel = Panel { series: series.collect(), ..Panel::default() };
+        let (points, counts) = mine.filter_map(point).unzip();
+        let (name, slot) = (method.clone(), looks.slot(method));
+        panel.push_counted(Series { name, slot, kind: Kind::Points, points }, counts);
+    }
     let x = Axis::new("workload and load", "", Scale::Category(places));
     let y = if tokens {
         Axis::from_zero("output throughput", "tokens/s")

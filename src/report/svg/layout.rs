@@ -2,7 +2,10 @@
 
 use super::{
     HEIGHT, WIDTH,
-    marks::{Across, FAINT, GREY, INK, Mark, Rgb, Text, Xy, color, dashes, marker, pale},
+    marks::{
+        Across, BAND, EDGE, FAINT, GREY, INK, Mark, Rgb, Text, Xy, color, dashes, marker, pale,
+    },
+    piece::{Of, Piece},
 };
 use crate::report::{
     figure::{Figure, Kind, Panel, Point, Reference, Scale, Series},
@@ -16,20 +19,20 @@ const LABEL_SIZE: f64 = 13.0;
 const TICK_SIZE: f64 = 12.0;
 const LEGEND_TEXT_MAX: f64 = 168.0;
 const LEGEND_SAMPLE: f64 = 34.0;
-const MARKER_RADIUS: f64 = 4.4;
+pub(super) const MARKER_RADIUS: f64 = 4.4;
 /// A curve with more points than this gets markers at a few places only.
 const MARKERS_MAX: usize = 24;
 
 /// Measures a text: (text, size) to width.
-type Measure<'a> = &'a dyn Fn(&str, f64) -> f64;
+pub(super) type Measure<'a> = &'a dyn Fn(&str, f64) -> f64;
 
 /// A rectangle of the picture.
 #[derive(Debug, Clone, Copy)]
-struct Frame {
-    left: f64,
-    top: f64,
-    right: f64,
-    bottom: f64,
+pub(super) struct Frame {
+    pub(super) left: f64,
+    pub(super) top: f64,
+    pub(super) right: f64,
+    pub(super) bottom: f64,
 }
 
 /// Everything that is drawn, back to front.
@@ -44,11 +47,8 @@ pub(super) fn marks(figure: &Figure, measure: Measure<'_>) -> Vec<Mark> {
     let entries = entries(figure);
     let legend = legend(&entries, top, measure);
     let right = if entries.is_empty() { WIDTH - MARGIN } else { legend.left - 22.0 };
-    out.extend(panels(
-        figure,
-        Frame { left: MARGIN, top, right, bottom: HEIGHT - MARGIN },
-        measure,
-    ));
+    let outer = Frame { left: MARGIN, top, right, bottom: HEIGHT - MARGIN };
+    out.extend(panels(figure, outer, measure).into_iter().flat_map(Piece::drawn));
     out.extend(legend.marks);
     out
 }
@@ -93,14 +93,14 @@ fn cut(line: String, size: f64, width: f64, measure: Measure<'_>) -> String {
 }
 
 /// One line of the legend.
-enum Entry<'a> {
+pub(super) enum Entry<'a> {
     Series(&'a Series),
     /// A reference and the colour to show it in.
     Reference(&'a Reference, Rgb),
 }
 
 impl Entry<'_> {
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         match self {
             Entry::Series(series) => &series.name,
             Entry::Reference(line, _) => &line.label,
@@ -109,7 +109,7 @@ impl Entry<'_> {
 }
 
 /// Each name once, in order of first sight; no legend for a single series without a name.
-fn entries(figure: &Figure) -> Vec<Entry<'_>> {
+pub(super) fn entries(figure: &Figure) -> Vec<Entry<'_>> {
     let mut out: Vec<Entry<'_>> = Vec::new();
     for series in figure.panels.iter().flat_map(|panel| &panel.series) {
         let known = out.iter().any(|entry| entry.name() == series.name);
@@ -161,7 +161,7 @@ fn legend(entries: &[Entry<'_>], top: f64, measure: Measure<'_>) -> Legend {
 }
 
 /// The piece of line and the marker before a legend's text.
-fn sample(entry: &Entry<'_>, (x, y): Xy) -> Vec<Mark> {
+pub(super) fn sample(entry: &Entry<'_>, (x, y): Xy) -> Vec<Mark> {
     let (from, to, middle) = ((x, y), (x + 26.0, y), (x + 13.0, y));
     match entry {
         Entry::Reference(_, ink) => dashes(&[from, to], *ink, 1.4),
@@ -183,7 +183,7 @@ fn tick_mark((x, y): Xy, color: Rgb) -> Mark {
 }
 
 /// Rows and columns of a grid that reads well for this many panels.
-fn grid(n: usize) -> (usize, usize) {
+pub(super) fn grid(n: usize) -> (usize, usize) {
     match n {
         0..=1 => (1, 1),
         2..=3 => (1, n),
@@ -193,8 +193,8 @@ fn grid(n: usize) -> (usize, usize) {
     }
 }
 
-/// All panels with their common axes, inside `outer`.
-fn panels(figure: &Figure, outer: Frame, measure: Measure<'_>) -> Vec<Mark> {
+/// All panels with their common axes, inside `outer`, back to front.
+pub(super) fn panels(figure: &Figure, outer: Frame, measure: Measure<'_>) -> Vec<Piece> {
     let (rows, columns) = grid(figure.panels.len());
     let labelled = figure.panels.iter().any(|panel| !panel.label.is_empty());
     let header = if labelled { 22.0 } else { 0.0 };
@@ -213,25 +213,21 @@ fn panels(figure: &Figure, outer: Frame, measure: Measure<'_>) -> Vec<Mark> {
         x_ticks_most: (cell_width / 58.0) as usize,
         banded: matches!(figure.x.scale, Scale::Category(_)),
     };
-    let mut out = axis_titles(figure, &plot, &outer);
+    let mut out = vec![Piece::new(0, Of::Frame, axis_titles(figure, &plot, &outer))];
     for (n, panel) in figure.panels.iter().enumerate() {
         let (row, column) = (n / columns, n % columns);
         let left = plot.left + column as f64 * (cell_width + gap);
         let top = plot.top + row as f64 * (cell_height + gap);
         let frame =
             Frame { left, top: top + header, right: left + cell_width, bottom: top + cell_height };
-        if !panel.label.is_empty() {
-            out.push(words(
-                (left, top + header / 2.0 - 2.0),
-                &panel.label,
-                12.5,
-                INK,
-                Across::Left,
-            ));
-        }
         let lowest = n + columns >= figure.panels.len();
-        out.extend(axes.draw(&frame, column == 0, lowest, measure));
-        out.extend(data(panel, &axes, &frame));
+        let mut around = axes.draw(&frame, column == 0, lowest, measure);
+        if !panel.label.is_empty() {
+            let at = (left, top + header / 2.0 - 2.0);
+            around.push(words(at, &panel.label, 12.5, INK, Across::Left));
+        }
+        out.push(Piece::new(n, Of::Frame, around));
+        out.extend(data(n, panel, &axes, &frame));
     }
     out
 }
@@ -288,7 +284,7 @@ impl Axes {
         }
         let corner =
             vec![(frame.left, frame.top), (frame.left, frame.bottom), (frame.right, frame.bottom)];
-        out.push(Mark::Path { points: corner, color: Rgb(140, 140, 140), width: 1.0 });
+        out.push(Mark::Path { points: corner, color: EDGE, width: 1.0 });
         out
     }
 
@@ -300,11 +296,7 @@ impl Axes {
             let half = 0.5 / x_ticks.len().max(1) as f64;
             let band = |tick: &Tick| frame.column(tick.at - half, tick.at + half);
             let bands = x_ticks.iter().step_by(2).map(band);
-            out.extend(bands.map(|points| Mark::Fill {
-                points,
-                color: Rgb(245, 246, 248),
-                opacity: 1.0,
-            }));
+            out.extend(bands.map(|points| Mark::Fill { points, color: BAND, opacity: 1.0 }));
         } else {
             out.extend(
                 x_ticks
@@ -356,29 +348,41 @@ impl Frame {
 }
 
 /// References, then series; a panel without any point says so.
-fn data(panel: &Panel, axes: &Axes, frame: &Frame) -> Vec<Mark> {
+fn data(at: usize, panel: &Panel, axes: &Axes, frame: &Frame) -> Vec<Piece> {
     if panel.series.iter().all(|series| series.points.is_empty()) {
         let centre = ((frame.left + frame.right) / 2.0, (frame.top + frame.bottom) / 2.0);
-        return vec![words(centre, "no data", 16.0, GREY, Across::Centre)];
+        let said = words(centre, "no data", 16.0, GREY, Across::Centre);
+        return vec![Piece::new(at, Of::Frame, vec![said])];
     }
-    let mut out = Vec::new();
-    for line in &panel.references {
-        let ink = line.slot.map_or(GREY, |slot| pale(color(slot)));
-        let curve: Vec<Xy> = line.points.iter().map(|(x, y)| axes.place(frame, *x, *y)).collect();
-        out.extend(dashes(&curve, ink, 1.4));
-        if let Some(level) = line.level {
-            let y = frame.y_at(axes.y.at(level));
-            out.extend(dashes(&[(frame.left, y), (frame.right, y)], ink, 1.4));
-        }
-    }
-    for series in &panel.series {
-        out.extend(lines(series, axes, frame));
-    }
-    for series in &panel.series {
-        out.extend(markers(series, axes, frame));
-    }
-    out.extend(notes(panel, axes, frame));
+    let behind = |(n, line): (usize, &Reference)| {
+        let marks = reference(line, axes, frame);
+        Piece { is_dashed: true, ..Piece::new(at, Of::Reference(n), marks) }
+    };
+    let joined =
+        |(n, series): (usize, &Series)| Piece::new(at, Of::Series(n), lines(series, axes, frame));
+    let marked = |(n, series): (usize, &Series)| {
+        let places = series.points.iter().map(|p| axes.place(frame, p.x, p.y)).collect();
+        Piece { places, ..Piece::new(at, Of::Series(n), markers(series, axes, frame)) }
+    };
+    let mut out: Vec<Piece> = panel.references.iter().enumerate().map(behind).collect();
+    out.extend(panel.series.iter().enumerate().map(joined));
+    out.extend(panel.series.iter().enumerate().map(marked));
+    let note = |(n, mark)| Piece::new(at, Of::Note(n), vec![mark]);
+    out.extend(notes(panel, axes, frame).into_iter().enumerate().map(note));
     out
+}
+
+/// A curve, a level or both, drawn through: [`Piece::drawn`] cuts them into dashes.
+fn reference(line: &Reference, axes: &Axes, frame: &Frame) -> Vec<Mark> {
+    let color = line.slot.map_or(GREY, |slot| pale(color(slot)));
+    let path = |points: Vec<Xy>| Mark::Path { points, color, width: 1.4 };
+    let curve: Vec<Xy> = line.points.iter().map(|(x, y)| axes.place(frame, *x, *y)).collect();
+    let level = line.level.map(|level| {
+        let y = frame.y_at(axes.y.at(level));
+        vec![(frame.left, y), (frame.right, y)]
+    });
+    let curve = Some(curve).filter(|curve| curve.len() > 1);
+    curve.into_iter().chain(level).map(path).collect()
 }
 
 /// Notes off the grid lines and the series through their points, on the first side where no other one stands.

@@ -14,6 +14,13 @@ pub(super) const GREY: Rgb = Rgb(96, 96, 96);
 /// Grid lines.
 pub(super) const FAINT: Rgb = Rgb(228, 228, 228);
 
+/// Axes.
+pub(super) const EDGE: Rgb = Rgb(140, 140, 140);
+/// Stripes behind categories.
+pub(super) const BAND: Rgb = Rgb(245, 246, 248);
+/// What hollow markers are filled with.
+pub(super) const PAPER: Rgb = Rgb(255, 255, 255);
+
 /// One thing to draw, in order.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Mark {
@@ -49,7 +56,7 @@ pub(super) enum Across {
 
 /// Okabe and Ito's palette, told apart with every common colour vision; black first, as the baseline comes first.
 /// Their yellow is darkened, since it vanishes on white, and a grey is added.
-const PALETTE: [Rgb; 9] = [
+pub(super) const PALETTE: [Rgb; 9] = [
     Rgb(0, 0, 0),
     Rgb(0, 114, 178),
     Rgb(213, 94, 0),
@@ -82,10 +89,7 @@ pub(super) fn marker(slot: usize, (x, y): Xy, r: f64) -> Vec<Mark> {
     let hollow = |corners: &[Xy]| {
         let mut ring = corners.to_vec();
         ring.push(corners[0]);
-        vec![
-            Mark::Fill { points: at(corners), color: Rgb(255, 255, 255), opacity: 1.0 },
-            stroke(&ring),
-        ]
+        vec![Mark::Fill { points: at(corners), color: PAPER, opacity: 1.0 }, stroke(&ring)]
     };
     const SQUARE: [Xy; 4] = [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)];
     const DIAMOND: [Xy; 4] = [(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)];

@@ -3,8 +3,10 @@
 //! `layout` turns the figure into a list of marks in a picture of 900 x 540; here they are replayed on a backend. Both
 //! backends count in whole pixels, so both draw at a multiple of that size and the SVG keeps it in its view box.
 
+mod inline;
 mod layout;
 mod marks;
+mod piece;
 
 use std::sync::Once;
 
@@ -21,6 +23,9 @@ use plotters::{
 };
 
 use super::{Figure, png::encode};
+#[cfg(test)]
+pub(super) use inline::colours;
+pub(super) use inline::{Owners, Sample, Told, inline, legend, swatch};
 use marks::{Across, Mark, Rgb, Text, Xy};
 
 /// Size of a picture in its own units.

@@ -36,7 +36,7 @@ fn throughput(n_panels: usize) -> Figure {
             label: if n_panels > 1 { format!("batch {}", 1 << n) } else { String::new() },
             series: METHODS.iter().enumerate().map(series).collect(),
             references: (0..9).map(roof).collect(),
-            notes: vec![],
+            ..Panel::default()
         }
     };
     Figure {
