@@ -11,16 +11,19 @@ pub mod data;
 pub mod definitions;
 pub mod doctor;
 pub mod doctor_client;
+pub mod export;
 mod facts;
 pub mod import;
 pub mod kernels;
 mod keys;
 pub mod lengths;
 pub mod negatives;
+pub mod pareto;
 pub mod plan;
 mod plots;
 pub mod predict;
 pub mod progress;
+pub mod rank;
 pub mod report;
 pub mod route;
 pub mod run;
@@ -73,6 +76,12 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Judge and draw a run again from its rows.
     Report(report::ReportArgs),
+    /// Methods ranked over cells: the geometric mean of ratios.
+    Rank(rank::RankArgs),
+    /// Quality, throughput and KV memory at once: the front, and the best method under an objective.
+    Pareto(pareto::ParetoArgs),
+    /// Every table of a run as CSV or Parquet.
+    Export(export::ExportArgs),
     /// The kernels: list, verify, bench.
     Kernels(kernels::KernelsArgs),
     /// What each metric means: ids, formulas, what to mind.
@@ -132,6 +141,9 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run_command(&args, ui),
         Command::Plan(args) => plan::run(&args, ui),
         Command::Report(args) => report::run(&args, ui),
+        Command::Rank(args) => rank::run(&args, ui),
+        Command::Pareto(args) => pareto::run(&args, ui),
+        Command::Export(args) => export::run(&args, ui),
         Command::Kernels(args) => kernels::run(&args, ui),
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),

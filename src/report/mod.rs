@@ -3,8 +3,10 @@
 pub mod figure;
 mod grid;
 pub mod negatives;
+pub mod pareto;
 mod png;
 pub mod predict;
+pub mod rank;
 pub mod route;
 pub mod run;
 mod scale;

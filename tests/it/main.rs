@@ -27,6 +27,7 @@ mod predict_length;
 mod predict_replay;
 mod proxy;
 mod quality;
+mod rank;
 mod resume;
 mod route_sim;
 mod route_simulate;

@@ -174,7 +174,7 @@ fn a_queue_that_grows_is_unstable() {
     let of = |grows: f64| {
         let one = |i: i32| (f64::from(i), 5.0 + grows * f64::from(i));
         let rows: Vec<_> =
-            (0..2).flat_map(|seed| (0..200).map(move |i| row("mix", "rr", seed, one(i)))).collect();
+            (0..2).flat_map(|seed| (0..400).map(move |i| row("mix", "rr", seed, one(i)))).collect();
         let summary = summarise(&stats_of(&rows, &[], None), &[], &design);
         assert_eq!(summary.len(), 1);
         (summary[0].unstable, value(summary[0].growth), summary[0].e2e_p99_s.is_some())

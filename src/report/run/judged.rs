@@ -1,6 +1,6 @@
 //! What was judged beyond the numbers themselves, as tables: the steady parts, the answers, the verdict on each cell.
 
-use super::tables::{columns, count, estimate, text};
+use super::tables::{columns, count, estimate, percentile, text};
 use crate::{
     analyse::{CellVerdict, Judgement, SteadyPoint, TextPoint, Verdict, doubtful},
     report::table::{Table, Value},
@@ -49,7 +49,7 @@ fn steady(judgement: &Judgement) -> Table {
 
 fn steady_row(judgement: &Judgement, p: &SteadyPoint) -> Vec<Value> {
     let whole = judgement.requests.iter().find(|whole| whole.point == p.point);
-    let p50 = |name: &str| Value::maybe(p.metric(name).and_then(|row| row.p50));
+    let p50 = |name: &str| percentile(p.metric(name), 50);
     let note = p.missing.as_ref().map_or(Value::Missing, |why| {
         let without = p.n_repeats - p.n_steady;
         text(&format!("no steady window in {without} of {} repeats: {why}", p.n_repeats))

@@ -4,7 +4,7 @@ use super::saturation;
 use crate::{
     analyse::{
         ClientView, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point,
-        RequestPoint, WarmUp,
+        RequestPoint, SummaryRow, WarmUp,
     },
     report::table::{Column, Table, Value},
 };
@@ -121,6 +121,13 @@ pub(super) fn count(n: usize) -> Value {
     Value::count(n)
 }
 
+/// A percentile of a distribution, or how many observations it lacks.
+pub(super) fn percentile(row: Option<&SummaryRow>, percent: u32) -> Value {
+    let Some(row) = row else { return Value::Missing };
+    let value = if percent == 50 { row.p50 } else { row.p99 };
+    Value::percentile(value, percent, usize::try_from(row.n).unwrap_or(usize::MAX))
+}
+
 fn kernels<'a>(title: &str, points: impl Iterator<Item = &'a KernelPoint>) -> Table {
     let names = [
         ("target", ""),
@@ -167,8 +174,8 @@ fn kernel_row(k: &KernelPoint) -> Vec<Value> {
         Value::Int(k.kv_len),
         count(k.n_samples),
         estimate(k.duration_ms),
-        Value::maybe(k.duration_p10_p90_ms.map(|(p10, _)| p10)),
-        Value::maybe(k.duration_p10_p90_ms.map(|(_, p90)| p90)),
+        Value::percentile(k.duration_p10_p90_ms.map(|(p10, _)| p10), 10, k.n_samples),
+        Value::percentile(k.duration_p10_p90_ms.map(|(_, p90)| p90), 90, k.n_samples),
         Value::percent(k.limit_fraction),
         k.bound.map_or(Value::Missing, |bound| text(bound.name())),
         estimate(k.tokens_per_s),
@@ -261,8 +268,8 @@ fn served(points: &[RequestPoint]) -> Table {
 }
 
 fn served_row(p: &RequestPoint) -> Vec<Value> {
-    let p50 = |name: &str| Value::maybe(p.metric(name).and_then(|row| row.p50));
-    let p99 = |name: &str| Value::maybe(p.metric(name).and_then(|row| row.p99));
+    let p50 = |name: &str| percentile(p.metric(name), 50);
+    let p99 = |name: &str| percentile(p.metric(name), 99);
     let length = p.metric("output_tokens");
     vec![
         text(&p.point.target),
