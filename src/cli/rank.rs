@@ -52,7 +52,7 @@ pub fn run(args: &RankArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
         metrics.into_iter().filter_map(|metric| rank::rank(&runs, metric, filter)).collect();
     // Of the usual metrics some are of servers and some of kernels: who has none of one is not missing there.
     if !asked && rankings.iter().any(|ranking| !ranking.ranked.is_empty()) {
-        rankings.retain(|ranking| !ranking.ranked.is_empty());
+        rankings.retain(|r| !r.ranked.is_empty() || r.left.iter().any(|left| left.measured));
     }
     ensure!(
         !rankings.is_empty(),
@@ -63,6 +63,12 @@ pub fn run(args: &RankArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     let tables = [report::table(&rankings), report::left_out(left)];
     ui.out(&printed(&tables, ["rank", "left_out"], ui))?;
     report::told(&rankings).iter().for_each(|text| ui.note(text));
+    let searches: usize = runs.iter().map(Run::n_searches).sum();
+    if searches > 0 {
+        ui.note(&format!(
+            "{searches} cells are saturation searches, which have no one load, and are not ranked"
+        ));
+    }
     ui.note("left out or not, every planned cell is counted: `of` is the number of cells in which anybody has a value");
     Ok(ExitCode::SUCCESS)
 }

@@ -129,7 +129,9 @@ impl Value {
     /// A percentile of `n` observations, or [`Value::TooFew`] where they cannot hold it; missing where there is no observation.
     pub fn percentile(value: Option<f64>, percent: u32, n: usize) -> Self {
         match value {
-            None if n > 0 => Value::TooFew { n, needed: needed_for(percent) },
+            None if (1..needed_for(percent)).contains(&n) => {
+                Value::TooFew { n, needed: needed_for(percent) }
+            }
             value => Value::maybe(value),
         }
     }

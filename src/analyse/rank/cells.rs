@@ -78,6 +78,8 @@ pub struct Left {
     pub of: usize,
     /// Why, in words.
     pub why: String,
+    /// Whether something was measured that is of no use here.
+    pub measured: bool,
 }
 
 impl Left {
@@ -88,7 +90,8 @@ impl Left {
         why: String,
     ) -> Self {
         let (target, method) = (who.target.clone(), who.method.clone());
-        Self { place: format!("{}/{}", spot.workload, spot.load), target, method, n, of, why }
+        let place = format!("{}/{}", spot.workload, spot.load);
+        Self { place, target, method, n, of, why, measured: true }
     }
 }
 
@@ -112,6 +115,12 @@ impl Run {
     /// The method all others are compared with.
     pub fn baseline(&self) -> &str {
         &self.data.manifest.scenario.baseline
+    }
+
+    /// Planned cells that are saturation searches.
+    pub fn n_searches(&self) -> usize {
+        let searches = &self.data.manifest.scenario.searches;
+        self.data.manifest.cells.iter().filter(|cell| searches.contains_key(&cell.load)).count()
     }
 
     fn machine(&self) -> String {
@@ -333,6 +342,7 @@ fn missing(
             n,
             of,
             why: why?,
+            measured: false,
         })
     };
     counts.into_iter().filter_map(one).collect()

@@ -64,7 +64,10 @@ pub fn rank(runs: &[Run], metric: Metric, filter: Option<&Regex>) -> Option<Rank
     cells.iter_mut().for_each(|cell| drop_zeros(cell, &metric, &mut left));
     let first = runs.first()?;
     let (seed, control) = (first.data.manifest.scenario.seed, first.data.aa_method());
-    let cells: Vec<Cell> = cells.into_iter().filter(|cell| cell.contenders.len() > 1).collect();
+    for cell in cells.iter_mut().filter(|cell| cell.contenders.len() == 1) {
+        alone(cell, first.baseline(), &mut left);
+    }
+    cells.retain(|cell| !cell.contenders.is_empty());
     if cells.is_empty() && left.is_empty() {
         return None;
     }
@@ -88,6 +91,15 @@ fn drop_zeros(cell: &mut Cell, metric: &Metric, left: &mut Vec<Left>) {
         }
         value.is_some()
     });
+}
+
+/// Empties a cell that one method alone has a value in. Of the baseline alone nothing is said: who is missing there is told by itself.
+fn alone(cell: &mut Cell, baseline: &str, left: &mut Vec<Left>) {
+    for contender in cell.contenders.drain(..).filter(|contender| contender.method != baseline) {
+        let n = contender.turns.len();
+        let why = "nobody else has a value there to compare with".to_owned();
+        left.push(Left::new(&cell.spot, &contender, (n, n), why));
+    }
 }
 
 /// Everybody, everywhere.

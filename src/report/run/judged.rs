@@ -4,6 +4,7 @@ use super::tables::{columns, count, estimate, percentile, text};
 use crate::{
     analyse::{CellVerdict, Judgement, SteadyPoint, TextPoint, Verdict, doubtful},
     report::table::{Table, Value},
+    stats::needed_for,
 };
 
 /// Steady state, answers against the baseline's, verdict per cell: each only if there is something to say.
@@ -120,9 +121,14 @@ fn text_row(p: &TextPoint) -> Vec<Value> {
         beside(p.n_empty),
         beside(p.n_loops),
         text(&format!("{} of {}", p.n_identical, p.n_compared)),
-        Value::maybe(p.first_difference),
+        middle(p.first_difference, p.n_compared - p.n_identical),
         verdict,
     ]
+}
+
+/// A median of `n` values, where they can hold one.
+fn middle(value: Option<f64>, n: usize) -> Value {
+    Value::percentile(value.filter(|_| n >= needed_for(50)), 50, n)
 }
 
 /// How many cells are not VALID and how bad the worst is; `None` where all are.

@@ -7,6 +7,7 @@ use crate::{
         RequestPoint, SummaryRow, WarmUp,
     },
     report::table::{Column, Table, Value},
+    stats::needed_for,
 };
 
 /// Decode kernels, other kernels, ranks of tensor-parallel ones and served points: each only if there are any.
@@ -93,7 +94,7 @@ fn clients(cells: &[ClientView]) -> Table {
             Value::maybe(cell.load_lag_p99_ms),
             Value::maybe(cell.schedule_lag_p99_ms),
             cell.n_connects.map_or(Value::Missing, Value::Int),
-            Value::maybe(cell.connect_p99_ms),
+            connect_p99(cell),
             Value::percent(cell.thread_share_max),
             Value::percent(cell.cpu_share),
             Value::maybe(cell.cpu_us_per_event),
@@ -102,6 +103,13 @@ fn clients(cells: &[ClientView]) -> Table {
         row
     }));
     table
+}
+
+/// A client that keeps its connections opens few of them.
+fn connect_p99(cell: &ClientView) -> Value {
+    let n = cell.n_connects.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let held = cell.connect_p99_ms.filter(|_| n >= needed_for(99));
+    if cell.connect_p99_ms.is_none() { Value::Missing } else { Value::percentile(held, 99, n) }
 }
 
 pub(in crate::report) fn columns(names: &[(&str, &str)]) -> Vec<Column> {
