@@ -137,44 +137,18 @@ impl Of<'_> {
             .map(|(method, target)| memory::of(self.runs, &cell.spot, method, target))
             .collect();
         let drawn = self.draws(cell, &who, baseline, &prompts);
-        let base = methods.iter().position(|(method, _)| *method == baseline);
-        let axes = axes(&drawn.quality, &memory);
-        let members = members(&axes, &drawn, &memory);
-        let turns = Sampled::new(cell, self.metric.statistic).turns();
         let n_repeats = who.iter().map(|at| cell.contenders[*at].turns.len()).min().unwrap_or(0);
-        let base_bytes = base.and_then(|base| memory[base].as_ref()).map(|m| m.bytes_per_token);
-        let mut candidates: Vec<Candidate> = (0..who.len())
-            .filter_map(|at| {
-                let name = cell.contenders[who[at]].name.clone();
-                let member = &members[at];
-                let known = (n_repeats > 1).then(|| {
-                    share(&member.get(1..)?.iter().flatten().copied().collect::<Vec<_>>())
-                });
-                Some(Candidate {
-                    is_baseline: Some(at) == base,
-                    throughput: drawn.estimate(
-                        &drawn.throughput[at],
-                        turns.len(),
-                        n_repeats > 1,
-                    )?,
-                    quality: drawn.estimate(&drawn.quality[at], prompts.n(), true),
-                    loss_pct: drawn.estimate(&drawn.loss[at], prompts.n(), true),
-                    compression: base_bytes
-                        .zip(memory[at].as_ref())
-                        .map(|(base, own)| base / own.bytes_per_token),
-                    memory: memory[at].clone(),
-                    on_front: member.first().copied().flatten(),
-                    front_share: known.flatten(),
-                    drawn: Drawn {
-                        throughput: drawn.throughput[at].clone(),
-                        loss_pct: drawn.loss[at].clone(),
-                        within: drawn.within[at].clone(),
-                        unjudged: drawn.unjudged[at].clone(),
-                    },
-                    name,
-                })
-            })
-            .collect();
+        let axes = axes(&drawn.quality, &memory);
+        let known = Known {
+            members: members(&axes, &drawn, &memory),
+            base: methods.iter().position(|(method, _)| *method == baseline),
+            n_repeats,
+            n_prompts: prompts.n(),
+            memory,
+            drawn,
+        };
+        let one = |(at, who): (usize, &usize)| known.candidate(at, &cell.contenders[*who].name);
+        let mut candidates: Vec<Candidate> = who.iter().enumerate().filter_map(one).collect();
         candidates.sort_by(|a, b| b.throughput.value.total_cmp(&a.throughput.value));
         Front {
             spot: cell.spot.clone(),
@@ -225,6 +199,43 @@ impl Of<'_> {
     fn limits<'a>(&'a self, cell: &Cell, who: &[usize]) -> best::Held<'a> {
         let names: Vec<String> = who.iter().map(|at| cell.contenders[*at].name.clone()).collect();
         best::Held::new(self.limited, self.foreign, &cell.spot, names)
+    }
+}
+
+/// What is known of all candidates of a spot.
+struct Known {
+    drawn: Draws,
+    members: Vec<Vec<Option<bool>>>,
+    memory: Vec<Option<Memory>>,
+    base: Option<usize>,
+    n_repeats: usize,
+    n_prompts: usize,
+}
+
+impl Known {
+    /// One of them; `None` without a throughput.
+    fn candidate(&self, at: usize, name: &str) -> Option<Candidate> {
+        let (drawn, varies) = (&self.drawn, self.n_repeats > 1);
+        let bytes = |at: usize| self.memory[at].as_ref().map(|memory| memory.bytes_per_token);
+        let (now, later) = self.members[at].split_first()?;
+        let later: Vec<bool> = later.iter().flatten().copied().collect();
+        Some(Candidate {
+            name: name.to_owned(),
+            is_baseline: Some(at) == self.base,
+            throughput: drawn.estimate(&drawn.throughput[at], self.n_repeats, varies)?,
+            quality: drawn.estimate(&drawn.quality[at], self.n_prompts, true),
+            loss_pct: drawn.estimate(&drawn.loss[at], self.n_prompts, true),
+            memory: self.memory[at].clone(),
+            compression: self.base.and_then(bytes).zip(bytes(at)).map(|(base, own)| base / own),
+            on_front: *now,
+            front_share: share(&later).filter(|_| varies),
+            drawn: Drawn {
+                throughput: drawn.throughput[at].clone(),
+                loss_pct: drawn.loss[at].clone(),
+                within: drawn.within[at].clone(),
+                unjudged: drawn.unjudged[at].clone(),
+            },
+        })
     }
 }
 
