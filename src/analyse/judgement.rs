@@ -76,7 +76,7 @@ pub struct KernelPoint {
     pub err: Option<String>,
     /// Median wall time of one launch (hierarchical bootstrap over repeats, then launches).
     pub duration_ms: Option<Estimate>,
-    /// 10th and 90th percentile of the same launches; `None` below ten.
+    /// 10th and 90th percentile of the same launches; `None` below 36 (see [`crate::stats::needed_for`]).
     pub duration_p10_p90_ms: Option<(f64, f64)>,
     /// `batch / median` for decode, `kv_tokens / median` for prefill and compress: tokens through ONE attention layer.
     pub tokens_per_s: Option<Estimate>,

@@ -17,6 +17,7 @@ pub mod compensation;
 mod data;
 pub mod definitions;
 mod engine;
+pub mod enough;
 pub mod judgement;
 mod kernels;
 pub mod length_labels;
@@ -24,9 +25,11 @@ pub mod lengths;
 pub mod negatives;
 mod ngram;
 pub mod observed_trace;
+pub mod pareto;
 pub mod passes;
 mod peers;
 pub mod quality;
+pub mod rank;
 pub mod replay;
 mod requests;
 pub mod risk;
@@ -154,13 +157,14 @@ pub struct SummaryRow {
     pub ci_low: Option<f64>,
     /// Upper end.
     pub ci_high: Option<f64>,
-    /// Median; a rate of a whole cell has no percentiles.
+    /// Median; a rate of a whole cell has no percentiles. Every percentile is `None` where the sample is too small for it, see
+    /// [`crate::stats::needed_for`].
     pub p50: Option<f64>,
     /// 90th percentile.
     pub p90: Option<f64>,
     /// 95th percentile.
     pub p95: Option<f64>,
-    /// 99th percentile; `None` where the sample is too small to hold one.
+    /// 99th percentile.
     pub p99: Option<f64>,
     /// `VALID`, `SUSPECT` or `INVALID`, of the cell; of a point the worst of its cells.
     pub verdict: Option<String>,

@@ -42,9 +42,9 @@ pub struct Pair {
     pub observed_mean_s: f64,
     /// Mean.
     pub simulated_mean_s: f64,
-    /// 99th percentile; `None` below 100 requests.
+    /// 99th percentile; `None` below 368 requests, see [`crate::stats::needed_for`].
     pub observed_p99_s: Option<f64>,
-    /// 99th percentile; `None` below 100 requests.
+    /// 99th percentile; `None` below 368 requests, see [`crate::stats::needed_for`].
     pub simulated_p99_s: Option<f64>,
     /// Median over requests of how far the simulated time is off, percent of the observed one.
     pub ape_median_pct: f64,

@@ -59,7 +59,7 @@ pub(super) fn summarise(
         mean: sample.mean(),
         ci_low: interval.map(|interval| interval.low),
         ci_high: interval.map(|interval| interval.high),
-        p50: Some(sample.median()),
+        p50: sample.percentile(50),
         p90: sample.percentile(90),
         p95: sample.percentile(95),
         p99: sample.percentile(99),

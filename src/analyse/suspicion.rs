@@ -22,8 +22,6 @@ const LATE_MS: f64 = 5.0;
 const DRIFT: f64 = 1.5;
 /// Counts of tokens that differ in a larger part of a cell's requests are no chance.
 const MISCOUNTED: f64 = 0.03;
-/// Smallest sample that holds a 99th percentile.
-const FOR_P99: usize = 100;
 
 /// All warnings, worst first.
 pub(super) fn warnings(
@@ -277,8 +275,9 @@ fn often(n: u64, of: u64) -> bool {
 }
 
 fn small(data: &RunData, requests: &[RequestPoint]) -> Vec<Warning> {
+    let for_p99 = crate::stats::needed_for(99);
     let sizes =
-        requests.iter().map(|point| point.n_requests - point.n_failed).filter(|n| *n < FOR_P99);
+        requests.iter().map(|point| point.n_requests - point.n_failed).filter(|n| *n < for_p99);
     let (mut points, mut smallest) = (0, usize::MAX);
     sizes.for_each(|n| (points, smallest) = (points + 1, smallest.min(n)));
     let mut warnings = Vec::new();

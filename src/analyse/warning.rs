@@ -228,7 +228,8 @@ impl fmt::Display for Warning {
             Warning::Garbled { point, reasons } => f.write_str(&garbled(point, reasons)),
             Warning::FewSamples { points, smallest } => write!(
                 f,
-                "{points} points have no p99 (smallest sample {smallest}, 100 needed): add requests or samples"
+                "{points} points have no p99 (smallest sample {smallest}, {} needed): add requests or samples",
+                crate::stats::needed_for(99)
             ),
             Warning::Drift { .. } | Warning::NoProbe | Warning::AaOutside { .. } => {
                 f.write_str(&machine_moved(self))

@@ -13,16 +13,19 @@ pub mod data;
 pub mod definitions;
 pub mod doctor;
 pub mod doctor_client;
+pub mod export;
 mod facts;
 pub mod import;
 pub mod kernels;
 mod keys;
 pub mod lengths;
 pub mod negatives;
+pub mod pareto;
 pub mod plan;
 mod plots;
 pub mod predict;
 pub mod progress;
+pub mod rank;
 pub mod report;
 pub mod route;
 pub mod run;
@@ -81,6 +84,12 @@ enum Command {
     Compare(compare::CompareArgs),
     /// Names for runs that others are compared with: set, list.
     Baseline(baseline::BaselineArgs),
+    /// Methods ranked over cells: the geometric mean of ratios.
+    Rank(rank::RankArgs),
+    /// Quality, throughput and KV memory at once: the front, and the best method under an objective.
+    Pareto(pareto::ParetoArgs),
+    /// Every table of a run as CSV or Parquet.
+    Export(export::ExportArgs),
     /// The kernels: list, verify, bench.
     Kernels(kernels::KernelsArgs),
     /// What each metric means: ids, formulas, what to mind.
@@ -156,6 +165,9 @@ fn dispatch(command: Command, asked: Printed, ui: &ui::Ui) -> anyhow::Result<Exi
         Command::Report(args) => report::run(&args, ui),
         Command::Compare(args) => compare::run(&args, asked, ui),
         Command::Baseline(args) => baseline::run(&args, ui),
+        Command::Rank(args) => rank::run(&args, ui),
+        Command::Pareto(args) => pareto::run(&args, ui),
+        Command::Export(args) => export::run(&args, ui),
         Command::Kernels(args) => kernels::run(&args, ui),
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),

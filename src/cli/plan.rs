@@ -2,11 +2,15 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use regex::Regex;
 
-use super::ui::Ui;
+use super::{rank::open, ui::Ui};
 use crate::{
+    analyse::{
+        Point,
+        enough::{self, Need},
+    },
     plan::{self, Cell},
     report::{self, Column, Table, Value},
     scenario::{RouteScenario, Scenario, Timing},
@@ -21,6 +25,20 @@ pub struct PlanArgs {
     /// Only cells whose id matches this regular expression
     #[arg(long, value_name = "REGEX")]
     pub filter: Option<Regex>,
+    /// Run folder to learn from: how many repeats each metric of each point needs for `--ci`, and how long that takes
+    #[arg(long, value_name = "RUN_DIR")]
+    pub pilot: Option<PathBuf>,
+    /// With `--pilot`: half-width of the 95 % interval of a mean that is wanted, of the mean
+    #[arg(long, value_name = "PERCENT", requires = "pilot", value_parser = percent, default_value = "2%")]
+    pub ci: f64,
+}
+
+/// `2%`.
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    number
+        .filter(|number| *number > 0.0 && number.is_finite())
+        .ok_or_else(|| format!("expected a percentage above 0 such as 2%, got `{text}`"))
 }
 
 /// Prints one row a cell: `block`, `id`, `target`, `method`, `workload`, `load`, `repeat`, `est_time` (seconds) and
@@ -46,10 +64,110 @@ pub fn run(args: &PlanArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
             first.id
         );
     }
+    if let Some(pilot) = &args.pilot {
+        return repeats(pilot, &cells, args.ci, ui);
+    }
     ui.out(&report::render(&table(&scenario, &cells), ui.format, ui.color))?;
     ui.note(&totals(&cells, &scenario.timing));
     ui.note(plan::ASSUMPTION);
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what each metric of each planned point needs, and what that takes.
+fn repeats(pilot: &PathBuf, cells: &[Cell], ci: f64, ui: &Ui) -> anyhow::Result<ExitCode> {
+    let runs = open(std::slice::from_ref(pilot))?;
+    let mut points: Vec<Point> = cells.iter().map(point).collect();
+    points.sort();
+    points.dedup();
+    let (needs, absent) = enough::needs(&runs[0], &points, ci);
+    ensure!(
+        !needs.is_empty(),
+        "{}: expected a run of cells of this scenario, got none of {}\n  hint: run the scenario once with a few repeats and take that run",
+        pilot.display(),
+        points.len()
+    );
+    ui.out(&report::render(&needs_table(&needs, ci), ui.format, ui.color))?;
+    for point in &absent {
+        ui.note(&format!("not in the pilot: {point}"));
+    }
+    if needs.iter().any(|need| need.n_repeats < 2) {
+        ui.note("where the pilot has one repeat the spread between repeats is unknown, and so is the number: run it with `repeats = 3` or more");
+    }
+    ui.note(&cost(&needs, enough::seconds_per_repeat(&runs[0])?, ci));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn point(cell: &Cell) -> Point {
+    Point {
+        target: cell.target.clone(),
+        workload: cell.workload.clone(),
+        load: cell.load.clone(),
+        method: cell.method.name.clone(),
+    }
+}
+
+fn needs_table(needs: &[Need], ci: f64) -> Table {
+    let names = [
+        ("target", ""),
+        ("workload", ""),
+        ("load", ""),
+        ("method", ""),
+        ("metric", ""),
+        ("mean", ""),
+        ("unit", ""),
+        ("pilot_repeats", ""),
+        ("per_repeat", "observations"),
+        ("between", "%"),
+        ("within", "%"),
+        ("pilot_half_width", "%"),
+        ("repeats", ""),
+        ("repeats_if_unlucky", ""),
+    ];
+    let columns = names.iter().map(|(name, unit)| Column::new(name, unit)).collect();
+    let title =
+        format!("Repeats for a 95 % interval of +-{ci} % of the mean, from the pilot's spread");
+    let mut table = Table::new(&title, columns);
+    let text = |text: &str| Value::Text(text.to_owned());
+    table.rows.extend(needs.iter().map(|need| {
+        let Point { target, workload, load, method } = &need.point;
+        let mut row: Vec<Value> =
+            [target, workload, load, method, &need.metric].map(|word| text(word)).into();
+        row.extend([
+            Value::Float(need.mean),
+            text(need.unit),
+            Value::count(need.n_repeats),
+            Value::Float(need.per_repeat),
+            Value::maybe(need.between_pct),
+            Value::maybe(need.within_pct),
+            Value::maybe(need.half_pct),
+            need.repeats.map_or(Value::Missing, Value::count),
+            need.repeats_high.map_or(Value::Missing, Value::count),
+        ]);
+        row
+    }));
+    table
+}
+
+/// What all of them together need: a scenario has one number of repeats.
+fn cost(needs: &[Need], seconds: Option<f64>, ci: f64) -> String {
+    let most = |of: fn(&Need) -> Option<usize>| {
+        needs.iter().map(of).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max())
+    };
+    let Some(repeats) = most(|need| need.repeats) else {
+        return format!("not every metric can be had within {ci} % as far as the pilot tells");
+    };
+    let takes = |repeats: usize| match seconds {
+        Some(seconds) => format!("about {} s in all", significant(seconds * repeats as f64, 2)),
+        None => "for a time that the pilot does not tell, since it was resumed".to_owned(),
+    };
+    let unlucky = most(|need| need.repeats_high).map_or_else(
+        || "more than 10000".to_owned(),
+        |repeats| format!("{repeats}, {}", takes(repeats)),
+    );
+    format!(
+        "`repeats = {repeats}` suffices for all, {}, at the pilot's time a repeat; if its spread was luckily small (80 % bound): {unlucky}",
+        takes(repeats)
+    )
 }
 
 fn table(scenario: &Scenario, cells: &[Cell]) -> Table {
@@ -107,6 +225,14 @@ fn block_memory(block: &[&Cell], timing: &Timing) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentage_is_read_with_its_sign() {
+        assert!((percent("2.5%").unwrap() - 2.5).abs() < 1e-12);
+        for wrong in ["2", "0%", "-1%", "%", "x%"] {
+            assert!(percent(wrong).unwrap_err().contains("2%"), "{wrong}");
+        }
+    }
 
     #[test]
     fn unknown_cost_is_missing_and_keys_are_stable() {

@@ -3,9 +3,11 @@
 pub mod figure;
 mod grid;
 pub mod negatives;
+pub mod pareto;
 mod picture;
 mod png;
 pub mod predict;
+pub mod rank;
 pub mod route;
 pub mod run;
 mod scale;

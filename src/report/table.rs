@@ -1,6 +1,9 @@
 //! A table without a format, and the four formats.
 
-use crate::units::{harmless, significant};
+use crate::{
+    stats::needed_for,
+    units::{harmless, significant},
+};
 
 /// How a table is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -60,6 +63,13 @@ pub enum Value {
         /// Upper end.
         high: f64,
     },
+    /// A percentile that the sample is too small for: `n too small (20 of 368)` in text, `null` in JSON. Never zero.
+    TooFew {
+        /// Observations.
+        n: usize,
+        /// Observations that it takes.
+        needed: usize,
+    },
     /// Unknown: empty in text, `null` in JSON. Never zero.
     Missing,
     /// Nobody could know it, since its source does not tell: `-` in text, `null` in JSON. Never zero.
@@ -100,6 +110,7 @@ impl Value {
                     significant(*high, 3)
                 )
             }
+            Value::TooFew { n, needed } => format!("n too small ({n} of {needed})"),
             Value::Missing => String::new(),
             Value::Absent => "-".to_owned(),
         }
@@ -113,6 +124,16 @@ impl Value {
     /// A float, or [`Value::Missing`] where there is none.
     pub fn maybe(value: Option<f64>) -> Self {
         value.map_or(Value::Missing, Value::Float)
+    }
+
+    /// A percentile of `n` observations, or [`Value::TooFew`] where they cannot hold it; missing where there is no observation.
+    pub fn percentile(value: Option<f64>, percent: u32, n: usize) -> Self {
+        match value {
+            None if (1..needed_for(percent)).contains(&n) => {
+                Value::TooFew { n, needed: needed_for(percent) }
+            }
+            value => Value::maybe(value),
+        }
     }
 
     /// A share as percent, or [`Value::Missing`] where there is none.
@@ -143,7 +164,9 @@ impl Column {
 /// A column of words is flush left, a column with any number in it flush right.
 pub(super) fn is_numeric(table: &Table, column: usize) -> bool {
     let mut values = table.rows.iter().filter_map(|row| row.get(column));
-    values.any(|value| !matches!(value, Value::Text(_) | Value::Missing | Value::Absent))
+    values.any(|value| {
+        !matches!(value, Value::Text(_) | Value::TooFew { .. } | Value::Missing | Value::Absent)
+    })
 }
 
 fn text(table: &Table, color: bool) -> String {
@@ -202,7 +225,7 @@ pub(super) fn escape_markdown(text: &str) -> String {
 }
 
 /// One key of the machine formats and the number behind it.
-fn flat(table: &Table) -> (Vec<String>, Vec<Vec<serde_json::Value>>) {
+pub(crate) fn flat(table: &Table) -> (Vec<String>, Vec<Vec<serde_json::Value>>) {
     let wide: Vec<bool> =
         (0..table.columns.len()).map(|index| has_interval(table, index)).collect();
     let mut keys = Vec::new();
@@ -232,7 +255,7 @@ fn flat_value(value: &Value, wide: bool) -> Vec<serde_json::Value> {
         Value::Interval { value, low, high } => {
             vec![(*value).into(), (*low).into(), (*high).into()]
         }
-        Value::Missing | Value::Absent => vec![Null],
+        Value::TooFew { .. } | Value::Missing | Value::Absent => vec![Null],
     };
     if wide {
         flat.resize(3, Null);
@@ -304,6 +327,17 @@ mod tests {
             render(&table, Format::Text, true)
                 .starts_with("\u{1b}[1mDecode\u{1b}[0m\n\u{1b}[1mmethod")
         );
+    }
+
+    #[test]
+    fn what_is_too_few_says_how_many_are_needed() {
+        let too_few = Value::percentile(None, 99, 20);
+        assert_eq!(too_few.human(), format!("n too small (20 of {})", needed_for(99)));
+        let mut table = Table::new("", vec![Column::new("p99", "ms")]);
+        table.rows.push(vec![too_few]);
+        assert_eq!(render(&table, Format::Json, false), "[\n  {\"p99\": null}\n]\n");
+        assert_eq!(Value::percentile(Some(1.5), 99, 400), Value::Float(1.5));
+        assert_eq!(Value::percentile(None, 99, 0), Value::Missing);
     }
 
     #[test]

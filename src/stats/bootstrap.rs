@@ -69,7 +69,7 @@ pub fn expanded(interval: Interval, value: f64, n: usize) -> Interval {
 
 /// 97.5th percentile of Student's t: exact for one and two degrees of freedom, else by the expansion of Hill (1970, CACM 13:619-620) in
 /// powers of 1 / degrees of freedom, which is within 1 % of the tables.
-fn student(free: usize) -> f64 {
+pub fn student(free: usize) -> f64 {
     let (z, free_f) = (super::proportion::Z, free as f64);
     match free {
         1 => 12.706_204_736,

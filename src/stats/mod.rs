@@ -19,7 +19,7 @@ mod wilcoxon;
 pub use blocks::TimeOrdered;
 pub use bootstrap::{
     Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, expanded,
-    mean_interval, paired_ratio, seeded,
+    mean_interval, paired_ratio, seeded, student,
 };
 pub use density::{bandwidth, density};
 pub use difference::{Difference, POWER, difference, repeats_needed, variance};
@@ -30,7 +30,7 @@ pub use mix::mixed;
 pub use multiple::benjamini_hochberg;
 pub use normal::{POWER_80, upper_tail as upper_tail_of_normal};
 pub use proportion::{wilson, wilson_share};
-pub use sample::{Sample, SampleError, mean, median, quantile_sorted};
+pub use sample::{Sample, SampleError, mean, median, needed_for, quantile_sorted};
 pub use sign::{mcnemar, sign_test, sign_test_two_sided};
 pub use student::{binomial_at_least, student_above, student_quantile};
 pub use wilcoxon::wilcoxon;

@@ -28,6 +28,7 @@ mod predict_length;
 mod predict_replay;
 mod proxy;
 mod quality;
+mod rank;
 mod resume;
 mod route_replay;
 mod route_sim;

@@ -24,7 +24,7 @@ pub enum Stat {
     Mean,
     /// Median.
     P50,
-    /// 99th percentile; of fewer than 100 requests there is none.
+    /// 99th percentile; of fewer than 368 requests there is none, see [`stats::needed_for`].
     P99,
 }
 

@@ -17,7 +17,7 @@ pub struct Spread {
     pub mean: f64,
     /// Median.
     pub p50: f64,
-    /// 99th percentile; `None` below 100 requests.
+    /// 99th percentile; `None` below 368 requests, see [`crate::stats::needed_for`].
     pub p99: Option<f64>,
 }
 

@@ -5,7 +5,7 @@
 //! - E2E is `finished - arrived`, TTFT `first_token - arrived`, TPOT `(finished - first_token) / (output_tokens - 1)`, and normalised
 //!   latency `E2E / output_tokens`; times count from the arrival at the router, waiting included.
 //! - Each simulation (one seed) gives one number a metric: a mean, a median or a 99th percentile of its requests, the last only
-//!   where there are at least 100. What is reported is the mean of these over seeds, with a 95 % bootstrap over seeds:
+//!   where there are at least 368 ([`stats::needed_for`]). What is reported is the mean of these over seeds, with a 95 % bootstrap over seeds:
 //!   requests of one simulation wait for each other, so they are no independent observations and no interval is made of them. Seeds are few,
 //!   so it is the expanded percentile interval ([`stats::expanded`]).
 //! - A speed-up is the other's mean E2E divided by the policy's own, each a mean over the same seeds; seeds are drawn in pairs, so

@@ -172,11 +172,11 @@ fn harm_shares_and_utilisation() {
     assert_eq!((found.harmed, found.n_harmed), (None, None), "what is unknown of one is of all");
 }
 
-/// Two seeds of 200 requests a second apart, which stay as long as is said of each.
+/// Two seeds of 400 requests a second apart, which stay as long as is said of each.
 fn queue(stay: impl Fn(i64, i32) -> f64) -> Summary {
     let design = Design { n_seeds: 2, ..design() };
     let one = |seed, i| row("mix", "rr", seed, (f64::from(i), stay(seed, i)));
-    let rows: Vec<_> = (0..2).flat_map(|seed| (0..200).map(move |i| (seed, i))).collect();
+    let rows: Vec<_> = (0..2).flat_map(|seed| (0..400).map(move |i| (seed, i))).collect();
     let rows: Vec<_> = rows.into_iter().map(|(seed, i)| one(seed, i)).collect();
     let mut all = summarise(&stats_of(&rows, &[], None), &[], &design);
     assert_eq!(all.len(), 1);

@@ -46,7 +46,11 @@ pub(super) const METHODS: [(&str, &str); 12] = [
 ];
 
 /// `(term, meaning)`.
-pub(super) const COLUMNS: [(&str, &str); 19] = [
+pub(super) const COLUMNS: [(&str, &str); 20] = [
+    (
+        "n too small",
+        "A percentile that the sample cannot hold: smallest and largest observation do not bound it with 95 %. In brackets the observations that there are, and those that it takes: 6 for p50, 36 for p10 and p90, 72 for p95, 368 for p99.",
+    ),
     (
         "1.92 [1.88, 1.97]",
         "An estimate with its 95 % bootstrap interval. Empty: nobody could measure it.",

@@ -1,9 +1,10 @@
 //! What was judged beyond the numbers themselves, as tables: the steady parts, the answers, the verdict on each cell.
 
-use super::tables::{columns, count, estimate, text};
+use super::tables::{columns, count, estimate, percentile, text};
 use crate::{
     analyse::{CellVerdict, Judgement, SteadyPoint, TextPoint, Verdict, doubtful},
     report::table::{Table, Value},
+    stats::needed_for,
 };
 
 /// Steady state, answers against the baseline's, verdict per cell: each only if there is something to say.
@@ -49,7 +50,7 @@ fn steady(judgement: &Judgement) -> Table {
 
 fn steady_row(judgement: &Judgement, p: &SteadyPoint) -> Vec<Value> {
     let whole = judgement.requests.iter().find(|whole| whole.point == p.point);
-    let p50 = |name: &str| Value::maybe(p.metric(name).and_then(|row| row.p50));
+    let p50 = |name: &str| percentile(p.metric(name), 50);
     let note = p.missing.as_ref().map_or(Value::Missing, |why| {
         let without = p.n_repeats - p.n_steady;
         text(&format!("no steady window in {without} of {} repeats: {why}", p.n_repeats))
@@ -120,9 +121,14 @@ fn text_row(p: &TextPoint) -> Vec<Value> {
         beside(p.n_empty),
         beside(p.n_loops),
         text(&format!("{} of {}", p.n_identical, p.n_compared)),
-        Value::maybe(p.first_difference),
+        middle(p.first_difference, p.n_compared - p.n_identical),
         verdict,
     ]
+}
+
+/// A median of `n` values, where they can hold one.
+fn middle(value: Option<f64>, n: usize) -> Value {
+    Value::percentile(value.filter(|_| n >= needed_for(50)), 50, n)
 }
 
 /// How many cells are not VALID and how bad the worst is; `None` where all are.

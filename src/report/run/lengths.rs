@@ -143,7 +143,10 @@ fn endings(points: &[LengthPoint]) -> Table {
 }
 
 fn middle(sorted: Option<&Vec<f64>>) -> Value {
-    Value::maybe(sorted.and_then(|sorted| stats::quantile_sorted(sorted, 0.5)))
+    let Some(sorted) = sorted else { return Value::Missing };
+    let held = Some(sorted).filter(|sorted| sorted.len() >= stats::needed_for(50));
+    let value = held.and_then(|sorted| stats::quantile_sorted(sorted, 0.5));
+    Value::percentile(value, 50, sorted.len())
 }
 
 fn ending(p: &LengthPoint) -> Vec<Value> {

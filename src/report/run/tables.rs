@@ -4,9 +4,10 @@ use super::saturation;
 use crate::{
     analyse::{
         ClientView, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point,
-        RequestPoint, WarmUp,
+        RequestPoint, SummaryRow, WarmUp,
     },
     report::table::{Column, Table, Value},
+    stats::needed_for,
 };
 
 /// Decode kernels, other kernels, ranks of tensor-parallel ones and served points: each only if there are any.
@@ -93,7 +94,7 @@ fn clients(cells: &[ClientView]) -> Table {
             Value::maybe(cell.load_lag_p99_ms),
             Value::maybe(cell.schedule_lag_p99_ms),
             cell.n_connects.map_or(Value::Missing, Value::Int),
-            Value::maybe(cell.connect_p99_ms),
+            connect_p99(cell),
             Value::percent(cell.thread_share_max),
             Value::percent(cell.cpu_share),
             Value::maybe(cell.cpu_us_per_event),
@@ -102,6 +103,13 @@ fn clients(cells: &[ClientView]) -> Table {
         row
     }));
     table
+}
+
+/// A client that keeps its connections opens few of them.
+fn connect_p99(cell: &ClientView) -> Value {
+    let n = cell.n_connects.and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let held = cell.connect_p99_ms.filter(|_| n >= needed_for(99));
+    if cell.connect_p99_ms.is_none() { Value::Missing } else { Value::percentile(held, 99, n) }
 }
 
 pub(in crate::report) fn columns(names: &[(&str, &str)]) -> Vec<Column> {
@@ -119,6 +127,13 @@ pub(in crate::report) fn estimate(estimate: Option<Estimate>) -> Value {
 
 pub(super) fn count(n: usize) -> Value {
     Value::count(n)
+}
+
+/// A percentile of a distribution, or how many observations it lacks.
+pub(super) fn percentile(row: Option<&SummaryRow>, percent: u32) -> Value {
+    let Some(row) = row else { return Value::Missing };
+    let value = if percent == 50 { row.p50 } else { row.p99 };
+    Value::percentile(value, percent, usize::try_from(row.n).unwrap_or(usize::MAX))
 }
 
 fn kernels<'a>(title: &str, points: impl Iterator<Item = &'a KernelPoint>) -> Table {
@@ -167,8 +182,8 @@ fn kernel_row(k: &KernelPoint) -> Vec<Value> {
         Value::Int(k.kv_len),
         count(k.n_samples),
         estimate(k.duration_ms),
-        Value::maybe(k.duration_p10_p90_ms.map(|(p10, _)| p10)),
-        Value::maybe(k.duration_p10_p90_ms.map(|(_, p90)| p90)),
+        Value::percentile(k.duration_p10_p90_ms.map(|(p10, _)| p10), 10, k.n_samples),
+        Value::percentile(k.duration_p10_p90_ms.map(|(_, p90)| p90), 90, k.n_samples),
         Value::percent(k.limit_fraction),
         k.bound.map_or(Value::Missing, |bound| text(bound.name())),
         estimate(k.tokens_per_s),
@@ -261,8 +276,8 @@ fn served(points: &[RequestPoint]) -> Table {
 }
 
 fn served_row(p: &RequestPoint) -> Vec<Value> {
-    let p50 = |name: &str| Value::maybe(p.metric(name).and_then(|row| row.p50));
-    let p99 = |name: &str| Value::maybe(p.metric(name).and_then(|row| row.p99));
+    let p50 = |name: &str| percentile(p.metric(name), 50);
+    let p99 = |name: &str| percentile(p.metric(name), 99);
     let length = p.metric("output_tokens");
     vec![
         text(&p.point.target),
