@@ -20,7 +20,7 @@ pub mod negatives;
 pub mod plan;
 mod plots;
 pub mod predict;
-pub mod progress;
+mod progress;
 pub mod report;
 pub mod route;
 pub mod run;
@@ -32,6 +32,7 @@ pub mod signals;
 mod splice;
 pub mod supervise;
 pub mod token;
+mod tui;
 pub mod ui;
 
 const EXAMPLES: &str = "\
@@ -170,7 +171,7 @@ fn diagnostics(verbose: u8, quiet: bool) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| tui::Aside)
         .with_ansi(false)
         .init();
 }

@@ -10,6 +10,7 @@
 )]
 
 mod cli;
+mod ci_kit;
 mod client;
 mod conversations;
 mod engine;
@@ -35,3 +36,4 @@ mod saturation;
 mod serve;
 mod tidy;
 mod tls;
+mod tui;
