@@ -34,7 +34,9 @@ impl View {
             return Ok(View::Bars(Bars::new(ui, n_blocks)));
         }
         if let Some(why) = tui::hindrance() {
-            ui.note(&format!("note: --tui needs a terminal, and {why}: progress is told as without it"));
+            ui.note(&format!(
+                "note: --tui needs a terminal, and {why}: progress is told as without it"
+            ));
             return Ok(View::Bars(Bars::new(ui, n_blocks)));
         }
         Ok(View::Live(Live::open(ui, subject)?))

@@ -53,8 +53,7 @@ pub fn run(
     after_block: AfterBlock<'_>,
 ) -> anyhow::Result<Outcome> {
     let observer = run.observer;
-    let mut counting =
-        Counting { inner: sink, observer, failed: BTreeSet::new(), n_finished: 0 };
+    let mut counting = Counting { inner: sink, observer, failed: BTreeSet::new(), n_finished: 0 };
     for block in blocks(cells, finished) {
         if run.stop.is_raised() {
             break;

@@ -119,8 +119,9 @@ impl Tty {
         let size = libc::winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
         let (name, settings) = (std::ptr::null_mut(), std::ptr::null());
         // SAFETY: the descriptors and the size outlive the call; name and settings may be null.
-        let opened =
-            unsafe { libc::openpty(&raw mut master, &raw mut slave, name, settings, &raw const size) };
+        let opened = unsafe {
+            libc::openpty(&raw mut master, &raw mut slave, name, settings, &raw const size)
+        };
         assert_eq!(opened, 0);
         // SAFETY: both were just opened and belong to nobody else.
         let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };

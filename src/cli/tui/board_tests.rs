@@ -156,8 +156,7 @@ fn rows_are_told_and_warm_up_is_not() {
     let expected = Told::Launches { cell: String::new(), n: 4, failed: false };
     assert_eq!(Told::of(&Row::Kernel(row)), Some(expected));
     let level = |name: &str, value| {
-        let row =
-            EngineMetricRow { name: name.to_owned(), value, ..EngineMetricRow::default() };
+        let row = EngineMetricRow { name: name.to_owned(), value, ..EngineMetricRow::default() };
         Told::of(&Row::EngineMetric(row))
     };
     assert!(level("kv_usage", Some(0.5)).is_some());

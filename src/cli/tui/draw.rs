@@ -145,8 +145,7 @@ fn kv(board: &Board, now_ns: i64) -> String {
     let tokens = |v: f64| format!("{v:.0}");
     let used = level(MetricName::KvUsage).map(|usage| (span(usage, &percent) + " %", usage));
     let used = used.or_else(|| {
-        let (used, all) =
-            (level(MetricName::KvUsedTokens)?, level(MetricName::KvCapacityTokens)?);
+        let (used, all) = (level(MetricName::KvUsedTokens)?, level(MetricName::KvCapacityTokens)?);
         Some((format!("{} of {} tokens", span(used, &tokens), span(all, &tokens)), used))
     });
     let Some((used, told)) = used else { return "KV cache: the engine does not tell".to_owned() };
@@ -222,7 +221,8 @@ fn cell<'a>(line: &'a CellLine, board: &Board, width: usize, paint: Paint) -> Li
     let count = count(line, board);
     // The word, two gaps and the count; the rest is the id's, of which the end says most.
     let room = width.saturating_sub(word.len() + 4 + count.chars().count());
-    let id = shortened(line.id.strip_prefix(&format!("{}/", board.title)).unwrap_or(&line.id), room);
+    let id =
+        shortened(line.id.strip_prefix(&format!("{}/", board.title)).unwrap_or(&line.id), room);
     let gap = " ".repeat(room.saturating_sub(id.chars().count()));
     Line::from(vec![Span::styled(word, style), Span::raw(format!("  {id}{gap}  {count}"))])
 }
@@ -234,7 +234,8 @@ fn count(line: &CellLine, board: &Board) -> String {
         n => format!(", {n} errors"),
     };
     let told = if line.n_good == 0 { String::new() } else { format!("{} rows", line.n_good) };
-    let told = if told.is_empty() { failed.trim_start_matches(", ").to_owned() } else { told + &failed };
+    let told =
+        if told.is_empty() { failed.trim_start_matches(", ").to_owned() } else { told + &failed };
     match (line.state, board.progress) {
         (State::Running, Some((done, total))) => format!("{told} {}", bar(done, total)),
         _ => told,
@@ -265,7 +266,11 @@ fn notice_height(board: &Board, width: u16) -> u16 {
     let width = usize::from(width.saturating_sub(2)).max(1);
     let lines = |text: &String| text.chars().count().div_ceil(width);
     let needed: usize = board.notices.iter().map(lines).sum();
-    if needed == 0 { 0 } else { u16::try_from(needed).unwrap_or(NOTICE_LINES).min(NOTICE_LINES) + 2 }
+    if needed == 0 {
+        0
+    } else {
+        u16::try_from(needed).unwrap_or(NOTICE_LINES).min(NOTICE_LINES) + 2
+    }
 }
 
 fn notice_panel<'a>(board: &'a Board, paint: Paint) -> Paragraph<'a> {

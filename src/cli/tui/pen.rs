@@ -43,9 +43,9 @@ impl Pen {
 
     /// For the drawing thread: sleeps for a period, less where it is let draw or told to end.
     pub(super) fn take(&self, period: Duration) -> Turn {
-        let waited = self.changed.wait_timeout_while(self.right(), period, |right| {
-            !right.ended && !right.between
-        });
+        let waited = self
+            .changed
+            .wait_timeout_while(self.right(), period, |right| !right.ended && !right.between);
         let mut right = waited.unwrap_or_else(PoisonError::into_inner).0;
         if right.ended {
             return Turn::End;
