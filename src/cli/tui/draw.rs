@@ -108,7 +108,7 @@ fn now<'a>(board: &'a Board, now_ns: i64) -> Vec<Line<'a>> {
     let label = if board.label.is_empty() { "not begun" } else { board.label.as_str() };
     let doing = match (&board.status, board.progress) {
         (Some(status), _) => status.clone(),
-        (None, None) => "preparing".to_owned(),
+        (None, None) => "preparing and checking".to_owned(),
         (None, Some((done, total))) => match board.kernels {
             Some(true) => format!("round {done} of at most {total}"),
             _ => format!("{done} of {total} requests"),
@@ -138,7 +138,7 @@ fn rates(kernels: Option<bool>, rate: Option<Rate>) -> String {
 /// What the engine tells of its KV cache and its queue.
 fn kv(board: &Board, now_ns: i64) -> String {
     if board.kernels == Some(true) {
-        return "KV cache: kernels have none of an engine's".to_owned();
+        return "KV cache: no engine, so no usage".to_owned();
     }
     let level = |name| board.level(name);
     let percent = |v: f64| significant(100.0 * v, 2);
@@ -233,7 +233,11 @@ fn count(line: &CellLine, board: &Board) -> String {
         1 => ", 1 error".to_owned(),
         n => format!(", {n} errors"),
     };
-    let told = if line.n_good == 0 { String::new() } else { format!("{} rows", line.n_good) };
+    let told = match line.n_good {
+        0 => String::new(),
+        1 => "1 row".to_owned(),
+        n => format!("{n} rows"),
+    };
     let told =
         if told.is_empty() { failed.trim_start_matches(", ").to_owned() } else { told + &failed };
     match (line.state, board.progress) {

@@ -67,7 +67,7 @@ fn a_run_of_kernels_shows_its_round_its_rate_and_its_cells() {
     find(&lines, "round 5 of at most 25");
     find(&lines, "10.0 timed launches/s");
     let cell = find(&lines, running[0].strip_prefix("s/").unwrap());
-    assert!(cell.contains("running") && cell.contains("1 rows") && cell.contains("[##........]"));
+    assert!(cell.contains("running") && cell.contains("1 row ") && cell.contains("[##........]"));
     find(&lines, &format!("0 of {} cells", board.lines.len()));
     find(&lines, "q or Ctrl-C: stop");
 }
@@ -80,7 +80,7 @@ fn a_run_of_an_engine_shows_its_requests_and_its_cache() {
     board.hear(Told::Cells { ids: running.clone(), kernels: false }, 0);
     find(&all(&board, S), "KV cache: the engine does not tell");
     for (name, value) in
-        [(MetricName::KvUsage, 0.425), (MetricName::Running, 8.0), (MetricName::Waiting, 3.0)]
+        [(MetricName::KvUsage, 0.43), (MetricName::Running, 8.0), (MetricName::Waiting, 3.0)]
     {
         board.hear(Told::Level { name, labels: String::new(), value, t_ns: S }, S);
     }
