@@ -261,9 +261,11 @@ fn the_baseline_is_the_last_good_run_and_only_that() {
 #[test]
 fn a_base_that_is_no_folder_is_a_name_for_kvbench() {
     let place = Place::new();
-    let args = ["check", "--base", "main", "--out", "out", "a scenario.toml"];
+    let args = ["check", "--base", "main", "--results", "where", "--aa", "a", "--aa", "b"];
+    let args = [&args[..], &["--out", "out", "a scenario.toml"]].concat();
     assert_eq!(place.gate(&args, &[]).status.code(), Some(0));
-    assert!(place.calls()[1].starts_with("compare main out/runs/new"));
+    let expected = "compare main out/runs/new --results where --aa a --aa b --format text";
+    assert_eq!(place.calls()[1], expected);
 }
 
 #[test]
