@@ -288,11 +288,12 @@ fn measure(
     if !finished.is_empty() {
         ui.note(&format!("{} cells are finished already", finished.len()));
     }
+    let keys = api_keys(&prepared.scenario)?;
+    let watched = keys.clone();
     let scenario = &prepared.scenario;
-    let keys = api_keys(scenario)?;
     let notes = token::Notes::default();
     let mut kernel = KernelBackend::new(Labs::here(), scenario.timing, scenario.seed);
-    let mut engine = EngineBackend::new(scenario.seed, keys.clone(), token::noting(notes.clone()))?
+    let mut engine = EngineBackend::new(scenario.seed, keys, token::noting(notes.clone()))?
         .starting(starter(prepared.recorder.path())?);
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
     let run_id = prepared.manifest.run_id.clone();
@@ -307,7 +308,7 @@ fn measure(
         peek: telemetry.peek(),
         stop: stop.clone(),
     };
-    let watcher = Watcher::new(View::open(tui, *ui, subject)?, keys.clone());
+    let watcher = Watcher::new(View::open(tui, *ui, subject)?, watched);
     let facts =
         Run { run_id: &run_id, observer: &watcher, stop: stop.clone(), clock: prepared.clock };
     let (manifest, dir) = (&mut prepared.manifest, prepared.recorder.path().to_owned());
