@@ -24,7 +24,7 @@ pub mod pareto;
 pub mod plan;
 mod plots;
 pub mod predict;
-pub mod progress;
+mod progress;
 pub mod rank;
 pub mod report;
 pub mod route;
@@ -38,6 +38,7 @@ mod slowdown;
 mod splice;
 pub mod supervise;
 pub mod token;
+mod tui;
 pub mod ui;
 
 const EXAMPLES: &str = "\
@@ -206,7 +207,7 @@ fn diagnostics(verbose: u8, quiet: bool) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| tui::Aside)
         .with_ansi(false)
         .init();
 }

@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, bail, ensure};
@@ -12,19 +11,20 @@ use anyhow::{Context as _, bail, ensure};
 use super::{
     facts::{cell_facts, device_from_name, facts, learn},
     keys::api_keys,
-    progress::Progress,
+    progress::{View, Watcher},
     report, score_run, signals, slowdown, token,
+    tui::Subject,
     ui::Ui,
 };
 use crate::{
     analyse::{RunData, cells_with_errors, judge},
     execute::{
-        Backend, Observer, StopFlag,
+        Backend, StopFlag,
         clock::Clock,
-        engine::{EngineBackend, Keys, Starter},
+        engine::{EngineBackend, Starter},
         kernel::KernelBackend,
         probe,
-        run::{Backends, Outcome, Run, n_blocks, run},
+        run::{Backends, Outcome, Run, run},
         telemetry::Telemetry,
     },
     plan::{self, Cell},
@@ -60,6 +60,9 @@ pub struct RunArgs {
     /// Exit with 1 where any cell is SUSPECT, not only where one is INVALID or failed.
     #[arg(long)]
     strict: bool,
+    /// Show the run on the whole terminal: cells, rates, KV usage, power, warnings. Without a terminal: as without it.
+    #[arg(long)]
+    tui: bool,
 }
 
 /// Everything decided before the first measurement.
@@ -76,6 +79,10 @@ struct Prepared {
 /// # Errors
 /// Bad input, or a run that cannot go on (disk full); what was measured stays in the run folder.
 pub fn run_command(args: &RunArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
+    ensure!(
+        !(args.tui && ui.quiet),
+        "--tui: expected it without --quiet, got both\n  hint: leave one of them out"
+    );
     let stop = StopFlag::default();
     signals::watch(stop.clone())?;
     let mut prepared = match (&args.resume, &args.scenario) {
@@ -85,7 +92,7 @@ pub fn run_command(args: &RunArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     };
     let dir = prepared.recorder.path().to_owned();
     ui.note(&format!("{}: {} cells", dir.display(), prepared.cells.len()));
-    let measured = measure(&mut prepared, ui, &stop);
+    let measured = measure(&mut prepared, args.tui, ui, &stop);
     let interrupted = conclude(&mut prepared, measured)?.interrupted;
     let judged = judge_run(&mut prepared, &dir, args.strict, ui)?;
     Ok(exit_code(interrupted, &judged, &dir, ui))
@@ -275,18 +282,18 @@ fn same_inputs(manifest: &Manifest, now: &[Input]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<Outcome> {
+fn measure(
+    prepared: &mut Prepared,
+    tui: bool,
+    ui: &Ui,
+    stop: &StopFlag,
+) -> anyhow::Result<Outcome> {
     let finished: HashSet<String> = prepared.recorder.done().iter().cloned().collect();
     if !finished.is_empty() {
         ui.note(&format!("{} cells are finished already", finished.len()));
     }
-    let n_blocks = n_blocks(&prepared.cells, &finished);
     let keys = api_keys(&prepared.scenario)?;
-    let watcher = Watcher {
-        keys: keys.clone(),
-        progress: Progress::new(*ui, n_blocks as u64),
-        notices: Mutex::new(Vec::new()),
-    };
+    let watched = keys.clone();
     let scenario = &prepared.scenario;
     let notes = token::Notes::default();
     let labs = slowdown::labs(prepared.manifest.test_slowdown);
@@ -295,9 +302,20 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
         .starting(starter(prepared.recorder.path())?);
     let mut backends = Backends { kernel: &mut kernel, engine: &mut engine };
     let run_id = prepared.manifest.run_id.clone();
+    let telemetry = Telemetry::start(&run_id, scenario.telemetry_hz, prepared.clock)?;
+    let subject = Subject {
+        title: &scenario.name,
+        folder: &prepared.recorder.path().display().to_string(),
+        cells: &prepared.cells,
+        finished: &finished,
+        timing: &scenario.timing,
+        clock: prepared.clock,
+        peek: telemetry.peek(),
+        stop: stop.clone(),
+    };
+    let watcher = Watcher::new(View::open(tui, *ui, subject)?, watched);
     let facts =
         Run { run_id: &run_id, observer: &watcher, stop: stop.clone(), clock: prepared.clock };
-    let telemetry = Telemetry::start(&run_id, scenario.telemetry_hz, prepared.clock)?;
     let (manifest, dir) = (&mut prepared.manifest, prepared.recorder.path().to_owned());
     // Now and not at the end: what nobody wrote down is lost with a kvbench that is killed.
     let mut after_block = |sink: &mut dyn Sink, backend: &dyn Backend| {
@@ -310,7 +328,7 @@ fn measure(prepared: &mut Prepared, ui: &Ui, stop: &StopFlag) -> anyhow::Result<
     let outcome =
         run(&prepared.cells, &finished, &mut backends, &facts, recorder, &mut after_block);
     let (rows, overhead) = telemetry.stop()?;
-    watcher.progress.finish();
+    watcher.finish();
     let manifest = &mut prepared.manifest;
     manifest.telemetry = Some(serde_json::to_value(overhead)?);
     engine.learned().map_or(Ok(false), |learned| learn(manifest, &learned))?;
@@ -369,50 +387,6 @@ fn conclude(prepared: &mut Prepared, measured: anyhow::Result<Outcome>) -> anyho
     written?;
     noted?;
     Ok(outcome)
-}
-
-/// Draws progress and keeps notices for the manifest, without the keys that servers may repeat.
-struct Watcher {
-    keys: Keys,
-    progress: Progress,
-    notices: Mutex<Vec<String>>,
-}
-
-impl Watcher {
-    fn note_in(&self, manifest: &mut Manifest) {
-        for notice in self.notices.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            if !manifest.notices.contains(notice) {
-                manifest.notices.push(notice.clone());
-            }
-        }
-    }
-}
-
-impl Observer for Watcher {
-    fn block_started(&self, label: &str) {
-        self.progress.block_started(label);
-    }
-
-    fn progress(&self, done: u64, total: u64) {
-        self.progress.progress(done, total);
-    }
-
-    fn status(&self, text: &str) {
-        self.progress.status(text);
-    }
-
-    fn block_finished(&self, n_cells: usize, failed: usize) {
-        self.progress.block_finished(n_cells, failed);
-    }
-
-    fn notice(&self, text: &str) {
-        let text = &self.keys.redact(text);
-        let mut notices = self.notices.lock().unwrap_or_else(PoisonError::into_inner);
-        if !notices.contains(text) {
-            notices.push(text.clone());
-            self.progress.notice(text);
-        }
-    }
 }
 
 fn selected(cells: Vec<Cell>, filter: Option<&regex::Regex>) -> anyhow::Result<Vec<Cell>> {

@@ -41,6 +41,7 @@ async fn forward(mut signals: Vec<Signal>, stop: StopFlag) {
     any(&mut signals).await;
     stop.raise();
     any(&mut signals).await;
+    super::tui::restore();
     std::process::exit(i32::from(INTERRUPTED));
 }
 

@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use crate::{plan::Cell, record::Sink};
+use crate::{
+    plan::Cell,
+    record::{Row, Sink},
+};
 
 pub mod clock;
 pub mod engine;
@@ -62,6 +65,15 @@ impl StopFlag {
 pub trait Observer: Sync {
     /// A block began.
     fn block_started(&self, _label: &str) {}
+    /// The cells of the block that began.
+    fn cells_started(&self, _cells: &[&Cell]) {}
+    /// A row was made: after its launch or request has ended, on the thread that writes rows.
+    fn row(&self, _row: &Row) {}
+    /// Cells are finished.
+    fn cells_finished(&self, _cell_ids: &[&str]) {}
+    /// Whether launches of kernels are timed from now on. Where they are, this machine is to do nothing else: who draws does it
+    /// inside [`Observer::progress`] alone, which is called between two rounds.
+    fn timing(&self, _on: bool) {}
     /// Progress inside the block, `done` of `total` units (samples or requests).
     fn progress(&self, _done: u64, _total: u64) {}
     /// What is being waited for inside the block.

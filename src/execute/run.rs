@@ -52,7 +52,8 @@ pub fn run(
     sink: &mut dyn Sink,
     after_block: AfterBlock<'_>,
 ) -> anyhow::Result<Outcome> {
-    let mut counting = Counting { inner: sink, failed: BTreeSet::new(), n_finished: 0 };
+    let observer = run.observer;
+    let mut counting = Counting { inner: sink, observer, failed: BTreeSet::new(), n_finished: 0 };
     for block in blocks(cells, finished) {
         if run.stop.is_raised() {
             break;
@@ -92,6 +93,7 @@ fn run_block(
 ) -> anyhow::Result<()> {
     let first = block[0];
     run.observer.block_started(&label(first));
+    run.observer.cells_started(block);
     let n_failed_before = sink.failed.len();
     let backend: &mut dyn Backend = match first.task {
         Task::Launch { .. } | Task::Replay { .. } => backends.kernel,
@@ -124,9 +126,10 @@ fn label(first: &Cell) -> String {
     }
 }
 
-/// Passes rows on and remembers which cells failed.
+/// Passes rows on, shows them to the observer and remembers which cells failed.
 struct Counting<'a> {
     inner: &'a mut dyn Sink,
+    observer: &'a dyn Observer,
     failed: BTreeSet<String>,
     n_finished: usize,
 }
@@ -142,12 +145,15 @@ impl Sink for Counting<'_> {
         if let Some(cell_id) = failed {
             self.failed.insert(cell_id.clone());
         }
+        self.observer.row(&row);
         self.inner.row(row)
     }
 
     fn finished(&mut self, cell_ids: &[&str]) -> anyhow::Result<()> {
         self.n_finished += cell_ids.len();
-        self.inner.finished(cell_ids)
+        self.inner.finished(cell_ids)?;
+        self.observer.cells_finished(cell_ids);
+        Ok(())
     }
 }
 

@@ -53,6 +53,20 @@ pub struct Telemetry {
     thread: JoinHandle<Overhead>,
 }
 
+/// A look at a running sampler for who shows how the machine is.
+#[derive(Debug, Clone)]
+pub struct Peek(Arc<Mutex<Vec<TelemetryRow>>>);
+
+impl Peek {
+    /// The rows of the newest reading, one a device; empty where all rows were drained since.
+    pub fn newest(&self) -> Vec<TelemetryRow> {
+        let rows = locked(&self.0);
+        let newest = rows.last().map(|row| row.t_ns);
+        let first = rows.partition_point(|row| Some(row.t_ns) < newest);
+        rows[first..].to_vec()
+    }
+}
+
 /// Something that can be read: one row a device.
 trait Probe {
     fn name(&self) -> &'static str;
@@ -81,6 +95,11 @@ impl Telemetry {
         };
         let thread = std::thread::Builder::new().name("telemetry".to_owned()).spawn(body)?;
         Ok(Self { rows, stop, thread })
+    }
+
+    /// Looks at the newest reading without taking it.
+    pub fn peek(&self) -> Peek {
+        Peek(Arc::clone(&self.rows))
     }
 
     /// Takes the rows since the last call.
@@ -310,6 +329,21 @@ mod tests {
         assert!(rows.iter().all(|row| row.source == "fake" && row.run_id == "r"));
         assert!(rows.windows(2).all(|pair| pair[0].t_ns <= pair[1].t_ns));
         assert!(overhead.sample_ns_mean.is_some() && overhead.core_share.is_some());
+    }
+
+    #[test]
+    fn a_peek_takes_nothing_and_shows_each_device_once() {
+        let row = |t_ns, device: &str| TelemetryRow {
+            t_ns,
+            device: device.to_owned(),
+            ..TelemetryRow::default()
+        };
+        let rows = vec![row(1, "0"), row(1, "1"), row(2, "0"), row(2, "1")];
+        let peek = Peek(Arc::new(Mutex::new(rows.clone())));
+        assert_eq!(peek.newest(), rows[2..]);
+        assert_eq!(peek.newest(), rows[2..]);
+        locked(&peek.0).clear();
+        assert_eq!(peek.newest(), []);
     }
 
     #[test]

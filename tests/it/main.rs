@@ -10,6 +10,7 @@
 )]
 
 mod cli;
+mod ci_kit;
 mod client;
 mod compare;
 mod conversations;
@@ -38,3 +39,4 @@ mod saturation;
 mod serve;
 mod tidy;
 mod tls;
+mod tui;

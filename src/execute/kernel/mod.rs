@@ -329,8 +329,11 @@ impl KernelBackend {
         }
         let how = (step.timing, block.cells[0].repeat);
         let state = self.lab.state.as_deref();
+        context.observer.timing(true);
         let complete =
-            rounds::sample_all(&mut entrants, n_judged, how, (&block.pool, state), context)?;
+            rounds::sample_all(&mut entrants, n_judged, how, (&block.pool, state), context);
+        context.observer.timing(false);
+        let complete = complete?;
         for (entrant, &cell) in entrants.iter().zip(&cells) {
             tally.taken[cell] = entrant.taken;
         }
