@@ -18,6 +18,7 @@ mod data;
 pub mod definitions;
 mod engine;
 pub mod enough;
+mod in_flight;
 pub mod judgement;
 mod kernels;
 pub mod length_labels;
@@ -33,6 +34,7 @@ pub mod rank;
 pub mod replay;
 mod requests;
 pub mod risk;
+mod roofs;
 pub mod route;
 pub mod route_replay;
 mod sanity;
@@ -53,11 +55,13 @@ pub mod warning;
 pub use client::ClientView;
 pub use data::RunData;
 pub use engine::{EngineView, Engines, Level, Line};
+pub use in_flight::{InFlight, in_flight};
 pub use judgement::{
     Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, Rate, Reason,
     RequestFacts, RequestPoint, Saturation, Verdict,
 };
 pub use requests::facts;
+pub use roofs::peak_gflop_per_s;
 pub use sanity::TextPoint;
 pub use steady::SteadyPoint;
 pub use suspicion::cells_with_errors;

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{
+    CommandFactory as _, Parser, Subcommand,
+    builder::{EnumValueParser, TypedValueParser as _},
+};
 
 use crate::report::{Format, versus::Printed};
 
@@ -22,6 +25,7 @@ pub mod lengths;
 pub mod negatives;
 pub mod pareto;
 pub mod plan;
+pub mod plot;
 mod plots;
 pub mod predict;
 mod progress;
@@ -49,6 +53,7 @@ Examples:
   kvbench plan scenarios/cpu-kernels.toml            list the cells and what they may cost
   kvbench report results/... --format csv            judge and draw a run again
   kvbench compare results/A results/B                is B worse than A? exit 1 where it certainly is
+  kvbench plot results/... --figure fig1,cdf         figures for a paper, with captions
   kvbench lengths results/...                        how much longer answers get, beside what chance does
   kvbench negatives results/...                      prompts that a method breaks, beside the null
   kvbench doctor                                     what is here, and what to do about what is not
@@ -67,8 +72,8 @@ struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Format of printed tables; junit and github are `compare`'s alone.
-    #[arg(long, global = true, value_enum, default_value_t = Printed::Text)]
-    format: Printed,
+    #[arg(long, global = true, value_parser = EnumValueParser::<Printed>::new().map(plot::Form::Table), default_value = "text")]
+    format: plot::Form,
     #[command(subcommand)]
     command: Command,
 }
@@ -91,6 +96,8 @@ enum Command {
     Pareto(pareto::ParetoArgs),
     /// Every table of a run as CSV or Parquet.
     Export(export::ExportArgs),
+    /// Figures for papers, with their captions.
+    Plot(plot::PlotArgs),
     /// The kernels: list, verify, bench.
     Kernels(kernels::KernelsArgs),
     /// What each metric means: ids, formulas, what to mind.
@@ -135,9 +142,10 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     diagnostics(cli.verbose, cli.quiet);
-    let result = table_format(cli.format, &cli.command).and_then(|format| {
+    let asked = cli.format.table();
+    let result = table_format(asked, &cli.command).and_then(|format| {
         let ui = ui::Ui::new(format, cli.quiet, no_color());
-        dispatch(cli.command, cli.format, &ui)
+        dispatch(cli.command, asked, &ui)
     });
     match result {
         Ok(code) => code,
@@ -169,6 +177,7 @@ fn dispatch(command: Command, asked: Printed, ui: &ui::Ui) -> anyhow::Result<Exi
         Command::Rank(args) => rank::run(&args, ui),
         Command::Pareto(args) => pareto::run(&args, ui),
         Command::Export(args) => export::run(&args, ui),
+        Command::Plot(args) => plot::run(&args, ui),
         Command::Kernels(args) => kernels::run(&args, ui),
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),

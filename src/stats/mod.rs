@@ -4,6 +4,7 @@ mod blocks;
 mod bootstrap;
 mod density;
 mod difference;
+mod ecdf;
 mod exact;
 mod flip;
 mod kendall;
@@ -23,6 +24,7 @@ pub use bootstrap::{
 };
 pub use density::{bandwidth, density};
 pub use difference::{Difference, POWER, difference, repeats_needed, variance};
+pub use ecdf::cdf_band;
 pub use exact::{lower_bound, upper_bound};
 pub use flip::{Flipped, sign_flip_test};
 pub use kendall::{PairCounts, pair_counts, tau_b};

@@ -9,8 +9,8 @@
     reason = "a test that was skipped, or killed at a random moment, says so"
 )]
 
-mod cli;
 mod ci_kit;
+mod cli;
 mod client;
 mod compare;
 mod conversations;
@@ -23,6 +23,7 @@ mod forced;
 mod lengths;
 mod longbench;
 mod negatives;
+mod plot;
 mod predict;
 mod predict_files;
 mod predict_length;
