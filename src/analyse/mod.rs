@@ -17,6 +17,7 @@ pub mod compensation;
 mod data;
 pub mod definitions;
 mod engine;
+mod in_flight;
 pub mod judgement;
 mod kernels;
 pub mod length_labels;
@@ -30,6 +31,7 @@ pub mod quality;
 pub mod replay;
 mod requests;
 pub mod risk;
+mod roofs;
 pub mod route;
 pub mod route_replay;
 mod sanity;
@@ -49,11 +51,13 @@ pub mod warning;
 pub use client::ClientView;
 pub use data::RunData;
 pub use engine::{EngineView, Engines, Level, Line};
+pub use in_flight::{InFlight, in_flight};
 pub use judgement::{
     Better, Comparison, Estimate, Judgement, KernelPoint, ParallelPoint, Point, Rate, Reason,
     RequestFacts, RequestPoint, Saturation, Verdict,
 };
 pub use requests::facts;
+pub use roofs::peak_gflop_per_s;
 pub use sanity::TextPoint;
 pub use steady::SteadyPoint;
 pub use suspicion::cells_with_errors;

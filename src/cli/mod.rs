@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{
+    CommandFactory as _, Parser, Subcommand,
+    builder::{EnumValueParser, TypedValueParser as _},
+};
 
 use crate::report::Format;
 
@@ -18,6 +21,7 @@ mod keys;
 pub mod lengths;
 pub mod negatives;
 pub mod plan;
+pub mod plot;
 mod plots;
 pub mod predict;
 pub mod progress;
@@ -41,6 +45,7 @@ Examples:
   kvbench run --resume results/20261124T101500Z-kivi-1a2b3c
   kvbench plan scenarios/cpu-kernels.toml            list the cells and what they may cost
   kvbench report results/... --format csv            judge and draw a run again
+  kvbench plot results/... --figure fig1,cdf         figures for a paper, with captions
   kvbench lengths results/...                        how much longer answers get, beside what chance does
   kvbench negatives results/...                      prompts that a method breaks, beside the null
   kvbench doctor                                     what is here, and what to do about what is not
@@ -59,8 +64,8 @@ struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Format of printed tables.
-    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, global = true, value_parser = EnumValueParser::<Format>::new().map(plot::Form::Table), default_value = "text")]
+    format: plot::Form,
     #[command(subcommand)]
     command: Command,
 }
@@ -73,6 +78,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// Judge and draw a run again from its rows.
     Report(report::ReportArgs),
+    /// Figures for papers, with their captions.
+    Plot(plot::PlotArgs),
     /// The kernels: list, verify, bench.
     Kernels(kernels::KernelsArgs),
     /// What each metric means: ids, formulas, what to mind.
@@ -117,7 +124,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     diagnostics(cli.verbose, cli.quiet);
-    let ui = ui::Ui::new(cli.format, cli.quiet, no_color());
+    let ui = ui::Ui::new(cli.format.table(), cli.quiet, no_color());
     match dispatch(cli.command, &ui) {
         Ok(code) => code,
         Err(error) => {
@@ -132,6 +139,7 @@ fn dispatch(command: Command, ui: &ui::Ui) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run_command(&args, ui),
         Command::Plan(args) => plan::run(&args, ui),
         Command::Report(args) => report::run(&args, ui),
+        Command::Plot(args) => plot::run(&args, ui),
         Command::Kernels(args) => kernels::run(&args, ui),
         Command::Data(args) => data::run(&args, ui),
         Command::Definitions(args) => definitions::run(&args, ui),

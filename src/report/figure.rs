@@ -17,6 +17,38 @@ pub struct Figure {
     pub panels: Vec<Panel>,
 }
 
+/// A picture for a paper: figures side by side or below one another that share a legend. Its caption is a text beside it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sheet {
+    /// Name of its files, without extension: `fig1`.
+    pub name: String,
+    /// What it shows, with units, n, what the bars are and what is left out and why.
+    pub caption: String,
+    /// Its parts, in reading order; a letter before the title of each if there are several.
+    pub parts: Vec<Figure>,
+    /// Whether the parts lie below one another, low and over one horizontal range: what happened at the same time.
+    pub stacked: bool,
+}
+
+/// How wide a picture for a paper is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Size {
+    /// One of two columns: 3.33 inches.
+    Column,
+    /// Across the page: 7 inches.
+    Page,
+}
+
+impl Size {
+    /// Width in inches.
+    pub fn inches(self) -> f64 {
+        match self {
+            Size::Column => 3.33,
+            Size::Page => 7.0,
+        }
+    }
+}
+
 /// What an axis shows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
@@ -118,6 +150,8 @@ pub enum Kind {
     Area,
     /// A short horizontal tick: a target next to measured points.
     Tick,
+    /// The area between `low` and `high`, each of which holds from its `x` to the next: how far a curve may be off.
+    Band,
 }
 
 /// One value with its interval.
@@ -257,7 +291,7 @@ pub fn cdf(title: &str, caption: &str, x: Axis, groups: &[(String, usize, Vec<f6
 }
 
 /// Steps of the empirical distribution in percent, thinned evenly by rank with both ends kept.
-fn cdf_points(values: &[f64]) -> Vec<Point> {
+pub(super) fn cdf_points(values: &[f64]) -> Vec<Point> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let n = sorted.len();

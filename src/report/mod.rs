@@ -1,9 +1,11 @@
-//! Tables and figures as plain data, rendered last: text, Markdown, CSV, JSON, SVG, PNG, HTML. Returns bytes, writes nothing.
+//! Tables and figures as plain data, rendered last: text, Markdown, CSV, JSON, SVG, PNG, PDF, HTML. Returns bytes, writes nothing.
 
 pub mod figure;
 mod grid;
 pub mod negatives;
+pub mod palette;
 mod picture;
+pub mod plots;
 mod png;
 pub mod predict;
 pub mod route;
@@ -19,5 +21,5 @@ pub use run::{
     judged::beside_headline,
     tables::{headline, narrow},
 };
-pub use svg::{png, svg};
+pub use svg::{png, print, svg};
 pub use table::{Column, Format, Table, Value, render};

@@ -3,6 +3,7 @@
 use super::{
     Column, Figure, Table, Value,
     figure::{Axis, Kind, Panel, Point, Reference, Scale, Series},
+    palette::slots,
 };
 use crate::{
     analyse::negatives::{Counts, Fair, Found, Mode, TaskGroup},
@@ -164,7 +165,8 @@ fn task_table(found: &Found) -> Table {
 /// Counts by theta, the roles swapped beside them: the paper's figure 6 with its null.
 pub fn figure(found: &Found) -> Figure {
     let mut panel = Panel::default();
-    for (slot, (_, counts)) in sets(found).into_iter().enumerate() {
+    let slots = slots_of(sets(found).into_iter().map(|(_, counts)| counts));
+    for (slot, (_, counts)) in slots.into_iter().zip(sets(found)) {
         let point = |(t, theta): (usize, &f64)| Point {
             x: *theta,
             y: counts.negatives[t] as f64,
@@ -202,6 +204,11 @@ pub fn figure(found: &Found) -> Figure {
     Figure::single("Prompts that a method breaks", &caption, x, y, panel)
 }
 
+/// Colours by the names of methods; an ensemble and a repeat of the baseline have one by theirs.
+fn slots_of<'c>(counts: impl Iterator<Item = &'c Counts>) -> Vec<usize> {
+    slots(&counts.map(|counts| counts.name.clone()).collect::<Vec<_>>())
+}
+
 /// Loss at which kinds of task are compared, percent: the paper's figure 7.
 const TASK_THETA: f64 = 10.0;
 
@@ -227,9 +234,10 @@ pub fn by_task(found: &Found) -> Option<Figure> {
     };
     let sets: Vec<&Counts> = found.methods.iter().collect();
     let mut panel = Panel::default();
-    for (slot, counts) in sets.iter().enumerate() {
+    let slots = slots_of(sets.iter().copied());
+    for (nth, (slot, counts)) in slots.into_iter().zip(&sets).enumerate() {
         let place = |category: usize, shift: f64| {
-            category as f64 + ((slot as f64 + shift) / sets.len() as f64 - 0.5) * 0.86
+            category as f64 + ((nth as f64 + shift) / sets.len() as f64 - 0.5) * 0.86
         };
         let points = |shift: f64, of: &dyn Fn(&TaskGroup) -> Option<Share>| -> Vec<Point> {
             let point = |(at, task)| {

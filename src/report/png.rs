@@ -1,14 +1,18 @@
 //! A small PNG writer: 8-bit RGB, each row stored as its difference to the row above, runs of equal bytes packed with
 //! fixed Huffman codes. Charts are mostly flat, so this reaches a few per cent of the raw size without a codec crate.
 
-/// Encodes `width * height` RGB triples, rows from the top.
-pub(super) fn encode(rgb: &[u8], width: u32, height: u32) -> Vec<u8> {
+/// Encodes `width * height` RGB triples, rows from the top. `per_metre` pixels tell how large it is meant to be.
+pub(super) fn encode(rgb: &[u8], width: u32, height: u32, per_metre: Option<u32>) -> Vec<u8> {
     let mut out = b"\x89PNG\r\n\x1a\n".to_vec();
     let mut header = Vec::with_capacity(13);
     header.extend(width.to_be_bytes());
     header.extend(height.to_be_bytes());
     header.extend([8, 2, 0, 0, 0]); // 8 bits, RGB, deflate, adaptive filters, not interlaced
     chunk(&mut out, *b"IHDR", &header);
+    if let Some(pixels) = per_metre {
+        let pixels = pixels.to_be_bytes();
+        chunk(&mut out, *b"pHYs", &[&pixels[..], &pixels, &[1]].concat()); // across, down, unit: metre
+    }
     chunk(&mut out, *b"IDAT", &zlib(&filter_up(rgb, width as usize * 3)));
     chunk(&mut out, *b"IEND", &[]);
     out
@@ -173,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_flat_picture_is_small() {
-        let png = encode(&vec![255; 300 * 100 * 3], 300, 100);
+        let png = encode(&vec![255; 300 * 100 * 3], 300, 100, None);
         assert!(png.len() < 2_000, "{}", png.len());
         assert_eq!(&png[12..24], b"IHDR\0\0\x01\x2c\0\0\0\x64");
     }

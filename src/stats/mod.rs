@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod density;
+mod ecdf;
 mod exact;
 mod flip;
 mod kendall;
@@ -18,6 +19,7 @@ pub use bootstrap::{
     mean_interval, paired_ratio, seeded,
 };
 pub use density::{bandwidth, density};
+pub use ecdf::cdf_band;
 pub use exact::{lower_bound, upper_bound};
 pub use flip::{Flipped, sign_flip_test};
 pub use kendall::{PairCounts, pair_counts, tau_b};

@@ -21,6 +21,7 @@ mod forced;
 mod lengths;
 mod longbench;
 mod negatives;
+mod plot;
 mod predict;
 mod predict_files;
 mod predict_length;

@@ -151,7 +151,7 @@ fn panels(
     draw: &dyn Fn(&EngineView, usize) -> Vec<Series>,
 ) -> Vec<Panel> {
     let mut groups = distinct(cells.iter().map(|cell| (&cell.point.method, &cell.point.target)));
-    groups.sort_by_key(|(method, _)| looks.slot(method));
+    groups.sort_by_key(|(method, _)| looks.rank(method).unwrap_or(usize::MAX));
     let several = |method: &str| groups.iter().filter(|(known, _)| *known == method).count() > 1;
     let panel = |(method, target): &(&String, &String)| {
         let mine = cells

@@ -11,6 +11,7 @@ use crate::{
     },
     report::{
         figure::{Axis, Figure, Kind, Panel, Point, Reference, Scale, Series},
+        palette::looks,
         table::{Table, Value},
     },
     scenario::Control,
@@ -348,11 +349,10 @@ pub(super) fn plots(points: &[LengthPoint], looks: &Looks) -> Vec<Plot> {
     figures(points, &slot)
 }
 
-/// The same for methods in the order of `points`.
+/// The same without a plan.
 pub fn figures_of(points: &[LengthPoint]) -> Vec<Plot> {
-    let names = distinct(points.iter().map(LengthPoint::name));
-    let slot = |p: &LengthPoint| 1 + names.iter().position(|name| *name == p.name()).unwrap_or(0);
-    figures(points, &slot)
+    let slot = looks(distinct(points.iter().map(|p| p.point.method.clone())));
+    figures(points, &|p| slot(&p.point.method))
 }
 
 type Slot<'a> = &'a dyn Fn(&LengthPoint) -> usize;

@@ -14,7 +14,7 @@ pub mod tables;
 mod telemetry;
 mod words;
 
-use super::Figure;
+use super::{Figure, palette::looks};
 use crate::{
     analyse::{Judgement, Point, RequestFacts, RunData, request_facts},
     record::{Manifest, TelemetryRow, parquet::TableRow as _},
@@ -93,14 +93,14 @@ pub fn plots(source: &Source<'_>) -> Vec<Plot> {
     out
 }
 
-/// Colours of methods: the baseline first, then in the order of the plan, the same in every figure.
-struct Looks {
+/// Colours of methods by their names, and their order: the baseline first, then as in the plan.
+pub(super) struct Looks {
     baseline: String,
     methods: Vec<String>,
 }
 
 impl Looks {
-    fn new(source: &Source<'_>) -> Self {
+    pub(super) fn new(source: &Source<'_>) -> Self {
         let judged = source
             .judgement
             .kernels
@@ -118,20 +118,24 @@ impl Looks {
         Self { baseline, methods }
     }
 
-    fn slot(&self, method: &str) -> usize {
-        self.methods.iter().position(|known| known == method).unwrap_or(self.methods.len())
+    pub(super) fn slot(&self, method: &str) -> usize {
+        looks(self.methods.clone())(method)
+    }
+
+    pub(super) fn rank(&self, method: &str) -> Option<usize> {
+        self.methods.iter().position(|known| known == method)
     }
 
     /// The methods of these points in legend order.
-    fn order<'p>(&self, points: impl Iterator<Item = &'p Point>) -> Vec<String> {
+    pub(super) fn order<'p>(&self, points: impl Iterator<Item = &'p Point>) -> Vec<String> {
         let mut out = distinct(points.map(|point| point.method.clone()));
-        out.sort_by_key(|method| self.slot(method));
+        out.sort_by_key(|method| self.rank(method).unwrap_or(usize::MAX));
         out
     }
 }
 
 /// Values in order of first sight, each once.
-fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
+pub(super) fn distinct<T: PartialEq>(values: impl Iterator<Item = T>) -> Vec<T> {
     let mut out: Vec<T> = Vec::new();
     for value in values {
         if !out.contains(&value) {
@@ -154,4 +158,4 @@ pub(super) fn dodge(category: usize, n: usize, of: usize) -> f64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -67,7 +67,7 @@ fn kernel(slot: usize, op: &str, batch: i64, kv_len: i64) -> KernelPoint {
     }
 }
 
-fn kernels() -> Judgement {
+pub(in crate::report) fn kernels() -> Judgement {
     let mut points = Vec::new();
     for op in ["decode", "prefill", "compress"] {
         for (batch, kv_len) in [(1, 1024), (1, 4096), (1, 8192), (4, 1024), (4, 4096), (4, 8192)] {
@@ -105,7 +105,7 @@ fn judgement(kernels: Vec<KernelPoint>, warnings: Vec<Warning>) -> Judgement {
     }
 }
 
-pub(super) fn served() -> (Judgement, Vec<RequestFacts>) {
+pub(in crate::report) fn served() -> (Judgement, Vec<RequestFacts>) {
     let mut judgement = judgement(vec![], vec![]);
     let mut facts = Vec::new();
     for (slot, method) in METHODS.iter().enumerate() {
@@ -190,7 +190,7 @@ fn request_point(place: &Point, middle: f64) -> RequestPoint {
     }
 }
 
-fn telemetry() -> Vec<TelemetryRow> {
+pub(in crate::report) fn telemetry() -> Vec<TelemetryRow> {
     let row = |i: i64| TelemetryRow {
         t_ns: i * 100_000_000,
         device: "host".into(),

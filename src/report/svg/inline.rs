@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use super::{
     escape,
-    layout::{Entry, Frame, MARKER_RADIUS, entries, grid, panels, sample},
+    layout::{Frame, MARKER_RADIUS, Shape, grid, pieces},
+    legend::{Entry, entries, sample},
     marks::{
         Across, BAND, EDGE, FAINT, GREY, INK, Mark, PALETTE, PAPER, Rgb, Text, Xy, color, marker,
         pale,
@@ -44,9 +45,11 @@ pub(in crate::report) fn inline(owners: &Owners<'_>, told: &[Told]) -> anyhow::R
     let figure = owners.figure;
     figure.check()?;
     register()?;
-    let height = HEIGHT.0 + HEIGHT.1 * (grid(figure.panels.len()).0 - 1) as f64;
+    let (rows, columns) = grid(figure.panels.len());
+    let height = HEIGHT.0 + HEIGHT.1 * (rows - 1) as f64;
     let frame = Frame { left: MARGIN, top: MARGIN, right: WIDTH - MARGIN, bottom: height - MARGIN };
-    let pieces = panels(figure, frame, &text_width);
+    let shape = Shape { rows, columns, xs: &figure.xs() };
+    let pieces = pieces(figure, &shape, frame, &text_width);
     let mut out = format!(
         "<svg role=\"img\" aria-label=\"{}\" viewBox=\"0 0 {WIDTH} {height}\">",
         escape(&figure.title)

@@ -1,7 +1,8 @@
-//! Where everything in a picture goes: title, caption, panels, legend.
+//! Where everything in a picture goes: title, caption, panels, legend. Pictures for papers (`print`) share the panels.
 
 use super::{
     HEIGHT, WIDTH,
+    legend::{entries, legend},
     marks::{
         Across, BAND, EDGE, FAINT, GREY, INK, Mark, Rgb, Text, Xy, color, dashes, marker, pale,
     },
@@ -12,13 +13,11 @@ use crate::report::{
     scale::{Ruler, Tick},
 };
 
-const MARGIN: f64 = 18.0;
+pub(super) const MARGIN: f64 = 18.0;
 const TITLE_SIZE: f64 = 19.0;
 const CAPTION_SIZE: f64 = 12.0;
 const LABEL_SIZE: f64 = 13.0;
 const TICK_SIZE: f64 = 12.0;
-const LEGEND_TEXT_MAX: f64 = 168.0;
-const LEGEND_SAMPLE: f64 = 34.0;
 pub(super) const MARKER_RADIUS: f64 = 4.4;
 /// A curve with more points than this gets markers at a few places only.
 const MARKERS_MAX: usize = 24;
@@ -48,17 +47,24 @@ pub(super) fn marks(figure: &Figure, measure: Measure<'_>) -> Vec<Mark> {
     let legend = legend(&entries, top, measure);
     let right = if entries.is_empty() { WIDTH - MARGIN } else { legend.left - 22.0 };
     let outer = Frame { left: MARGIN, top, right, bottom: HEIGHT - MARGIN };
-    out.extend(panels(figure, outer, measure).into_iter().flat_map(Piece::drawn));
+    let (rows, columns) = grid(figure.panels.len());
+    out.extend(panels(figure, &Shape { rows, columns, xs: &figure.xs() }, outer, measure));
     out.extend(legend.marks);
     out
 }
 
-fn words(at: Xy, text: &str, size: f64, color: Rgb, across: Across) -> Mark {
+pub(super) fn words(at: Xy, text: &str, size: f64, color: Rgb, across: Across) -> Mark {
     Mark::Text(Text { at, text: text.to_owned(), size, color, across, turned: false })
 }
 
 /// Breaks a text at spaces so that no line is wider than `width`; what exceeds `most` lines ends in `…`.
-fn wrap(text: &str, size: f64, width: f64, most: usize, measure: Measure<'_>) -> Vec<String> {
+pub(super) fn wrap(
+    text: &str,
+    size: f64,
+    width: f64,
+    most: usize,
+    measure: Measure<'_>,
+) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         let longer = lines.last().map(|line| format!("{line} {word}"));
@@ -77,7 +83,7 @@ fn wrap(text: &str, size: f64, width: f64, most: usize, measure: Measure<'_>) ->
 }
 
 /// Shortens a line until it fits, ending in `…`.
-fn cut(line: String, size: f64, width: f64, measure: Measure<'_>) -> String {
+pub(super) fn cut(line: String, size: f64, width: f64, measure: Measure<'_>) -> String {
     let mut kept: Vec<char> = line.chars().collect();
     if measure(&line, size) <= width {
         return line;
@@ -92,93 +98,7 @@ fn cut(line: String, size: f64, width: f64, measure: Measure<'_>) -> String {
     "…".to_owned()
 }
 
-/// One line of the legend.
-pub(super) enum Entry<'a> {
-    Series(&'a Series),
-    /// A reference and the colour to show it in.
-    Reference(&'a Reference, Rgb),
-}
-
-impl Entry<'_> {
-    pub(super) fn name(&self) -> &str {
-        match self {
-            Entry::Series(series) => &series.name,
-            Entry::Reference(line, _) => &line.label,
-        }
-    }
-}
-
-/// Each name once, in order of first sight; no legend for a single series without a name.
-pub(super) fn entries(figure: &Figure) -> Vec<Entry<'_>> {
-    let mut out: Vec<Entry<'_>> = Vec::new();
-    for series in figure.panels.iter().flat_map(|panel| &panel.series) {
-        let known = out.iter().any(|entry| entry.name() == series.name);
-        if !known && !series.name.is_empty() && !series.points.is_empty() {
-            out.push(Entry::Series(series));
-        }
-    }
-    out.sort_by_key(|entry| matches!(entry, Entry::Series(Series { kind: Kind::Tick, .. })));
-    let lines: Vec<&Reference> = figure.panels.iter().flat_map(|panel| &panel.references).collect();
-    for line in &lines {
-        if !line.label.is_empty() && !out.iter().any(|entry| entry.name() == line.label) {
-            let shared =
-                lines.iter().any(|other| other.label == line.label && other.slot != line.slot);
-            out.push(Entry::Reference(line, line.slot.filter(|_| !shared).map_or(GREY, color)));
-        }
-    }
-    out
-}
-
-/// A drawn legend and where it begins.
-struct Legend {
-    left: f64,
-    marks: Vec<Mark>,
-}
-
-/// A column at the right edge, beside the data and never on it.
-fn legend(entries: &[Entry<'_>], top: f64, measure: Measure<'_>) -> Legend {
-    let size = if entries.len() > 16 { 10.5 } else { 12.5 };
-    let (line_height, gap) = (size + 3.0, size * 0.45);
-    let texts: Vec<Vec<String>> =
-        entries.iter().map(|entry| wrap(entry.name(), size, LEGEND_TEXT_MAX, 4, measure)).collect();
-    let widest = texts.iter().flatten().map(|line| measure(line, size)).fold(0.0, f64::max);
-    let left = WIDTH - MARGIN - widest - LEGEND_SAMPLE;
-    let (mut marks, mut y) = (Vec::new(), top + line_height / 2.0);
-    for (n, (entry, lines)) in entries.iter().zip(&texts).enumerate() {
-        if y + lines.len() as f64 * line_height > HEIGHT - MARGIN - line_height {
-            let rest = format!("and {} more", entries.len() - n);
-            marks.push(words((left + LEGEND_SAMPLE, y), &rest, size, GREY, Across::Left));
-            break;
-        }
-        marks.extend(sample(entry, (left, y)));
-        for line in lines {
-            marks.push(words((left + LEGEND_SAMPLE, y), line, size, INK, Across::Left));
-            y += line_height;
-        }
-        y += gap;
-    }
-    Legend { left, marks }
-}
-
-/// The piece of line and the marker before a legend's text.
-pub(super) fn sample(entry: &Entry<'_>, (x, y): Xy) -> Vec<Mark> {
-    let (from, to, middle) = ((x, y), (x + 26.0, y), (x + 13.0, y));
-    match entry {
-        Entry::Reference(_, ink) => dashes(&[from, to], *ink, 1.4),
-        Entry::Series(Series { slot, kind: Kind::Points, .. }) => {
-            marker(*slot, middle, MARKER_RADIUS)
-        }
-        Entry::Series(Series { kind: Kind::Tick, .. }) => vec![tick_mark(middle, GREY)],
-        Entry::Series(Series { slot, .. }) => {
-            let mut out =
-                vec![Mark::Path { points: vec![from, to], color: color(*slot), width: 1.8 }];
-            out.extend(marker(*slot, middle, MARKER_RADIUS));
-            out
-        }
-    }
-}
-
-fn tick_mark((x, y): Xy, color: Rgb) -> Mark {
+pub(super) fn tick_mark((x, y): Xy, color: Rgb) -> Mark {
     Mark::Path { points: vec![(x - 6.0, y), (x + 6.0, y)], color, width: 2.2 }
 }
 
@@ -193,27 +113,49 @@ pub(super) fn grid(n: usize) -> (usize, usize) {
     }
 }
 
-/// All panels with their common axes, inside `outer`, back to front.
-pub(super) fn panels(figure: &Figure, outer: Frame, measure: Measure<'_>) -> Vec<Piece> {
-    let (rows, columns) = grid(figure.panels.len());
+/// How panels lie.
+pub(super) struct Shape<'a> {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    /// Values that the horizontal axis has to show.
+    pub(super) xs: &'a [f64],
+}
+
+/// All panels with their common axes inside `outer`, back to front.
+pub(super) fn panels(
+    figure: &Figure,
+    shape: &Shape<'_>,
+    outer: Frame,
+    measure: Measure<'_>,
+) -> Vec<Mark> {
+    pieces(figure, shape, outer, measure).into_iter().flat_map(Piece::drawn).collect()
+}
+
+/// The same, each part with what it belongs to.
+pub(super) fn pieces(
+    figure: &Figure,
+    &Shape { rows, columns, xs }: &Shape<'_>,
+    outer: Frame,
+    measure: Measure<'_>,
+) -> Vec<Piece> {
     let labelled = figure.panels.iter().any(|panel| !panel.label.is_empty());
     let header = if labelled { 22.0 } else { 0.0 };
     let y_ruler = Ruler::new(&figure.y, &figure.ys());
     let y_ticks = y_ruler.ticks(((outer.bottom - outer.top) / rows as f64 / 46.0) as usize);
     let widest = y_ticks.iter().map(|tick| measure(&tick.label, TICK_SIZE)).fold(0.0, f64::max);
-    let plot =
-        Frame { left: outer.left + 24.0 + widest + 8.0, bottom: outer.bottom - 46.0, ..outer };
+    let titles = Titles::new(figure, &outer, measure);
+    let plot = titles.plot(&outer, widest);
     let (gap, width) = (18.0, plot.right - plot.left);
     let cell_width = (width - gap * (columns - 1) as f64) / columns as f64;
     let cell_height = (plot.bottom - plot.top - gap * (rows - 1) as f64) / rows as f64;
     let axes = Axes {
-        x: Ruler::new(&figure.x, &figure.xs()),
+        x: Ruler::new(&figure.x, xs),
         y: y_ruler,
         y_ticks,
         x_ticks_most: (cell_width / 58.0) as usize,
         banded: matches!(figure.x.scale, Scale::Category(_)),
     };
-    let mut out = vec![Piece::new(0, Of::Frame, axis_titles(figure, &plot, &outer))];
+    let mut out = vec![Piece::new(0, Of::Frame, titles.draw(&plot, &outer))];
     for (n, panel) in figure.panels.iter().enumerate() {
         let (row, column) = (n / columns, n % columns);
         let left = plot.left + column as f64 * (cell_width + gap);
@@ -232,20 +174,41 @@ pub(super) fn panels(figure: &Figure, outer: Frame, measure: Measure<'_>) -> Vec
     out
 }
 
-fn axis_titles(figure: &Figure, plot: &Frame, outer: &Frame) -> Vec<Mark> {
-    let centre = ((plot.left + plot.right) / 2.0, (plot.top + plot.bottom) / 2.0);
-    let y_title = Text {
-        at: (outer.left + 6.0, centre.1),
-        text: figure.y.title(),
-        size: LABEL_SIZE,
-        color: INK,
-        across: Across::Centre,
-        turned: true,
-    };
-    vec![
-        words((centre.0, outer.bottom - 6.0), &figure.x.title(), LABEL_SIZE, INK, Across::Centre),
-        Mark::Text(y_title),
-    ]
+/// Titles of both axes, over several lines where the room is short.
+struct Titles {
+    x: Vec<String>,
+    y: Vec<String>,
+}
+
+impl Titles {
+    const LINE: f64 = 15.0;
+
+    fn new(figure: &Figure, outer: &Frame, measure: Measure<'_>) -> Self {
+        let (width, height) = (outer.right - outer.left, outer.bottom - outer.top);
+        let lines = |title: String, room: f64| wrap(&title, LABEL_SIZE, room - 46.0, 3, measure);
+        Self { x: lines(figure.x.title(), width), y: lines(figure.y.title(), height) }
+    }
+
+    /// What is left of `outer` beside titles and numbers.
+    fn plot(&self, outer: &Frame, widest_number: f64) -> Frame {
+        let more = |lines: &[String]| Self::LINE * lines.len().saturating_sub(1) as f64;
+        let left = outer.left + 24.0 + more(&self.y) + widest_number + 8.0;
+        Frame { left, bottom: outer.bottom - 46.0 - more(&self.x), ..*outer }
+    }
+
+    fn draw(&self, plot: &Frame, outer: &Frame) -> Vec<Mark> {
+        let centre = ((plot.left + plot.right) / 2.0, (plot.top + plot.bottom) / 2.0);
+        let x = self.x.iter().rev().enumerate().map(|(n, line)| {
+            let at = (centre.0, outer.bottom - 6.0 - Self::LINE * n as f64);
+            words(at, line, LABEL_SIZE, INK, Across::Centre)
+        });
+        let y = self.y.iter().enumerate().map(|(n, line)| {
+            let at = (outer.left + 6.0 + Self::LINE * n as f64, centre.1);
+            let (text, size) = (line.clone(), LABEL_SIZE);
+            Mark::Text(Text { at, text, size, color: INK, across: Across::Centre, turned: true })
+        });
+        x.chain(y).collect()
+    }
 }
 
 /// The axes that all panels share.
@@ -312,19 +275,25 @@ impl Axes {
         out
     }
 
-    /// Numbers on one line; names broken over two.
+    /// Numbers on one line; names broken over two, or where that would cut one, in turn on the first and the second.
     fn x_labels(&self, frame: &Frame, x_ticks: &[Tick], measure: Measure<'_>) -> Vec<Mark> {
+        const NAME_SIZE: f64 = 11.0;
         let room = (frame.right - frame.left) / x_ticks.len().max(1) as f64 - 6.0;
+        let broken = |tick: &Tick| wrap(&tick.label, NAME_SIZE, room, 2, measure);
+        let staggered =
+            self.banded && x_ticks.iter().any(|tick| broken(tick).join(" ") != tick.label);
         let mut out = Vec::new();
-        for tick in x_ticks {
-            let lines = if self.banded {
-                wrap(&tick.label, 11.0, room, 2, measure)
-            } else {
-                vec![tick.label.clone()]
+        for (place, tick) in x_ticks.iter().enumerate() {
+            let (lines, first) = match (self.banded, staggered) {
+                (false, _) => (vec![tick.label.clone()], 0),
+                (true, false) => (broken(tick), 0),
+                (true, true) => {
+                    (vec![cut(tick.label.clone(), NAME_SIZE, 2.0 * room, measure)], place % 2)
+                }
             };
-            let size = if self.banded { 11.0 } else { TICK_SIZE };
+            let size = if self.banded { NAME_SIZE } else { TICK_SIZE };
             for (n, line) in lines.iter().enumerate() {
-                let at = (frame.x_at(tick.at), frame.bottom + 12.0 + 12.0 * n as f64);
+                let at = (frame.x_at(tick.at), frame.bottom + 12.0 + 12.0 * (first + n) as f64);
                 out.push(words(at, line, size, GREY, Across::Centre));
             }
         }
@@ -410,6 +379,7 @@ fn lines(series: &Series, axes: &Axes, frame: &Frame) -> Vec<Mark> {
     let mut out = Vec::new();
     match series.kind {
         Kind::Points | Kind::Tick => {}
+        Kind::Band => return vec![band(series, axes, frame)],
         Kind::Line => out.push(Mark::Path { points: places, color: ink, width: 1.8 }),
         Kind::Step | Kind::Area => {
             if series.kind == Kind::Area {
@@ -428,6 +398,17 @@ fn lines(series: &Series, axes: &Axes, frame: &Frame) -> Vec<Mark> {
     out
 }
 
+/// The area between both ends of the points' intervals; each holds from its `x` to the next.
+fn band(series: &Series, axes: &Axes, frame: &Frame) -> Mark {
+    let edge = |end: fn(&Point) -> Option<f64>| -> Vec<Xy> {
+        let place = |p: &Point| axes.place(frame, p.x, end(p).unwrap_or(p.y));
+        steps(&series.points.iter().map(place).collect::<Vec<_>>())
+    };
+    let (upper, lower) = (edge(|p| p.high), edge(|p| p.low));
+    let points = upper.into_iter().chain(lower.into_iter().rev()).collect();
+    Mark::Fill { points, color: color(series.slot), opacity: 0.15 }
+}
+
 fn steps(places: &[Xy]) -> Vec<Xy> {
     let corners = places.windows(2).flat_map(|pair| [pair[0], (pair[1].0, pair[0].1)]);
     corners.chain(places.last().copied()).collect()
@@ -444,6 +425,9 @@ fn interval(point: &Point, color: Rgb, axes: &Axes, frame: &Frame) -> Vec<Mark> 
 
 fn markers(series: &Series, axes: &Axes, frame: &Frame) -> Vec<Mark> {
     let place = |p: &Point| axes.place(frame, p.x, p.y);
+    if series.kind == Kind::Band {
+        return Vec::new();
+    }
     if series.kind == Kind::Tick {
         return series.points.iter().map(|p| tick_mark(place(p), color(series.slot))).collect();
     }
@@ -464,4 +448,4 @@ fn markers(series: &Series, axes: &Axes, frame: &Frame) -> Vec<Mark> {
 
 #[cfg(test)]
 #[path = "tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -26,7 +26,7 @@ pub(super) const PAPER: Rgb = Rgb(255, 255, 255);
 pub(super) enum Mark {
     /// An open line.
     Path { points: Vec<Xy>, color: Rgb, width: f64 },
-    /// A convex area.
+    /// An area whose edge does not cross itself.
     Fill { points: Vec<Xy>, color: Rgb, opacity: f64 },
     /// A filled circle.
     Disc { center: Xy, radius: f64, color: Rgb },

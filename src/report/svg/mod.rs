@@ -1,12 +1,19 @@
-//! A [`Figure`] becomes SVG text or PNG bytes. The only place that knows plotters.
+//! A [`Figure`] becomes SVG text or PNG bytes, a [`Sheet`] also PDF. The only place that knows plotters.
 //!
-//! `layout` turns the figure into a list of marks in a picture of 900 x 540; here they are replayed on a backend. Both
-//! backends count in whole pixels, so both draw at a multiple of that size and the SVG keeps it in its view box.
+//! `layout` turns the figure into a list of marks in a picture of 900 x 540, `print` a sheet into one of the width that a paper has;
+//! here they are replayed on a backend. Both of plotters' backends count in whole pixels, so both draw at a multiple of that size
+//! and the SVG keeps it in its view box.
+//!
+//! [`Sheet`]: super::figure::Sheet
 
+mod font;
 mod inline;
 mod layout;
+mod legend;
 mod marks;
+mod pdf;
 mod piece;
+pub mod print;
 
 use std::sync::Once;
 
@@ -23,6 +30,7 @@ use plotters::{
 };
 
 use super::{Figure, png::encode};
+use font::FONT;
 #[cfg(test)]
 pub(super) use inline::colours;
 pub(super) use inline::{Owners, Sample, Told, inline, legend, swatch};
@@ -38,19 +46,12 @@ const PNG_PIXELS: u32 = 2;
 /// The PNG is drawn this much larger still and averaged, since plotters' own smoothing leaves thick lines ragged.
 const PNG_OVERSAMPLING: u32 = 2;
 
-/// DejaVu Sans, cut to Latin, Greek and mathematics; licence beside it.
-static FONT: &[u8] = include_bytes!("../assets/dejavu-sans-subset.ttf");
 const FAMILY: &str = "sans-serif";
 
 /// Draws a figure as an SVG document. The same figure gives the same bytes. Errors: see [`Figure::check`].
 pub fn svg(figure: &Figure) -> anyhow::Result<String> {
-    let marks = marks_of(figure)?;
-    let mut body = String::new();
-    replay(SVGBackend::with_string(&mut body, pixels(SVG_STEPS)), SVG_STEPS, &marks)?;
-    let (_, inner) = body
-        .split_once('>')
-        .ok_or_else(|| anyhow!("expected an svg element from plotters, got none"))?;
     let (width, height) = pixels(SVG_STEPS);
+    let inner = body(&marks_of(figure)?, (width, height))?;
     let title = escape(&figure.title);
     Ok(format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" aria-label=\"{title}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
@@ -58,15 +59,32 @@ pub fn svg(figure: &Figure) -> anyhow::Result<String> {
     ))
 }
 
+/// What is inside the svg element of a picture of so many steps.
+fn body(marks: &[Mark], steps: (u32, u32)) -> anyhow::Result<String> {
+    let mut text = String::new();
+    replay(SVGBackend::with_string(&mut text, steps), f64::from(SVG_STEPS), marks)?;
+    let inner = text.split_once('>').map(|(_, inner)| inner.to_owned());
+    inner.ok_or_else(|| anyhow!("expected an svg element from plotters, got none"))
+}
+
 /// Draws a figure as a PNG of 1800 x 1080. The same figure gives the same bytes. Errors: see [`Figure::check`].
 pub fn png(figure: &Figure) -> anyhow::Result<Vec<u8>> {
     let marks = marks_of(figure)?;
-    let scale = PNG_PIXELS * PNG_OVERSAMPLING;
-    let size = pixels(scale);
-    let mut fine = vec![0_u8; (size.0 * size.1 * 3) as usize];
-    replay(BitMapBackend::with_buffer(&mut fine, size), scale, &marks)?;
     let (width, height) = pixels(PNG_PIXELS);
-    Ok(encode(&averaged(&fine, size.0 as usize), width, height))
+    Ok(encode(&raster(&marks, (width, height), f64::from(PNG_PIXELS))?, width, height, None))
+}
+
+/// RGB triples of a picture of so many pixels, of which so many are one unit.
+fn raster(
+    marks: &[Mark],
+    (width, height): (u32, u32),
+    pixels_a_unit: f64,
+) -> anyhow::Result<Vec<u8>> {
+    let size = (width * PNG_OVERSAMPLING, height * PNG_OVERSAMPLING);
+    let mut fine = vec![0_u8; (size.0 * size.1 * 3) as usize];
+    let scale = pixels_a_unit * f64::from(PNG_OVERSAMPLING);
+    replay(BitMapBackend::with_buffer(&mut fine, size), scale, marks)?;
+    Ok(averaged(&fine, size.0 as usize))
 }
 
 fn pixels(scale: u32) -> (u32, u32) {
@@ -112,14 +130,14 @@ fn averaged(fine: &[u8], fine_width: usize) -> Vec<u8> {
     out
 }
 
-fn replay<B: DrawingBackend>(backend: B, scale: u32, marks: &[Mark]) -> anyhow::Result<()>
+fn replay<B: DrawingBackend>(backend: B, scale: f64, marks: &[Mark]) -> anyhow::Result<()>
 where
     B::ErrorType: 'static,
 {
     let area = backend.into_drawing_area();
     area.fill(&RGBColor(255, 255, 255))?;
     for mark in marks {
-        draw(&area, f64::from(scale), mark)?;
+        draw(&area, scale, mark)?;
     }
     Ok(area.present()?)
 }

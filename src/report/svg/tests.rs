@@ -1,5 +1,5 @@
 use super::*;
-use crate::report::figure::{Axis, cdf, histogram};
+use crate::report::figure::{Axis, Reference, cdf, histogram};
 
 const METHODS: [&str; 9] = [
     "fp16",
@@ -118,7 +118,7 @@ fn degenerate() -> Vec<Figure> {
     ]
 }
 
-fn all() -> Vec<(&'static str, Figure)> {
+pub(in crate::report) fn all() -> Vec<(&'static str, Figure)> {
     let (cdf, histogram) = distributions();
     let mut out = vec![
         ("one", throughput(1)),
@@ -133,7 +133,7 @@ fn all() -> Vec<(&'static str, Figure)> {
 }
 
 /// Where a text lies: left, top, right, bottom.
-fn text_box(text: &Text) -> [f64; 4] {
+pub(in crate::report::svg) fn text_box(text: &Text) -> [f64; 4] {
     let width = super::super::text_width(&text.text, text.size);
     let (w, h) = if text.turned { (text.size, width) } else { (width, text.size) };
     let left = match (text.turned, text.across) {

@@ -1,0 +1,188 @@
+//! Figures for papers: what `kvbench plot` draws of one or several judged runs. Computes no statistic of a method.
+
+mod caption;
+mod cdf;
+mod roofline;
+mod served;
+mod throughput;
+mod timeline;
+
+pub use caption::{latex, plain};
+
+use super::{
+    figure::{Figure, Sheet},
+    negatives,
+    run::{self, Plot, Source},
+};
+use crate::analyse::{InFlight, lengths::LengthPoint, negatives::Found};
+
+/// A figure that can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Throughput against length and batch by method, as the paper's figures 1, 2 and 8 to 14.
+    Fig1,
+    /// How much longer answers get, beside what compresses nothing: the paper's figures 4 and 15.
+    Lengths,
+    /// Prompts that a method breaks, over the loss that counts and by task, beside the null: figures 6, 7, 17 and 18.
+    Negatives,
+    /// Arithmetic against memory traffic of each kernel under the device's ceilings.
+    Roofline,
+    /// Distributions of TTFT, TPOT and E2E latency with 95 % bands: figures 5 and 16.
+    Cdf,
+    /// Requests under way and what the machine reported, over time.
+    Timeline,
+}
+
+impl Kind {
+    /// Stem of its files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Fig1 => "fig1",
+            Kind::Lengths => "lengths",
+            Kind::Negatives => "negatives",
+            Kind::Roofline => "roofline",
+            Kind::Cdf => "cdf",
+            Kind::Timeline => "timeline",
+        }
+    }
+
+    /// What a run must hold for it, and the scenario that makes that.
+    pub fn needs(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Fig1 => (
+                "timed prefill or decode kernels of a grid of shapes, or requests served in closed loops",
+                "scenarios/paper/fig1-decode.toml",
+            ),
+            Kind::Lengths => (
+                "pairs of answers of a method and the baseline to the same prompts, of unequal lengths",
+                "scenarios/paper/fig4-lengths.toml",
+            ),
+            Kind::Negatives => (
+                "answers that can be scored, or scores.parquet",
+                "scenarios/paper/fig6-negatives.toml",
+            ),
+            Kind::Roofline => (
+                "timed kernels with their bytes and operations",
+                "scenarios/paper/fig1-decode.toml",
+            ),
+            Kind::Cdf => ("served requests with latencies", "scenarios/paper/fig5-latency.toml"),
+            Kind::Timeline => (
+                "served requests or samples of the machine (`telemetry_hz`)",
+                "scenarios/paper/fig5-latency.toml",
+            ),
+        }
+    }
+}
+
+/// A run with all that figures are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Judged<'a> {
+    /// What it was, what was judged and what was recorded.
+    pub source: Source<'a>,
+    /// Requests under way over time, by method.
+    pub in_flight: &'a [InFlight],
+    /// What the device could compute at most, 1e9 operations a second, where that is known.
+    pub peak_gflop_per_s: Option<f64>,
+    /// Negative samples; `None` where they were not asked for.
+    pub found: Option<&'a Found>,
+}
+
+/// The figure of each run, or of several runs together where it is made of kernels; a run without what it needs gives none.
+pub fn sheets(kind: Kind, runs: &[Judged<'_>]) -> Vec<Sheet> {
+    match kind {
+        Kind::Fig1 => throughput::sheets(runs),
+        Kind::Lengths => each(kind, runs, lengths),
+        Kind::Negatives => each(kind, runs, broken),
+        Kind::Roofline => each(kind, runs, roofline::drawing),
+        Kind::Cdf => each(kind, runs, cdf::drawing),
+        Kind::Timeline => each(kind, runs, timeline::drawing),
+    }
+}
+
+/// Figures of one sheet and what must be told of them.
+struct Drawing {
+    parts: Vec<Figure>,
+    /// How many observations stand behind a point or curve, in words.
+    n: String,
+    /// Methods that are in it; those of the plan that are not are accounted for in the caption.
+    methods: Vec<String>,
+    /// Anything else the reader must know, in sentences.
+    told: Vec<String>,
+    /// See [`Sheet::stacked`].
+    stacked: bool,
+}
+
+fn each(
+    kind: Kind,
+    runs: &[Judged<'_>],
+    draw: impl Fn(&Judged<'_>) -> Option<Drawing>,
+) -> Vec<Sheet> {
+    let drawn = runs.iter().filter_map(|run| Some((run, draw(run)?)));
+    drawn
+        .map(|(run, drawing)| {
+            let name = if runs.len() > 1 {
+                run::slug(&[kind.name(), &run.source.manifest.run_id])
+            } else {
+                kind.name().to_owned()
+            };
+            sheet(name, &[run], drawing)
+        })
+        .collect()
+}
+
+fn sheet(name: String, runs: &[&Judged<'_>], drawing: Drawing) -> Sheet {
+    let caption = caption::of(runs, &drawing);
+    Sheet { name, caption, parts: drawing.parts, stacked: drawing.stacked }
+}
+
+/// Those of a report's figures that have these names, in the order of the names.
+fn named(source: &Source<'_>, names: &[&str]) -> Vec<Figure> {
+    let mut plots: Vec<Plot> = run::plots(source);
+    let mut take = |name: &&str| {
+        let place = plots.iter().position(|plot| plot.name == *name)?;
+        Some(plots.swap_remove(place).figure)
+    };
+    names.iter().filter_map(&mut take).collect()
+}
+
+/// The ratio of lengths, and D as the paper draws it.
+fn lengths(run: &Judged<'_>) -> Option<Drawing> {
+    let parts = named(&run.source, &["length-ratio", "length-shift-d"]);
+    let points = &run.source.judgement.lengths;
+    let drawn: Vec<&LengthPoint> = points.iter().filter(|p| !p.ratios.is_empty()).collect();
+    let n = drawn.iter().map(|p| (p.name(), p.ratios.len()));
+    let baseline = run.source.manifest.scenario.baseline.clone();
+    let methods = drawn.iter().map(|p| p.point.method.clone()).chain([baseline]).collect();
+    let left_out: Vec<String> = points
+        .iter()
+        .filter(|p| !p.excluded.is_empty())
+        .map(|p| {
+            let why = p.excluded.iter().map(|(why, n)| format!("{n} {}", why.words()));
+            format!("{}: {}", p.name(), why.collect::<Vec<_>>().join(", "))
+        })
+        .collect();
+    let told = if left_out.is_empty() {
+        Vec::new()
+    } else {
+        vec![format!("Answers left out: {}.", left_out.join("; "))]
+    };
+    let n = caption::n_words("pairs of answers", n);
+    (!parts.is_empty()).then_some(Drawing { parts, n, methods, told, stacked: false })
+}
+
+/// Counts over theta, and by task.
+fn broken(run: &Judged<'_>) -> Option<Drawing> {
+    let found = run.found?;
+    let parts: Vec<Figure> =
+        std::iter::once(negatives::figure(found)).chain(negatives::by_task(found)).collect();
+    let n = found.methods.iter().map(|counts| (counts.name.clone(), counts.n_benign));
+    let baseline = run.source.manifest.scenario.baseline.clone();
+    let mut methods: Vec<String> = found.methods.iter().map(|counts| counts.name.clone()).collect();
+    methods.extend(found.noise.iter().map(|counts| counts.name.clone()));
+    methods.extend([format!("{baseline}-aa"), baseline]);
+    let n = caption::n_words("benign samples with a score on both sides", n);
+    Some(Drawing { parts, n, methods, told: Vec::new(), stacked: false })
+}
+
+#[cfg(test)]
+mod tests;
