@@ -129,10 +129,10 @@ fn bytes(row: &[Value]) -> usize {
     row.iter().map(|value| value.human().len() + CELL_BYTES).sum()
 }
 
-/// Whose each row is: the first cell that holds a known name in a column made for names, or in the path of a cell.
+/// Whose each row is: the first cell that begins with a known name in a column made for names, or has it in the path of a cell.
 fn owners(table: &Table, names: &Names) -> Vec<Option<usize>> {
     let of = |column: &Column, value: &Value| match value {
-        Value::Text(text) if WHOSE.contains(&column.name.as_str()) => names.exactly(text),
+        Value::Text(text) if WHOSE.contains(&column.name.as_str()) => names.leading(text),
         // `scenario/target/method/workload/load/repeat`
         Value::Text(path) if column.name == "cell" => names.exactly(path.split('/').nth(2)?),
         _ => None,
@@ -161,6 +161,9 @@ mod tests {
     fn a_row_is_of_the_name_in_its_column() {
         let names = Names::new("method", vec!["fp16".into(), "int8".into()]);
         assert_eq!(owners(&table(3), &names), [Some(0), Some(1), None]);
+        let mut control = table(1);
+        control.rows[0][1] = Value::Text("fp16, other repeats".to_owned());
+        assert_eq!(owners(&control, &names), [Some(0)]);
         let mut cells = Table::new("t", vec![Column::new("cell", ""), Column::new("verdict", "")]);
         for path in ["int8/fp16/int8/w/l/r0", "int8"] {
             cells.rows.push(vec![Value::Text(path.to_owned()), Value::Text("fp16".into())]);

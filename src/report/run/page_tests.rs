@@ -57,8 +57,11 @@ fn marks_say_value_unit_and_n() {
 }
 
 fn renamed(point: &Point, n: usize) -> Point {
-    let method =
-        if n % 8 == 0 { point.method.clone() } else { format!("{}-v{}", point.method, n % 8) };
+    let method = if n.is_multiple_of(8) {
+        point.method.clone()
+    } else {
+        format!("{}-v{}", point.method, n % 8)
+    };
     Point { method, load: format!("{}.{}", point.load, n / 8), ..point.clone() }
 }
 
