@@ -2,7 +2,7 @@
 //!
 //! A slot is a number below 90; its remainder by nine is the colour, by ten the marker (see `svg`). Names that papers and our
 //! scenarios use have a slot of their own; a variant of one (`gear-2`, `streaming-256`) keeps its colour and gets a marker by its
-//! name; any other name gets a slot by its hash.
+//! name; any other name, and a control of the baseline (`f16-seed`), gets a slot by its hash.
 
 /// Slots that look different from one another.
 const SLOTS: usize = 90;
@@ -10,11 +10,12 @@ const SLOTS: usize = 90;
 const COLOURS: usize = 9;
 
 /// Names with a slot of their own.
-const KNOWN: [(&str, usize); 27] = [
+const KNOWN: [(&str, usize); 29] = [
     ("fp16", 0),
     ("f16", 0),
     ("float16", 0),
     ("auto", 0),
+    ("baseline", 0),
     ("bf16", 18),
     ("kivi", 1),
     ("kivi-4", 1),
@@ -33,11 +34,14 @@ const KNOWN: [(&str, usize); 27] = [
     ("int4", 8),
     ("q4", 8),
     ("q4-0", 8),
-    ("int8", 17),
-    ("q8", 17),
-    ("q8-0", 17),
+    // GEAR's green, in another marker: nine colours are all that everyone can tell apart.
+    ("int8", 12),
+    ("q8", 12),
+    ("q8-0", 12),
     ("turboquant", 13),
     ("turbo", 13),
+    // Of negative samples: what every method breaks.
+    ("all", 26),
 ];
 
 /// Slot of a method by its name.
@@ -47,10 +51,15 @@ pub fn slot_of(method: &str) -> usize {
         return *slot;
     }
     let hash = hash(&name) as usize;
-    let family = KNOWN.iter().filter(|(known, _)| name.starts_with(known));
+    let again = name.ends_with("-aa");
+    // Controls (`f16-seed`) are drawn without markers: the baseline's colour would make them one.
+    let control = |slot: usize, known: &str| slot == 0 && known != "baseline" && !again;
+    let family = KNOWN.iter().filter(|(known, slot)| {
+        *known != "all" && name.starts_with(known) && !control(*slot, known)
+    });
     match family.max_by_key(|(known, _)| known.len()) {
         // The A/A control is the baseline once more: its colour, hollow.
-        Some((_, slot)) if name.ends_with("-aa") => (slot + COLOURS) % SLOTS,
+        Some((_, slot)) if again => (slot + COLOURS) % SLOTS,
         Some((_, slot)) => (slot + COLOURS * (2 + hash % 8)) % SLOTS,
         None => hash % SLOTS,
     }
@@ -138,5 +147,7 @@ mod tests {
             assert!(a % COLOURS == b % COLOURS && a != b, "{family} {a}, {variant} {b}");
         }
         assert_eq!(slot_of("KIVI-4"), slot_of("kivi-4"));
+        let controls = ["f16-seed", "f16-cooler", "f16-warmer"].map(|name| slot_of(name) % COLOURS);
+        assert!(controls.iter().any(|colour| *colour != controls[0]), "{controls:?}");
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 /// Reasons that are told of a doubtful run; its report has all.
 const REASONS_MAX: usize = 3;
 /// Curves whose n is told one by one.
-const NAMED_MAX: usize = 12;
+const NAMED_MAX: usize = 6;
 
 /// The caption of a drawing.
 pub(super) fn of(runs: &[&Judged<'_>], drawing: &Drawing) -> String {
@@ -101,18 +101,24 @@ fn origin(run: &Judged<'_>) -> String {
     let version = &manifest.kvbench_version;
     let run = format!("Run {} by kvbench {version}{revision}", manifest.run_id);
     let severe = judgement.warnings.iter().filter(|w| w.severity() != Verdict::Valid);
-    let reasons: Vec<String> = severe.map(ToString::to_string).collect();
+    let reasons: Vec<String> = severe.map(|warning| brief(&warning.to_string())).collect();
     match judgement.verdict {
         Verdict::Valid => format!("{run}."),
         verdict if reasons.is_empty() => format!("{run}, {verdict}."),
         verdict => {
             let more = reasons.len().saturating_sub(REASONS_MAX);
-            let more = if more > 0 { format!("; and {more} more reasons") } else { String::new() };
-            let told: Vec<&str> =
-                reasons.iter().take(REASONS_MAX).map(|text| text.trim_end_matches('.')).collect();
+            let more =
+                if more > 0 { format!("; {more} more in its report") } else { String::new() };
+            let told: Vec<&str> = reasons.iter().take(REASONS_MAX).map(String::as_str).collect();
             format!("{run}, {verdict}: {}{more}.", told.join("; "))
         }
     }
+}
+
+/// A reason without its figures and its remedy, which the report has.
+fn brief(reason: &str) -> String {
+    let end = reason.find([';', '(']).unwrap_or(reason.len());
+    reason[..end].trim_end_matches([' ', '.', ':', ',']).to_owned()
 }
 
 /// The caption as a text file.

@@ -147,7 +147,8 @@ fn named(source: &Source<'_>, names: &[&str]) -> Vec<Figure> {
 
 /// The ratio of lengths, and D as the paper draws it.
 fn lengths(run: &Judged<'_>) -> Option<Drawing> {
-    let parts = named(&run.source, &["length-ratio", "length-shift-d"]);
+    let mut parts = named(&run.source, &["length-ratio", "length-shift-d"]);
+    parts.iter_mut().for_each(of_one_null);
     let points = &run.source.judgement.lengths;
     let drawn: Vec<&LengthPoint> = points.iter().filter(|p| !p.ratios.is_empty()).collect();
     let n = drawn.iter().map(|p| (p.name(), p.ratios.len()));
@@ -161,20 +162,31 @@ fn lengths(run: &Judged<'_>) -> Option<Drawing> {
             format!("{}: {}", p.name(), why.collect::<Vec<_>>().join(", "))
         })
         .collect();
-    let told = if left_out.is_empty() {
-        Vec::new()
-    } else {
-        vec![format!("Answers left out: {}.", left_out.join("; "))]
-    };
+    let mut told = Vec::new();
+    let nulls: Vec<String> = drawn.iter().filter(|p| !p.is_subject()).map(|p| p.name()).collect();
+    if !nulls.is_empty() {
+        told.push(format!("Compressing nothing: {}.", nulls.join(", ")));
+    }
+    if !left_out.is_empty() {
+        told.push(format!("Answers left out: {}.", left_out.join("; ")));
+    }
     let n = caption::n_words("pairs of answers", n);
     (!parts.is_empty()).then_some(Drawing { parts, n, methods, told, stacked: false })
+}
+
+/// Runs that compress nothing are one cloud, whose names are in the caption.
+fn of_one_null(figure: &mut Figure) {
+    for line in figure.panels.iter_mut().flat_map(|panel| &mut panel.references) {
+        line.label = "runs that compress nothing".to_owned();
+        line.slot = None;
+    }
 }
 
 /// Counts over theta, and by task.
 fn broken(run: &Judged<'_>) -> Option<Drawing> {
     let found = run.found?;
-    let parts: Vec<Figure> =
-        std::iter::once(negatives::figure(found)).chain(negatives::by_task(found)).collect();
+    let mut parts = vec![negatives::figure(found)];
+    parts.extend(negatives::by_task(found).map(of_one_name));
     let n = found.methods.iter().map(|counts| (counts.name.clone(), counts.n_benign));
     let baseline = run.source.manifest.scenario.baseline.clone();
     let mut methods: Vec<String> = found.methods.iter().map(|counts| counts.name.clone()).collect();
@@ -182,6 +194,16 @@ fn broken(run: &Judged<'_>) -> Option<Drawing> {
     methods.extend([format!("{baseline}-aa"), baseline]);
     let n = caption::n_words("benign samples with a score on both sides", n);
     Some(Drawing { parts, n, methods, told: Vec::new(), stacked: false })
+}
+
+/// Ticks, which have their methods' colours and stand beside their markers, share one line of the legend.
+fn of_one_name(mut figure: Figure) -> Figure {
+    for series in figure.panels.iter_mut().flat_map(|panel| &mut panel.series) {
+        if series.kind == super::figure::Kind::Tick {
+            series.name = "mirror, by task".to_owned();
+        }
+    }
+    figure
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::{
         figure::{Axis, Figure, Kind, Panel, Point, Reference, Scale, Series},
         run::{Looks, distinct},
     },
+    units::significant,
 };
 
 const CAPTION: &str = "Operations of the attention itself over the median time, against the operations for each byte that must move; bars: 95 % \
@@ -43,7 +44,7 @@ pub(super) fn drawing(run: &Judged<'_>) -> Option<Drawing> {
     };
     let figure = Figure {
         title: "Kernels under their roofline".to_owned(),
-        caption: format!("{CAPTION} (median {bandwidth:.3} GB/s){peak}"),
+        caption: format!("{CAPTION} (median {} GB/s){peak}", significant(bandwidth, 3)),
         x: Axis::new("arithmetic intensity", "FLOP/byte", Scale::Log10),
         y: Axis::new("attained", "GFLOP/s", Scale::Log10),
         panels: ops.iter().map(panel).collect(),

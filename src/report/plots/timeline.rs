@@ -17,6 +17,13 @@ pub(super) fn drawing(run: &Judged<'_>) -> Option<Drawing> {
     parts.extend(
         named(&run.source, &["power", "sm-util", "host-cpu", "memory"]).into_iter().map(machine),
     );
+    // They lie below one another: the last has the title of the time for all.
+    if let Some((_, above)) = parts.split_last_mut() {
+        for part in above {
+            part.x.label.clear();
+            part.x.unit.clear();
+        }
+    }
     let n = caption::n_words("requests", drawn.iter().map(|curve| (curve.method.clone(), curve.n)));
     let left_out: usize = run.in_flight.iter().map(|curve| curve.n_left_out).sum();
     let mut told = Vec::new();

@@ -48,7 +48,7 @@ pub(in crate::report) fn inline(owners: &Owners<'_>, told: &[Told]) -> anyhow::R
     let (rows, columns) = grid(figure.panels.len());
     let height = HEIGHT.0 + HEIGHT.1 * (rows - 1) as f64;
     let frame = Frame { left: MARGIN, top: MARGIN, right: WIDTH - MARGIN, bottom: height - MARGIN };
-    let shape = Shape { rows, columns, xs: &figure.xs() };
+    let shape = Shape { rows, columns, xs: &figure.xs(), x_lines: 1, left: 0.0 };
     let pieces = pieces(figure, &shape, frame, &text_width);
     let mut out = format!(
         "<svg role=\"img\" aria-label=\"{}\" viewBox=\"0 0 {WIDTH} {height}\">",

@@ -48,7 +48,8 @@ pub(super) fn marks(figure: &Figure, measure: Measure<'_>) -> Vec<Mark> {
     let right = if entries.is_empty() { WIDTH - MARGIN } else { legend.left - 22.0 };
     let outer = Frame { left: MARGIN, top, right, bottom: HEIGHT - MARGIN };
     let (rows, columns) = grid(figure.panels.len());
-    out.extend(panels(figure, &Shape { rows, columns, xs: &figure.xs() }, outer, measure));
+    let shape = Shape { rows, columns, xs: &figure.xs(), x_lines: 1, left: 0.0 };
+    out.extend(panels(figure, &shape, outer, measure));
     out.extend(legend.marks);
     out
 }
@@ -119,6 +120,20 @@ pub(super) struct Shape<'a> {
     pub(super) columns: usize,
     /// Values that the horizontal axis has to show.
     pub(super) xs: &'a [f64],
+    /// Lines that its title has room for, at least.
+    pub(super) x_lines: usize,
+    /// Room left of the panels, at least: what lies below one another begins at one place.
+    pub(super) left: f64,
+}
+
+/// Room for the numbers of the horizontal axis and a title of so many lines.
+pub(super) fn below(lines: usize) -> f64 {
+    if lines == 0 { 24.0 } else { 46.0 + Titles::LINE * (lines - 1) as f64 }
+}
+
+/// Lines of the horizontal axis' title in this width.
+pub(super) fn x_lines(figure: &Figure, width: f64, measure: Measure<'_>) -> usize {
+    Titles::lines(&figure.x.title(), width, measure).len()
 }
 
 /// All panels with their common axes inside `outer`, back to front.
@@ -134,7 +149,7 @@ pub(super) fn panels(
 /// The same, each part with what it belongs to.
 pub(super) fn pieces(
     figure: &Figure,
-    &Shape { rows, columns, xs }: &Shape<'_>,
+    &Shape { rows, columns, xs, x_lines, left }: &Shape<'_>,
     outer: Frame,
     measure: Measure<'_>,
 ) -> Vec<Piece> {
@@ -144,7 +159,7 @@ pub(super) fn pieces(
     let y_ticks = y_ruler.ticks(((outer.bottom - outer.top) / rows as f64 / 46.0) as usize);
     let widest = y_ticks.iter().map(|tick| measure(&tick.label, TICK_SIZE)).fold(0.0, f64::max);
     let titles = Titles::new(figure, &outer, measure);
-    let plot = titles.plot(&outer, widest);
+    let plot = titles.plot(&outer, widest, (x_lines, left));
     let (gap, width) = (18.0, plot.right - plot.left);
     let cell_width = (width - gap * (columns - 1) as f64) / columns as f64;
     let cell_height = (plot.bottom - plot.top - gap * (rows - 1) as f64) / rows as f64;
@@ -152,7 +167,8 @@ pub(super) fn pieces(
         x: Ruler::new(&figure.x, xs),
         y: y_ruler,
         y_ticks,
-        x_ticks_most: (cell_width / 58.0) as usize,
+        // Two numbers are too few to read a scale from; where three have room, three stand.
+        x_ticks_most: (cell_width / 58.0).max(if cell_width > 120.0 { 3.0 } else { 1.0 }) as usize,
         banded: matches!(figure.x.scale, Scale::Category(_)),
     };
     let mut out = vec![Piece::new(0, Of::Frame, titles.draw(&plot, &outer))];
@@ -185,21 +201,25 @@ impl Titles {
 
     fn new(figure: &Figure, outer: &Frame, measure: Measure<'_>) -> Self {
         let (width, height) = (outer.right - outer.left, outer.bottom - outer.top);
-        let lines = |title: String, room: f64| wrap(&title, LABEL_SIZE, room - 46.0, 3, measure);
+        let lines = |title: String, room: f64| Self::lines(&title, room, measure);
         Self { x: lines(figure.x.title(), width), y: lines(figure.y.title(), height) }
     }
 
+    fn lines(title: &str, room: f64, measure: Measure<'_>) -> Vec<String> {
+        wrap(title, LABEL_SIZE, room - 46.0, 3, measure)
+    }
+
     /// What is left of `outer` beside titles and numbers.
-    fn plot(&self, outer: &Frame, widest_number: f64) -> Frame {
-        let more = |lines: &[String]| Self::LINE * lines.len().saturating_sub(1) as f64;
-        let left = outer.left + 24.0 + more(&self.y) + widest_number + 8.0;
-        Frame { left, bottom: outer.bottom - 46.0 - more(&self.x), ..*outer }
+    fn plot(&self, outer: &Frame, widest_number: f64, (x_lines, room): (usize, f64)) -> Frame {
+        let more = Self::LINE * self.y.len().saturating_sub(1) as f64;
+        let left = outer.left + (24.0 + more + widest_number + 8.0).max(room);
+        Frame { left, bottom: outer.bottom - below(self.x.len().max(x_lines)), ..*outer }
     }
 
     fn draw(&self, plot: &Frame, outer: &Frame) -> Vec<Mark> {
         let centre = ((plot.left + plot.right) / 2.0, (plot.top + plot.bottom) / 2.0);
-        let x = self.x.iter().rev().enumerate().map(|(n, line)| {
-            let at = (centre.0, outer.bottom - 6.0 - Self::LINE * n as f64);
+        let x = self.x.iter().enumerate().map(|(n, line)| {
+            let at = (centre.0, plot.bottom + below(1) - 6.0 + Self::LINE * n as f64);
             words(at, line, LABEL_SIZE, INK, Across::Centre)
         });
         let y = self.y.iter().enumerate().map(|(n, line)| {
@@ -425,7 +445,8 @@ fn interval(point: &Point, color: Rgb, axes: &Axes, frame: &Frame) -> Vec<Mark> 
 
 fn markers(series: &Series, axes: &Axes, frame: &Frame) -> Vec<Mark> {
     let place = |p: &Point| axes.place(frame, p.x, p.y);
-    if series.kind == Kind::Band {
+    // A stepped line without a name has nothing to be told apart from.
+    if series.kind == Kind::Band || series.kind == Kind::Step && series.name.is_empty() {
         return Vec::new();
     }
     if series.kind == Kind::Tick {

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use super::{
     SVG_STEPS, body, escape,
     font::FONT,
-    layout::{Frame, Measure, Shape, cut, panels, words},
+    layout::{Frame, Measure, Shape, below, cut, panels, words, x_lines},
     legend::{Entry, LEGEND_SAMPLE, entries, sample},
     marks::{Across, INK, Mark},
     pdf, raster, register, text_width,
@@ -30,10 +30,10 @@ const INCH_IN_METRES: f64 = 0.0254;
 const POINTS_PER_INCH: f64 = 72.0;
 
 const MARGIN: f64 = 5.0;
+/// Above the first panel, whose topmost number is centred on its edge.
+const TOP: f64 = 9.0;
 const LEGEND_SIZE: f64 = 12.5;
 const LEGEND_LINE: f64 = 18.0;
-/// Room for titles and numbers of the horizontal axis, of one line.
-const BELOW: f64 = 46.0;
 const PART_TITLE: f64 = 22.0;
 const PANEL_TITLE: f64 = 22.0;
 const GAP: f64 = 18.0;
@@ -97,13 +97,12 @@ impl Part<'_> {
         self.figure.panels.len().div_ceil(self.columns)
     }
 
-    /// Height of its panels with their labels, the horizontal axis and the title.
-    fn height(&self, panel: f64, measure: Measure<'_>, width: f64) -> f64 {
+    /// Height of its panels with their labels and the horizontal axis.
+    fn height(&self, panel: f64, x_lines: usize) -> f64 {
         let labelled = self.figure.panels.iter().any(|panel| !panel.label.is_empty());
         let header = if labelled { PANEL_TITLE } else { 0.0 };
         let rows = self.rows() as f64;
-        let more = if measure(&self.figure.x.title(), 13.0) > width - BELOW { 15.0 } else { 0.0 };
-        rows * (panel + header) + (rows - 1.0) * GAP + BELOW + more
+        rows * (panel + header) + (rows - 1.0) * GAP + below(x_lines)
     }
 }
 
@@ -116,11 +115,12 @@ fn laid(sheet: &Sheet, size: Size) -> anyhow::Result<Laid> {
     let measure: Measure<'_> = &text_width;
     let parts = parts(sheet, size);
     let mut marks = Vec::new();
-    let mut top = MARGIN;
+    let mut top = TOP;
     for row in packed(&parts, if sheet.stacked || size == Size::Column { 1 } else { 3 }) {
         let columns = row.iter().map(|part| part.columns).sum();
         let panel = if sheet.stacked { STACKED } else { panel_height(size, columns) };
-        let bottom = draw_row(row, (width, top, panel), measure, &mut marks);
+        let left = if sheet.stacked { STACKED_LEFT } else { 0.0 };
+        let bottom = draw_row(row, [width, top, panel, left], measure, &mut marks);
         top = bottom + 10.0;
     }
     let height = legend(sheet, width, top, measure, &mut marks);
@@ -169,8 +169,9 @@ fn packed<'p, 'f>(parts: &'p [Part<'f>], most: usize) -> Vec<&'p [Part<'f>]> {
     rows
 }
 
-/// Height of a panel of which several lie below one another.
+/// Height of a panel of which several lie below one another, and room left of it for a title of two lines and numbers.
 const STACKED: f64 = 110.0;
+const STACKED_LEFT: f64 = 80.0;
 
 /// Height of one panel.
 fn panel_height(size: Size, columns: usize) -> f64 {
@@ -183,10 +184,11 @@ fn panel_height(size: Size, columns: usize) -> f64 {
     }
 }
 
-/// Draws parts side by side from `top` on, in a picture of this width with panels of this height, and tells where they end.
+/// Draws parts side by side from `top` on, in a picture of this width with panels of this height and so much room left of them, and
+/// tells where they end.
 fn draw_row(
     row: &[Part<'_>],
-    (width, top, panel): (f64, f64, f64),
+    [width, top, panel, room]: [f64; 4],
     measure: Measure<'_>,
     out: &mut Vec<Mark>,
 ) -> f64 {
@@ -195,8 +197,9 @@ fn draw_row(
     let each = (width - GAP * (row.len() - 1) as f64) / columns as f64;
     let titled = row.iter().any(|part| !part.title.is_empty());
     let start = top + if titled { PART_TITLE } else { 0.0 };
-    let height = |part: &Part<'_>| part.height(panel, measure, each * part.columns as f64);
-    let bottom = start + row.iter().map(height).fold(0.0, f64::max);
+    let lines = |part: &Part<'_>| x_lines(part.figure, each * part.columns as f64, measure);
+    let x_lines = row.iter().map(lines).max().unwrap_or(1);
+    let bottom = start + row.iter().map(|part| part.height(panel, x_lines)).fold(0.0, f64::max);
     let mut left = MARGIN;
     for part in row {
         let right = left + each * part.columns as f64;
@@ -205,7 +208,8 @@ fn draw_row(
             out.push(words((left, top + PART_TITLE / 2.0), &title, 13.0, INK, Across::Left));
         }
         let frame = Frame { left, top: start, right, bottom };
-        let shape = Shape { rows: part.rows(), columns: part.columns, xs: &part.xs };
+        let (rows, columns, xs) = (part.rows(), part.columns, part.xs.as_slice());
+        let shape = Shape { rows, columns, xs, x_lines, left: room };
         out.extend(panels(part.figure, &shape, frame, measure));
         left = right + GAP;
     }
