@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{
     escape,
-    layout::{Frame, MARKER_RADIUS, Shape, grid, panels},
+    layout::{Frame, MARKER_RADIUS, Shape, grid, pieces},
     legend::{Entry, entries, sample},
     marks::{
         Across, BAND, EDGE, FAINT, GREY, INK, Mark, PALETTE, PAPER, Rgb, Text, Xy, color, marker,
@@ -49,7 +49,7 @@ pub(in crate::report) fn inline(owners: &Owners<'_>, told: &[Told]) -> anyhow::R
     let height = HEIGHT.0 + HEIGHT.1 * (rows - 1) as f64;
     let frame = Frame { left: MARGIN, top: MARGIN, right: WIDTH - MARGIN, bottom: height - MARGIN };
     let shape = Shape { rows, columns, xs: &figure.xs(), x_lines: 1, left: 0.0 };
-    let pieces = panels(figure, &shape, frame, &text_width);
+    let pieces = pieces(figure, &shape, frame, &text_width);
     let mut out = format!(
         "<svg role=\"img\" aria-label=\"{}\" viewBox=\"0 0 {WIDTH} {height}\">",
         escape(&figure.title)

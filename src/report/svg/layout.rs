@@ -3,7 +3,9 @@
 use super::{
     HEIGHT, WIDTH,
     legend::{entries, legend},
-    marks::{Across, BAND, EDGE, FAINT, GREY, INK, Mark, Rgb, Text, Xy, color, marker, pale},
+    marks::{
+        Across, BAND, EDGE, FAINT, GREY, INK, Mark, Rgb, Text, Xy, color, dashes, marker, pale,
+    },
     piece::{Of, Piece},
 };
 use crate::report::{
@@ -47,7 +49,7 @@ pub(super) fn marks(figure: &Figure, measure: Measure<'_>) -> Vec<Mark> {
     let outer = Frame { left: MARGIN, top, right, bottom: HEIGHT - MARGIN };
     let (rows, columns) = grid(figure.panels.len());
     let shape = Shape { rows, columns, xs: &figure.xs(), x_lines: 1, left: 0.0 };
-    out.extend(panels(figure, &shape, outer, measure).into_iter().flat_map(Piece::drawn));
+    out.extend(panels(figure, &shape, outer, measure));
     out.extend(legend.marks);
     out
 }
@@ -136,6 +138,16 @@ pub(super) fn x_lines(figure: &Figure, width: f64, measure: Measure<'_>) -> usiz
 
 /// All panels with their common axes inside `outer`, back to front.
 pub(super) fn panels(
+    figure: &Figure,
+    shape: &Shape<'_>,
+    outer: Frame,
+    measure: Measure<'_>,
+) -> Vec<Mark> {
+    pieces(figure, shape, outer, measure).into_iter().flat_map(Piece::drawn).collect()
+}
+
+/// The same, each part with what it belongs to.
+pub(super) fn pieces(
     figure: &Figure,
     &Shape { rows, columns, xs, x_lines, left }: &Shape<'_>,
     outer: Frame,

@@ -9,9 +9,7 @@ use super::{
     layout::{Frame, Measure, Shape, below, cut, panels, words, x_lines},
     legend::{Entry, LEGEND_SAMPLE, entries, sample},
     marks::{Across, INK, Mark},
-    pdf,
-    piece::Piece,
-    raster, register, text_width,
+    pdf, raster, register, text_width,
 };
 use crate::report::{
     figure::{Figure, Sheet, Size},
@@ -212,7 +210,7 @@ fn draw_row(
         let frame = Frame { left, top: start, right, bottom };
         let (rows, columns, xs) = (part.rows(), part.columns, part.xs.as_slice());
         let shape = Shape { rows, columns, xs, x_lines, left: room };
-        out.extend(panels(part.figure, &shape, frame, measure).into_iter().flat_map(Piece::drawn));
+        out.extend(panels(part.figure, &shape, frame, measure));
         left = right + GAP;
     }
     bottom
