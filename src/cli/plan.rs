@@ -73,6 +73,9 @@ pub fn run(args: &PlanArgs, ui: &Ui) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Points that are named where the pilot lacks them.
+const NAMED_MAX: usize = 5;
+
 /// Prints what each metric of each planned point needs, and what that takes.
 fn repeats(pilot: &PathBuf, cells: &[Cell], ci: f64, ui: &Ui) -> anyhow::Result<ExitCode> {
     let runs = open(std::slice::from_ref(pilot))?;
@@ -87,8 +90,11 @@ fn repeats(pilot: &PathBuf, cells: &[Cell], ci: f64, ui: &Ui) -> anyhow::Result<
         points.len()
     );
     ui.out(&report::render(&needs_table(&needs, ci), ui.format, ui.color))?;
-    for point in &absent {
+    for point in absent.iter().take(NAMED_MAX) {
         ui.note(&format!("not in the pilot: {point}"));
+    }
+    if absent.len() > NAMED_MAX {
+        ui.note(&format!("and {} more points are not in the pilot", absent.len() - NAMED_MAX));
     }
     if needs.iter().any(|need| need.n_repeats < 2) {
         ui.note("where the pilot has one repeat the spread between repeats is unknown, and so is the number: run it with `repeats = 3` or more");
@@ -150,22 +156,28 @@ fn needs_table(needs: &[Need], ci: f64) -> Table {
 
 /// What all of them together need: a scenario has one number of repeats.
 fn cost(needs: &[Need], seconds: Option<f64>, ci: f64) -> String {
-    let most = |of: fn(&Need) -> Option<usize>| {
-        needs.iter().map(of).collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().max())
+    let known = needs.iter().filter(|need| need.repeats.is_some()).count();
+    let Some(repeats) = needs.iter().filter_map(|need| need.repeats).max() else {
+        return format!("no mean can be had within {ci} % as far as the pilot tells");
     };
-    let Some(repeats) = most(|need| need.repeats) else {
-        return format!("not every metric can be had within {ci} % as far as the pilot tells");
+    let all = match needs.len() - known {
+        0 => "all".to_owned(),
+        more => format!(
+            "all but {more} means, which the pilot tells nothing of or which take more than 10000"
+        ),
     };
     let takes = |repeats: usize| match seconds {
         Some(seconds) => format!("about {} s in all", significant(seconds * repeats as f64, 2)),
         None => "for a time that the pilot does not tell, since it was resumed".to_owned(),
     };
-    let unlucky = most(|need| need.repeats_high).map_or_else(
-        || "more than 10000".to_owned(),
-        |repeats| format!("{repeats}, {}", takes(repeats)),
-    );
+    let high = needs.iter().filter(|need| need.repeats.is_some()).map(|need| need.repeats_high);
+    let unlucky =
+        high.collect::<Option<Vec<usize>>>().and_then(|all| all.into_iter().max()).map_or_else(
+            || "more than 10000".to_owned(),
+            |repeats| format!("{repeats}, {}", takes(repeats)),
+        );
     format!(
-        "`repeats = {repeats}` suffices for all, {}, at the pilot's time a repeat; if its spread was luckily small (80 % bound): {unlucky}",
+        "`repeats = {repeats}` suffices for {all}, {}, at the pilot's time a repeat; if its spread was luckily small (80 % bound): {unlucky}",
         takes(repeats)
     )
 }

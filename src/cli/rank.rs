@@ -11,7 +11,7 @@ use crate::{
         RunData,
         rank::{self, Metric, Ranking, Run},
     },
-    report::{Format, Table, rank as report, render},
+    report::{Format, Table, narrow, rank as report, render},
 };
 
 /// Methods ranked over cells: the geometric mean of ratios, to the best of each cell and to the baseline.
@@ -85,9 +85,11 @@ pub(super) fn printed<const N: usize>(tables: &[Table; N], keys: [&str; N], ui: 
         }
         Format::Csv => ui.tables(tables),
         Format::Text | Format::Md => {
-            let full: Vec<Table> =
-                tables.iter().filter(|table| !table.rows.is_empty()).cloned().collect();
-            ui.tables(&full)
+            let full = tables.iter().filter(|table| !table.rows.is_empty());
+            let narrowed = |table: &Table| {
+                if ui.format == Format::Text { narrow(table) } else { table.clone() }
+            };
+            ui.tables(&full.map(narrowed).collect::<Vec<_>>())
         }
     }
 }

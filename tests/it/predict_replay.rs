@@ -133,7 +133,11 @@ fn a_run_is_replayed_compared_and_drawn() {
     assert_eq!(code, Some(0), "{err}");
     let json: Value = serde_json::from_str(&out).unwrap();
     let rows = json["compared"].as_array().unwrap();
-    assert_eq!(rows.len(), 18, "three numbers of three metrics at two loads: {rows:?}");
+    assert_eq!(
+        rows.len(),
+        12,
+        "two numbers of three metrics at two loads, too few for a p99: {rows:?}"
+    );
     for row in rows {
         let error = row["error"].as_f64().unwrap();
         assert!(error.abs() < 3.0, "{row}");

@@ -3,10 +3,13 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use super::{Candidate, Front, by_work};
-use crate::analyse::rank::{
-    Metric, Spot,
-    cells::{Cell, Turn},
-    sampled::Sampled,
+use crate::{
+    analyse::rank::{
+        Metric, Spot,
+        cells::{Cell, Turn},
+        sampled::Sampled,
+    },
+    units::significant,
 };
 
 /// A limit on a metric: `ttft_due_ms_p99<=500`.
@@ -128,7 +131,7 @@ pub struct Best {
     pub throughput: Option<f64>,
     /// Share of the draws in which it meets every limit on speed and loses no more than allowed; `None` where repeats or scores do not tell.
     pub meets: Option<f64>,
-    /// Share of the draws in which it is the best of those that do.
+    /// Share of the draws in which it is the best of those that do; `None` as well where somebody could not be judged, who might be better.
     pub certainty: Option<f64>,
     /// The sentence.
     pub said: String,
@@ -178,24 +181,33 @@ fn of_work(work: String, fronts: &[&Front], objective: &str, loss_pct: Option<f6
         known.then(|| n as f64 / (draws - 1) as f64)
     };
     let meets = share(&|draw| meets(candidate, draw, loss_pct) == Some(true));
+    // Who could not be judged might be better, so nobody is surely the best.
     let certainty = share(&|draw| self::winner(&entries, draw, loss_pct) == Some(at));
+    let certainty = certainty.filter(|_| unjudged.is_empty());
     let throughput = candidate.drawn.throughput[0];
-    let sure = match (certainty, meets) {
-        (Some(certainty), Some(meets)) => format!(
-            "certainty {:.0} %: it meets the objective in {:.0} % of the draws, and is the best that does in {:.0} %",
-            100.0 * certainty,
-            100.0 * meets,
-            100.0 * certainty
-        ),
-        _ => "how certain that is nobody can say: something was measured once, and the spread between runs is unknown".to_owned(),
-    };
     let (name, load) = (candidate.name.clone(), front.spot.load.clone());
-    let rate = crate::units::significant(throughput.unwrap_or(f64::NAN), 3);
     let said = format!(
-        "{work}: the best method at {objective} is {name} at {load}, with {rate} {}; {sure}.{unjudged}",
-        front.throughput.unit
+        "{work}: the best method{} at {objective} is {name} at {load}, with {} {}; {}.{unjudged}",
+        if unjudged.is_empty() { "" } else { " of those that can be judged" },
+        significant(throughput.unwrap_or(f64::NAN), 3),
+        front.throughput.unit,
+        how_surely(meets, certainty)
     );
     Best { work, who: Some((name, load)), throughput, meets, certainty, said }
+}
+
+fn how_surely(meets: Option<f64>, certainty: Option<f64>) -> String {
+    let Some(meets) = meets.map(|share| 100.0 * share) else {
+        return "how certain that is nobody can say: something was measured once, and the spread between runs is unknown".to_owned();
+    };
+    let Some(certainty) = certainty.map(|share| 100.0 * share) else {
+        return format!(
+            "it meets the objective in {meets:.0} % of the draws, but whether it is the best of all is not known"
+        );
+    };
+    format!(
+        "certainty {certainty:.0} %: it meets the objective in {meets:.0} % of the draws, and is the best that does in {certainty:.0} %"
+    )
 }
 
 /// Whether a candidate meets the objective in a draw; `None` where that is unknown.

@@ -162,6 +162,8 @@ fn without_scores_quality_is_no_axis_and_limits_nothing() {
     assert!(fronts[0].quality_from.contains("kvbench score"), "{}", fronts[0].quality_from);
     let one = best(&fronts, &limits, Some(2.0)).remove(0);
     assert_eq!(one.who.unwrap().0, "fp16", "the baseline loses nothing of itself");
+    assert_eq!((one.meets, one.certainty), (Some(1.0), None), "who is not judged might be better");
+    assert!(one.said.contains("of those that can be judged"), "{}", one.said);
     assert!(one.said.contains("Not judged: int4 at closed-1, int8 at closed-1"), "{}", one.said);
 }
 

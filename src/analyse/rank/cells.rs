@@ -308,7 +308,7 @@ fn missing(
             turns.keys().map(move |turn| (spot.clone(), method.as_str(), target.as_str(), *turn))
         })
         .collect();
-    let mut counts: BTreeMap<(Spot, &str, &str), (usize, usize, Option<String>)> = BTreeMap::new();
+    let mut counts: BTreeMap<(Spot, &str, &str), Left> = BTreeMap::new();
     for (number, run) in runs.iter().enumerate() {
         let alive = run.alive();
         let living: BTreeSet<Spot> = run
@@ -324,28 +324,26 @@ fn missing(
             let turn = (number, i64::from(cell.repeat));
             let has =
                 got.contains(&(spot.clone(), cell.method.as_str(), cell.target.as_str(), turn));
-            let entry = counts.entry((spot, &cell.method, &cell.target)).or_default();
-            entry.1 += 1;
+            let nothing = Left {
+                place: format!("{}/{}", cell.workload, cell.load),
+                target: cell.target.clone(),
+                method: cell.method.clone(),
+                n: 0,
+                of: 0,
+                why: String::new(),
+                measured: false,
+            };
+            let left = counts.entry((spot, &cell.method, &cell.target)).or_insert(nothing);
+            left.of += 1;
             if !has {
-                entry.0 += 1;
-                entry.2.get_or_insert_with(|| run.why(cell, metric));
+                left.n += 1;
+                if left.why.is_empty() {
+                    left.why = run.why(cell, metric);
+                }
             }
         }
     }
-    let one = |((spot, method, target), (n, of, why)): (_, (usize, usize, Option<String>))| {
-        let spot: Spot = spot;
-        let place = format!("{}/{}", spot.workload, spot.load);
-        Some(Left {
-            place,
-            target: str::to_owned(target),
-            method: str::to_owned(method),
-            n,
-            of,
-            why: why?,
-            measured: false,
-        })
-    };
-    counts.into_iter().filter_map(one).collect()
+    counts.into_values().filter(|left| left.n > 0).collect()
 }
 
 /// Drops who has too few observations for the statistic, and says so.

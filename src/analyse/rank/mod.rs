@@ -191,13 +191,21 @@ impl<'a> Field<'a> {
         let is_baseline = self.names[at] == self.baseline;
         Some(Ranked {
             name: self.names[at].clone(),
-            to_best: interval(Sum::to_best)?,
+            to_best: self.at_least_one(at, interval(Sum::to_best)?),
             to_baseline: if is_baseline { None } else { interval(Sum::to_baseline) },
             in_common: in_common[at].to_best().map(f64::exp),
             n_cells: value_of.n_best,
             first: firsts[at],
             is_control: self.controls[at],
         })
+    }
+
+    /// Nobody but the control is better than the best, and no interval need say so.
+    fn at_least_one(&self, at: usize, to_best: Estimate) -> Estimate {
+        let clip = |(low, high): (f64, f64)| (f64::max(low, 1.0), high);
+        let interval =
+            to_best.interval.map(|ends| if self.controls[at] { ends } else { clip(ends) });
+        Estimate { interval, ..to_best }
     }
 
     /// Whether everybody has a value in a cell.
