@@ -34,7 +34,7 @@ fn calibration() {
     let base = Experiment::default();
     let five = Experiment { repeats: 5, ..base };
     let quiet = Experiment { between: 0.002, within: 0.02, ..five };
-    let many = Experiment { cells: 30, requests: 250, within: 0.05, ..base };
+    let many = Experiment { cells: 30, requests: 60, within: 0.025, ..base };
     let cases = [
         ("A/A, 3 repeats", base),
         ("A/A, 5 repeats", five),
