@@ -34,21 +34,21 @@ fn calibration() {
     let base = Experiment::default();
     let five = Experiment { repeats: 5, ..base };
     let quiet = Experiment { between: 0.002, within: 0.02, ..five };
-    let many = Experiment { cells: 30, requests: 250, within: 0.05, ..base };
+    let many = Experiment { cells: 30, requests: 60, within: 0.025, ..base };
     let cases = [
         ("A/A, 3 repeats", base),
-        ("A/A, 5 repeats", five),
-        ("A/A, 10 repeats", Experiment { repeats: 10, ..base }),
-        ("A/A, 3 repeats, p99", Experiment { percent: Some(99), ..base }),
-        ("A/A, 3 repeats of 200 requests", Experiment { requests: 200, ..base }),
-        ("A/A, 3 repeats, no spread between them", Experiment { between: 0.0, ..base }),
-        ("A/A, 3 repeats, spread of one doubled", Experiment { wider: 2.0, ..base }),
-        ("A/A, 3 repeats, any of 30 cells", many),
-        ("1.01x, 5 repeats", Experiment { slowdown: 1.01, ..five }),
-        ("1.02x, 5 repeats", Experiment { slowdown: 1.02, ..five }),
-        ("1.05x, 3 repeats", Experiment { slowdown: 1.05, ..base }),
         ("1.05x, 5 repeats", Experiment { slowdown: 1.05, ..five }),
+        ("1.01x, 5 repeats", Experiment { slowdown: 1.01, ..five }),
+        ("A/A, 5 repeats", five),
+        ("1.05x, 3 repeats", Experiment { slowdown: 1.05, ..base }),
+        ("A/A, 3 repeats, no spread between them", Experiment { between: 0.0, ..base }),
+        ("A/A, 3 repeats, p99", Experiment { percent: Some(99), ..base }),
+        ("A/A, 3 repeats, spread of one doubled", Experiment { wider: 2.0, ..base }),
+        ("A/A, 3 repeats of 200 requests", Experiment { requests: 200, ..base }),
+        ("A/A, 3 repeats, any of 30 cells", many),
         ("1.05x, 5 repeats of 200 requests", Experiment { slowdown: 1.05, requests: 200, ..five }),
+        ("A/A, 10 repeats", Experiment { repeats: 10, ..base }),
+        ("1.02x, 5 repeats", Experiment { slowdown: 1.02, ..five }),
         ("1.05x, 5 repeats, p99", Experiment { slowdown: 1.05, percent: Some(99), ..five }),
         ("1.05x, 5 repeats, any of 30 cells", Experiment { slowdown: 1.05, repeats: 5, ..many }),
         ("1.10x, 3 repeats", Experiment { slowdown: 1.10, ..base }),
@@ -154,7 +154,7 @@ fn request(cell: usize, repeat: usize, at: usize, slower: f64) -> RequestRow {
         http_status: Some(200),
         attempt: 1,
         output_text: "an answer of a few words".to_owned(),
-        prompt_sha256: format!("{:064x}", at),
+        prompt_sha256: format!("{at:064x}"),
         ..RequestRow::default()
     }
 }

@@ -180,7 +180,8 @@ impl Line {
     fn settle(&mut self, rules: Rules) {
         let (Some([worse, better, same]), Some(bad)) = (self.q, self.bad()) else {
             let most = self.n_repeats.0.min(self.n_repeats.1);
-            self.more = Some(More::Repeats(2_usize.saturating_sub(most).max(1)));
+            let lacks = More::Repeats(2_usize.saturating_sub(most).max(1));
+            self.more = (!self.paired).then_some(lacks);
             return;
         };
         let beyond_noise = bad.value.abs() > self.floor;

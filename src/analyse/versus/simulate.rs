@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     analyse::{Better, Point},
-    stats::{TimeOrdered, mixed, seeded},
+    stats::{TimeOrdered, mean, mixed, seeded},
 };
 
 /// What is simulated.
@@ -106,12 +106,12 @@ fn words(experiment: &Experiment, seed: u64) -> Vec<Word> {
 
 fn run(experiment: &Experiment, ratio: f64, rng: &mut impl Rng) -> Measured {
     let repeat = |repeat: usize| {
-        let ordered = TimeOrdered::new(&latencies(experiment, ratio, rng))?;
+        let latencies = latencies(experiment, ratio, rng);
         let value = match experiment.percent {
-            Some(percent) => ordered.quantile(f64::from(percent) / 100.0),
-            None => ordered.mean(),
+            Some(percent) => TimeOrdered::new(&latencies)?.quantile(f64::from(percent) / 100.0),
+            None => mean(&latencies)?,
         };
-        Some(Repeat { repeat: repeat as i64, value, n: ordered.len(), within: None })
+        Some(Repeat { repeat: repeat as i64, value, n: latencies.len(), within: None })
     };
     Measured {
         metric: Metric::new("latency_ms", "ms", Better::Lower, ""),

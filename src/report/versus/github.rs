@@ -11,11 +11,12 @@ pub fn github(all: &[Versus]) -> String {
             out += &command("error", "cannot judge", &because(mismatch));
         }
         for gate in versus.gates.iter().filter(|gate| gate.trips) {
-            out += &command("error", &format!("{} {}", gate.metric, gate.limit), &sentence(gate));
+            let why = if gate.outcome == Outcome::Fail { "worse" } else { "unclear" };
+            out += &command("error", &format!("{why}: {}", gate.metric), &sentence(gate));
         }
         let unclear = |gate: &&_| is_unclear(gate);
         for gate in versus.gates.iter().filter(unclear) {
-            let title = format!("unclear: {} {}", gate.metric, gate.limit);
+            let title = format!("unclear: {}", gate.metric);
             out += &command("warning", &title, &sentence(gate));
         }
         for note in &versus.notes {

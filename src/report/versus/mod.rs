@@ -17,6 +17,9 @@ mod junit;
 pub use github::github;
 pub use junit::junit;
 
+/// Gates of one outcome that are told in words.
+const LISTED_MAX: usize = 12;
+
 /// How `kvbench` prints: tables as in [`Format`], and what only `compare` can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Printed {
@@ -58,8 +61,12 @@ pub fn words(versus: &Versus) -> Vec<String> {
     said.extend(versus.mismatches.iter().map(|mismatch| {
         format!("  {}; `--allow {}` compares all the same", because(mismatch), mismatch.kind.name())
     }));
-    said.extend(of(versus, Outcome::Fail).map(|gate| format!("  FAIL  {}", sentence(gate))));
-    said.extend(of(versus, Outcome::Unclear).map(|gate| format!("  unclear  {}", sentence(gate))));
+    for outcome in [Outcome::Fail, Outcome::Unclear] {
+        let listed = of(versus, outcome).take(LISTED_MAX);
+        said.extend(listed.map(|gate| format!("  {}  {}", outcome.name(), sentence(gate))));
+        let more = of(versus, outcome).count().saturating_sub(LISTED_MAX);
+        said.extend((more > 0).then(|| format!("  {}  {more} more, in the table", outcome.name())));
+    }
     said.extend(versus.allowed.iter().map(|mismatch| format!("  allowed: {}", because(mismatch))));
     said.extend(versus.notes.iter().map(|note| format!("  note: {note}")));
     if versus.mismatches.is_empty() {
