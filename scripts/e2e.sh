@@ -28,6 +28,9 @@ done
 ls "$run"/plots/*.svg "$run"/plots/*.png >/dev/null
 expect 0 "$kvbench" report "$run" --format json >"$work/report.json"
 
+echo "-- snippets of results/README.md: DuckDB and polars on this run"
+expect 0 scripts/snippets "$kvbench" "$run"
+
 echo "-- every scenario plans, bad input exits 2"
 for scenario in scenarios/*.toml scenarios/paper/*.toml; do
   case $scenario in scenarios/engines.toml | scenarios/route-live-*) continue ;; esac
