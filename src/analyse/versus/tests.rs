@@ -309,7 +309,7 @@ fn score(method: &str, n: usize, score: f64) -> ScoreRow {
 /// Scores of sixty prompts under a baseline and a method, which breaks every `broken`-th.
 fn scored(broken: usize) -> Side {
     let run = |n: usize| {
-        [("fp16", 0.8), ("kivi", if n % broken == 0 { 0.1 } else { 0.8 })]
+        [("fp16", 0.8), ("kivi", if n.is_multiple_of(broken) { 0.1 } else { 0.8 })]
             .map(|(method, value)| score(method, n, value))
     };
     let scores = (0..60).flat_map(run).collect();
