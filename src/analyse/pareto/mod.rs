@@ -67,7 +67,7 @@ pub struct Candidate {
     pub on_front: Option<bool>,
     /// Share of the draws in which it lies there; `None` as above, and with one repeat.
     pub front_share: Option<f64>,
-    /// Values drawn, for [`best`].
+    /// Values drawn, for [`best()`].
     drawn: Drawn,
 }
 
@@ -82,7 +82,7 @@ struct Drawn {
     unjudged: Option<String>,
 }
 
-/// Fronts of every spot, and what has no throughput. `limits` are what [`best`] is asked under.
+/// Fronts of every spot, and what has no throughput. `limits` are what [`best()`] is asked under.
 pub fn fronts(runs: &[Run], limits: &[Limit], filter: Option<&Regex>) -> (Vec<Front>, Vec<Left>) {
     let scored = Scored::of(runs);
     let (mut fronts, mut left) = (Vec::new(), Vec::new());
