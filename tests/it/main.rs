@@ -9,8 +9,8 @@
     reason = "a test that was skipped, or killed at a random moment, says so"
 )]
 
-mod cli;
 mod ci_kit;
+mod cli;
 mod client;
 mod conversations;
 mod engine;
