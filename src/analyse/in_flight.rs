@@ -21,6 +21,14 @@ pub struct InFlight {
     pub n_left_out: usize,
 }
 
+/// Requests of one method.
+#[derive(Default)]
+struct Spans {
+    /// When each was sent and when it ended.
+    known: Vec<(i64, i64)>,
+    n_unknown: usize,
+}
+
 /// One entry a method, methods in plan order; empty for a run without requests. Warm-ups are not counted.
 ///
 /// # Errors
@@ -29,22 +37,22 @@ pub fn in_flight(data: &RunData) -> anyhow::Result<Vec<InFlight>> {
     let methods = data.requests.column("method")?.str()?;
     let sent = data.requests.column("sent_ns")?.i64()?;
     let done = data.requests.column("done_ns")?.i64()?;
-    let mut spans: BTreeMap<&str, (Vec<(i64, i64)>, usize)> = BTreeMap::new();
+    let mut spans: BTreeMap<&str, Spans> = BTreeMap::new();
     for ((method, sent), done) in methods.iter().zip(sent.iter()).zip(done.iter()) {
         let of_method = spans.entry(method.unwrap_or_default()).or_default();
         match (sent, done) {
-            (Some(sent), Some(done)) => of_method.0.push((sent, done)),
-            _ => of_method.1 += 1,
+            (Some(sent), Some(done)) => of_method.known.push((sent, done)),
+            _ => of_method.n_unknown += 1,
         }
     }
-    let all = spans.values().flat_map(|(spans, _)| spans);
+    let all = spans.values().flat_map(|spans| &spans.known);
     let (first, last) =
         all.fold((i64::MAX, i64::MIN), |(a, b), (sent, done)| (a.min(*sent), b.max(*done)));
-    let one = |(method, (spans, n_left_out)): (&str, (Vec<(i64, i64)>, usize))| InFlight {
+    let one = |(method, spans): (&str, Spans)| InFlight {
         method: method.to_owned(),
-        n: spans.len(),
-        steps: steps(&spans, first, last),
-        n_left_out,
+        n: spans.known.len(),
+        steps: steps(&spans.known, first, last),
+        n_left_out: spans.n_unknown,
     };
     let mut out: Vec<InFlight> = spans.into_iter().map(one).collect();
     let rank = |method: &str| data.manifest.cells.iter().position(|cell| cell.method == method);

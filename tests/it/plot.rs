@@ -84,7 +84,7 @@ fn the_form_follows_the_flag_or_the_name() {
     assert!(err.contains("possible values: svg, png, pdf"), "{err}");
     let (code, out, err) = kvbench(&["lengths", run, "--format", "pdf"]);
     assert_eq!((code, out.as_str()), (Some(2), ""));
-    assert!(err.contains("possible values: text, md, csv, json"), "{err}");
+    assert!(err.contains("possible values: text, md, json, csv"), "{err}");
 }
 
 #[test]

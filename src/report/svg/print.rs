@@ -30,6 +30,8 @@ const INCH_IN_METRES: f64 = 0.0254;
 const POINTS_PER_INCH: f64 = 72.0;
 
 const MARGIN: f64 = 5.0;
+/// Right of the panels, where half of the last number may stand.
+const RIGHT: f64 = 16.0;
 /// Above the first panel, whose topmost number is centred on its edge.
 const TOP: f64 = 9.0;
 const LEGEND_SIZE: f64 = 12.5;
@@ -192,7 +194,7 @@ fn draw_row(
     measure: Measure<'_>,
     out: &mut Vec<Mark>,
 ) -> f64 {
-    let width = width - 2.0 * MARGIN;
+    let width = width - MARGIN - RIGHT;
     let columns: usize = row.iter().map(|part| part.columns).sum();
     let each = (width - GAP * (row.len() - 1) as f64) / columns as f64;
     let titled = row.iter().any(|part| !part.title.is_empty());
