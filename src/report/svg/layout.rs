@@ -3,9 +3,7 @@
 use super::{
     HEIGHT, WIDTH,
     legend::{entries, legend},
-    marks::{
-        Across, BAND, EDGE, FAINT, GREY, INK, Mark, Rgb, Text, Xy, color, dashes, marker, pale,
-    },
+    marks::{Across, BAND, EDGE, FAINT, GREY, INK, Mark, Rgb, Text, Xy, color, marker, pale},
     piece::{Of, Piece},
 };
 use crate::report::{
