@@ -115,7 +115,7 @@ mod tests {
             "h2o",
             "snapkv",
         ]);
-        let alone = |name: &String| slots(&[name.clone()])[0];
+        let alone = |name: &String| slots(std::slice::from_ref(name))[0];
         assert_eq!(slots(&all), all.iter().map(alone).collect::<Vec<_>>());
         let mut turned = all.clone();
         turned.reverse();
