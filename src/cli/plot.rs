@@ -8,11 +8,12 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::builder::{EnumValueParser, TypedValueParser as _};
 
-use super::{report::write, scored, ui::Ui};
+use super::{rank, report::write, scored, ui::Ui};
 use crate::{
     analyse::{
         self, InFlight, Judgement, RequestFacts, RunData,
         negatives::{self, Found, Mode},
+        pareto::{self, Front},
     },
     record::{TelemetryRow, parquet::TableRow as _},
     report::{
@@ -217,6 +218,7 @@ struct Loaded {
     telemetry: Vec<TelemetryRow>,
     in_flight: Vec<InFlight>,
     peak_gflop_per_s: Option<f64>,
+    fronts: Vec<Front>,
     found: Option<Found>,
 }
 
@@ -227,7 +229,9 @@ impl Loaded {
             .with_context(|| format!("{}: cannot be judged", dir.display()))?;
         let wanted = args.figure.contains(&Kind::Negatives);
         let found = if wanted { Some(found(dir, args, ui)?) } else { None };
+        let fronts = if args.figure.contains(&Kind::Pareto) { fronts(dir)? } else { Vec::new() };
         Ok(Self {
+            fronts,
             judgement,
             facts: analyse::request_facts(&data)?,
             telemetry: TelemetryRow::rows(&data.telemetry)?,
@@ -248,9 +252,16 @@ impl Loaded {
             },
             in_flight: &self.in_flight,
             peak_gflop_per_s: self.peak_gflop_per_s,
+            fronts: &self.fronts,
             found: self.found.as_ref(),
         }
     }
+}
+
+/// Fronts of a run alone, without limits.
+fn fronts(dir: &Path) -> anyhow::Result<Vec<Front>> {
+    let runs = rank::open(&[dir.to_owned()])?;
+    Ok(pareto::fronts(&runs, &[], None).0)
 }
 
 /// Negative samples of a run by the paper's Algorithm 1; a run without scores that cannot be scored lacks them.

@@ -114,7 +114,8 @@ fn kernels_are_drawn_against_length_and_batch_and_under_their_roof() {
     let (_work, output, run) = run_scenario(scenario, &[]);
     assert!(output.status.code() <= Some(1), "{}", String::from_utf8_lossy(&output.stderr));
     let out = run.join("pictures");
-    let args = ["--figure", "fig1,roofline", "--format", "pdf", "--out", out.to_str().unwrap()];
+    let args =
+        ["--figure", "fig1,roofline,pareto", "--format", "pdf", "--out", out.to_str().unwrap()];
     let (code, said, err) = plot(&run, &args);
     assert_eq!(code, Some(0), "{err}");
     assert!(
@@ -122,7 +123,7 @@ fn kernels_are_drawn_against_length_and_batch_and_under_their_roof() {
         "{said}"
     );
     assert!(said.contains("n = 6 launches a point. n = 1 repeats."), "{said}");
-    for name in ["fig1.pdf", "fig1.txt", "fig1.tex", "roofline.pdf"] {
+    for name in ["fig1.pdf", "fig1.txt", "fig1.tex", "roofline.pdf", "pareto.pdf"] {
         assert!(out.join(name).is_file(), "{name}");
     }
 }

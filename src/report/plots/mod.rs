@@ -11,10 +11,10 @@ pub use caption::{latex, plain};
 
 use super::{
     figure::{Figure, Sheet},
-    negatives,
+    negatives, pareto,
     run::{self, Plot, Source},
 };
-use crate::analyse::{InFlight, lengths::LengthPoint, negatives::Found};
+use crate::analyse::{InFlight, lengths::LengthPoint, negatives::Found, pareto::Front};
 
 /// A figure that can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -25,6 +25,8 @@ pub enum Kind {
     Lengths,
     /// Prompts that a method breaks, over the loss that counts and by task, beside the null: figures 6, 7, 17 and 18.
     Negatives,
+    /// Quality, throughput and KV memory at once: who is on the front, and how surely.
+    Pareto,
     /// Arithmetic against memory traffic of each kernel under the device's ceilings.
     Roofline,
     /// Distributions of TTFT, TPOT and E2E latency with 95 % bands: figures 5 and 16.
@@ -40,6 +42,7 @@ impl Kind {
             Kind::Fig1 => "fig1",
             Kind::Lengths => "lengths",
             Kind::Negatives => "negatives",
+            Kind::Pareto => "pareto",
             Kind::Roofline => "roofline",
             Kind::Cdf => "cdf",
             Kind::Timeline => "timeline",
@@ -59,6 +62,10 @@ impl Kind {
             ),
             Kind::Negatives => (
                 "answers that can be scored, or scores.parquet",
+                "scenarios/paper/fig6-negatives.toml",
+            ),
+            Kind::Pareto => (
+                "two methods with a throughput in the same place, and scores or bytes a token of both",
                 "scenarios/paper/fig6-negatives.toml",
             ),
             Kind::Roofline => (
@@ -83,6 +90,8 @@ pub struct Judged<'a> {
     pub in_flight: &'a [InFlight],
     /// What the device could compute at most, 1e9 operations a second, where that is known.
     pub peak_gflop_per_s: Option<f64>,
+    /// Fronts of quality, throughput and memory; empty where they were not asked for.
+    pub fronts: &'a [Front],
     /// Negative samples; `None` where they were not asked for.
     pub found: Option<&'a Found>,
 }
@@ -93,6 +102,7 @@ pub fn sheets(kind: Kind, runs: &[Judged<'_>]) -> Vec<Sheet> {
         Kind::Fig1 => throughput::sheets(runs),
         Kind::Lengths => each(kind, runs, lengths),
         Kind::Negatives => each(kind, runs, broken),
+        Kind::Pareto => each(kind, runs, front),
         Kind::Roofline => each(kind, runs, roofline::drawing),
         Kind::Cdf => each(kind, runs, cdf::drawing),
         Kind::Timeline => each(kind, runs, timeline::drawing),
@@ -194,6 +204,38 @@ fn broken(run: &Judged<'_>) -> Option<Drawing> {
     methods.extend([format!("{baseline}-aa"), baseline]);
     let n = caption::n_words("benign samples with a score on both sides", n);
     Some(Drawing { parts, n, methods, told: Vec::new(), stacked: false })
+}
+
+/// Most places on one sheet.
+const FRONTS_MAX: usize = 6;
+
+/// Places where two methods or more can be set against each other.
+fn front(run: &Judged<'_>) -> Option<Drawing> {
+    let mut parts: Vec<Figure> =
+        pareto::plots(run.fronts).into_iter().map(|plot| plot.figure).collect();
+    let n_places = parts.len();
+    parts.truncate(FRONTS_MAX);
+    let candidates = || run.fronts.iter().flat_map(|front| &front.candidates);
+    let n = caption::n_words(
+        "values of throughput",
+        candidates().map(|c| (c.name.clone(), c.throughput.n)),
+    );
+    let methods = candidates().map(|candidate| candidate.name.clone()).collect();
+    let mut told: Vec<String> = run
+        .fronts
+        .iter()
+        .map(|front| {
+            format!("Front of {}; quality: {}.", front.axes.join(", "), front.quality_from)
+        })
+        .collect();
+    told.dedup();
+    if n_places > FRONTS_MAX {
+        told.push(format!(
+            "The first {FRONTS_MAX} of {n_places} places; `kvbench pareto --plots` draws them all."
+        ));
+    }
+    told.push("In brackets the share of 1000 draws (repeats and prompts) in which a method is on the front.".to_owned());
+    (!parts.is_empty()).then_some(Drawing { parts, n, methods, told, stacked: false })
 }
 
 /// Ticks, which have their methods' colours and stand beside their markers, share one line of the legend.

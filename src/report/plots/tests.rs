@@ -68,6 +68,7 @@ impl Run {
             },
             in_flight: &self.in_flight,
             peak_gflop_per_s: None,
+            fronts: &[],
             found: None,
         }
     }
