@@ -174,7 +174,7 @@ fn every_gate_has_a_cell(
             .any(|side| side.cells.values().any(|cell| cell.short.contains(&gate.metric)));
         ensure!(
             !short,
-            "{origin}:{}: cannot judge `{}`: the repeats of these runs are too short for that percentile\n  hint: p90 needs 10 requests a repeat, p95 20, p99 100",
+            "{origin}:{}: cannot judge `{}`: the repeats of these runs are too short for that percentile\n  hint: p90 needs 36 requests a repeat, p95 72, p99 368",
             gate.line,
             gate.metric
         );

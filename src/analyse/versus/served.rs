@@ -149,8 +149,7 @@ fn value_of(ordered: &TimeOrdered, percent: Option<u32>) -> Option<(f64, Option<
     let Some(percent) = percent else {
         return Some((ordered.mean(), ordered.variance_of_mean()));
     };
-    let beyond = 100_usize.saturating_sub(percent as usize);
-    let holds = percent <= 50 || ordered.len() * beyond >= 100;
+    let holds = ordered.len() >= crate::stats::needed_for(percent);
     let q = f64::from(percent) / 100.0;
     holds.then(|| (ordered.quantile(q), ordered.variance_of_quantile(q)))
 }

@@ -208,7 +208,7 @@ fn requests(cell_id: &str, repeat: i64, slower: f64) -> Vec<RequestRow> {
             ..RequestRow::default()
         }
     };
-    (-5..150).map(one).collect()
+    (-5..400).map(one).collect()
 }
 
 /// A run folder of three repeats.
@@ -231,7 +231,7 @@ fn a_folder_is_read_by_the_definitions_of_reports() {
     let side = Side::load(dir.path()).unwrap();
     let judgement = judge(&RunData::load(dir.path()).unwrap()).unwrap();
     let cell = &side.cells["example/t/fp16/w/closed-1"];
-    assert_eq!((cell.n_rows, cell.n_failed), (450, 3));
+    assert_eq!((cell.n_rows, cell.n_failed), (1200, 3));
     let ours = |metric: &str, repeat: usize| cell.measured[metric].repeats[repeat];
     for repeat in 0..3 {
         let id = format!("example/t/fp16/w/closed-1/{repeat}");
