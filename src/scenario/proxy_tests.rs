@@ -153,7 +153,8 @@ fn the_full_configuration_has_every_key() {
     for key in found {
         let has = |before: &str, after: &str| FULL.contains(&format!("{before}{key}{after}"));
         // `length.model` is the other choice beside `length.constant`.
-        let is_there = has("", " = ") || has("", "]") || has("[", ".") || has("\n", ".") || has(".", " = ");
+        let is_there =
+            has("", " = ") || has("", "]") || has("[", ".") || has("\n", ".") || has(".", " = ");
         assert!(is_there, "{key}");
     }
 }

@@ -190,13 +190,19 @@ async fn attempts(
 /// The client's answer: the engine's status, the fields that may be seen, and its bytes as they come.
 fn passed_back(app: &App, mut trip: Trip, answer: Answer) -> Response {
     let header = trip.header();
-    let Answer { status, headers, first, rest, .. } = answer;
+    let Answer { status, mut headers, first, rest, .. } = answer;
+    // These have no body (RFC 9110, 15.3.5 and 15.4.5), so nobody will ask for its end, whatever length was told.
+    let is_bare = [204, 304].contains(&status);
+    if is_bare {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     if let Some(first) = &first {
         trip.see(first);
     }
     let is_whole = first.is_none();
+    let told = headers.get(header::CONTENT_LENGTH);
     let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if is_bare { Some(0) } else { told.and_then(|told| told.to_str().ok()?.parse().ok()) };
     let stall = app.proxy.limits.stall;
     let rest: BoxStream<'static, reqwest::Result<Bytes>> = Box::pin(rest.bytes_stream());
     let mut passing = Passing { first, rest, trip, stall, silence: None, is_whole, left: length };

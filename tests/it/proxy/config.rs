@@ -55,7 +55,8 @@ impl Desk {
     /// Sentence and remedy of an error.
     fn refused(&self, text: &[u8]) -> (String, String, String) {
         let (file, said) = self.serve(text);
-        let lines: Vec<&str> = said.lines().collect();
+        // Where few files may be open, that is noted before.
+        let lines: Vec<&str> = said.lines().filter(|line| !line.starts_with("note: ")).collect();
         let [sentence, hint] = lines[..] else { panic!("a sentence and a hint, got {said}") };
         let remedy = hint.strip_prefix("  hint: ").unwrap_or_else(|| panic!("a hint, got {said}"));
         assert!(!remedy.is_empty() && !self.0.path().join("RESULTS").exists(), "{said}");
