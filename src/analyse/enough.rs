@@ -124,7 +124,7 @@ fn variance(values: &[f64]) -> Option<f64> {
 /// Half of the 95 % interval of a mean over `repeats` repeats.
 fn half(variance: f64, repeats: usize) -> Option<f64> {
     let free = repeats.checked_sub(1).filter(|free| *free > 0)?;
-    Some(stats::student(free) * (variance / repeats as f64).sqrt())
+    Some(stats::student_quantile(0.025, free as f64) * (variance / repeats as f64).sqrt())
 }
 
 /// Fewest repeats, two at least, whose interval is no wider than wanted.

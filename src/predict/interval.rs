@@ -9,8 +9,6 @@ use crate::stats;
 const RANKS_MIN: usize = 9;
 /// Residuals below which there is no interval.
 const RESIDUALS_MIN: usize = 4;
-/// 90th percentile of Student's t at 3 to 7 degrees of freedom.
-const STUDENT_90: [f64; 5] = [1.638, 1.533, 1.476, 1.440, 1.415];
 /// 90th percentile of the normal distribution.
 const NORMAL_90: f64 = 1.281_551_565_544_6;
 /// Standard deviations in a mean absolute deviation, for normal noise: `sqrt(pi / 2)`.
@@ -77,7 +75,7 @@ impl LogInterval {
             let middle = stats::mean(log_ratios)?;
             let square: f64 = log_ratios.iter().map(|ratio| (ratio - middle).powi(2)).sum();
             let spread = (square / (n - 1) as f64 * (1.0 + 1.0 / n as f64)).sqrt();
-            let half = STUDENT_90[n - RESIDUALS_MIN] * spread;
+            let half = stats::student_quantile(0.1, (n - 1) as f64) * spread;
             return Some(Self { p10: middle - half, p90: middle + half });
         }
         let mut sorted = log_ratios.to_vec();

@@ -20,7 +20,7 @@ mod wilcoxon;
 pub use blocks::TimeOrdered;
 pub use bootstrap::{
     Components, Interval, RESAMPLES, bootstrap, bootstrap_ratio, components, expanded,
-    mean_interval, paired_ratio, seeded, student,
+    mean_interval, paired_ratio, seeded,
 };
 pub use density::{bandwidth, density};
 pub use difference::{Difference, POWER, difference, repeats_needed, variance};
