@@ -2,6 +2,7 @@
 
 use super::{
     figure::{Axis, Figure, Kind, Panel, Point, Reference, Scale, Series},
+    palette::looks,
     run::{
         Plot, slug,
         tables::{columns, estimate, text},
@@ -120,10 +121,12 @@ fn memory(candidate: &Candidate) -> Option<Estimate> {
 
 fn figure(front: &Front, y: fn(&Candidate) -> Option<Estimate>) -> Figure {
     let mut panel = Panel::default();
-    // The baseline comes first, then by name: the same colour whatever the order of the throughputs.
+    // The baseline comes first, then by name: the same order whatever the throughputs; colours are those of all figures.
     let mut order: Vec<&Candidate> = front.candidates.iter().collect();
     order.sort_by_key(|candidate| (!candidate.is_baseline, &candidate.name));
-    for (slot, candidate) in order.into_iter().enumerate() {
+    let look = looks(order.iter().map(|candidate| candidate.name.clone()).collect());
+    for candidate in order {
+        let slot = look(&candidate.name);
         let Some(height) = y(candidate) else { continue };
         let (low, high) = height.interval.unzip();
         let x = candidate.throughput.value;

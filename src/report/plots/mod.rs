@@ -14,7 +14,12 @@ use super::{
     negatives, pareto,
     run::{self, Plot, Source},
 };
-use crate::analyse::{InFlight, lengths::LengthPoint, negatives::Found, pareto::Front};
+use crate::analyse::{
+    InFlight,
+    lengths::LengthPoint,
+    negatives::Found,
+    pareto::{Candidate, Front},
+};
 
 /// A figure that can be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -212,7 +217,7 @@ const FRONTS_MAX: usize = 6;
 /// Places where two methods or more can be set against each other.
 fn front(run: &Judged<'_>) -> Option<Drawing> {
     let mut parts: Vec<Figure> =
-        pareto::plots(run.fronts).into_iter().map(|plot| plot.figure).collect();
+        pareto::plots(run.fronts).into_iter().map(|plot| of_bare_names(plot.figure)).collect();
     let n_places = parts.len();
     parts.truncate(FRONTS_MAX);
     let candidates = || run.fronts.iter().flat_map(|front| &front.candidates);
@@ -234,8 +239,32 @@ fn front(run: &Judged<'_>) -> Option<Drawing> {
             "The first {FRONTS_MAX} of {n_places} places; `kvbench pareto --plots` draws them all."
         ));
     }
-    told.push("In brackets the share of 1000 draws (repeats and prompts) in which a method is on the front.".to_owned());
+    let shares = run.fronts.iter().take(FRONTS_MAX).map(shares);
+    let shares = shares.collect::<Vec<_>>().join("; ");
+    told.push(format!(
+        "Share of 1000 draws (repeats and prompts) in which a method is on the front: {shares}."
+    ));
     (!parts.is_empty()).then_some(Drawing { parts, n, methods, told, stacked: false })
+}
+
+/// `mixed, users-4: q8-0 100 %, f16 0 %`.
+fn shares(front: &Front) -> String {
+    let one = |candidate: &Candidate| {
+        let share = candidate.front_share?;
+        Some(format!("{} {:.0} %", candidate.name, 100.0 * share))
+    };
+    let each: Vec<String> = front.candidates.iter().filter_map(one).collect();
+    let each = if each.is_empty() { "not known".to_owned() } else { each.join(", ") };
+    format!("{}, {}: {each}", front.spot.workload, front.spot.load)
+}
+
+/// Places share a legend, so a method has one name in all of them: what is of one place alone is in the caption.
+fn of_bare_names(mut figure: Figure) -> Figure {
+    for series in figure.panels.iter_mut().flat_map(|panel| &mut panel.series) {
+        let end = series.name.find([',', '(']).unwrap_or(series.name.len());
+        series.name = series.name[..end].trim_end().to_owned();
+    }
+    figure
 }
 
 /// Ticks, which have their methods' colours and stand beside their markers, share one line of the legend.
